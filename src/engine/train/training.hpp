@@ -1,0 +1,160 @@
+// The door of the engine: plan a run, train it, draw text from what it left behind.
+//
+// Called by src/trainer (and by the tests). Nothing here knows of Postgres, jobs or pipes. Failures are
+// core::Error exceptions with one of the codes config_invalid, data_invalid, out_of_memory, device_fault,
+// non_finite_loss, model_invalid, io_error; nothing else leaves these functions.
+// train() writes only into work_folder: checkpoint.safetensors while it runs, and model.safetensors,
+// config.json and tokenizer.json when it has completed and has read them back.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace pgtrain::engine::backend {
+struct Backend;
+}  // namespace pgtrain::engine::backend
+
+namespace pgtrain::engine::train {
+
+// What the user asked for. A field of 0 (or -1 where 0 means something) takes the preset's value; resolve() fills
+// them all, and its result is what a run is frozen as.
+struct TrainingOptions {
+  std::string family = "gpt";
+  std::string size = "tiny";       // nano micro tiny small medium base
+  int layers = 0, width = 0, heads = 0, context = 0;
+  std::string tokenizer = "byte";  // byte | bpe (learnt from the run's own documents)
+  int vocab_size = 0;              // bpe: tokens wanted, 0 = 2048; byte is always 257
+  std::string precision = "auto";  // auto | fp32 | bf16
+  std::string artifact_precision = "fp32";  // fp32 | bf16
+  std::int64_t steps = 500;
+  int batch_size = 0;              // sequences per micro-batch, 0 = by size
+  int gradient_accumulation = 1;   // micro-batches per step
+  std::string long_samples = "split";  // error | split | truncate
+  double learning_rate = 0;        // 0 = by size
+  double min_learning_rate_ratio = 0.1;
+  std::string schedule = "cosine"; // cosine | linear | constant
+  int warmup_steps = -1;           // -1 = a tenth of the steps, at most 100
+  double weight_decay = 0.1;
+  double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;
+  double gradient_clip = 1.0;      // 0 = off
+  double held_out_fraction = 0.05; // 0 = no evaluation
+  int evaluation_batches = 16;     // at most this many micro-batches of held-out text per evaluation
+  int evaluate_every = 0;          // 0 = before and after only
+  int checkpoint_every = 0;        // 0 = only when asked to leave
+  int samples = 0;                 // texts drawn after training (and after each evaluation in between)
+  int sample_tokens = 64;
+  std::string sample_prompt;
+  double sample_temperature = 0.8;
+  int sample_top_k = 50;
+  double sample_top_p = 1.0;
+  std::uint64_t seed = 1;
+  double max_seconds = 0;          // 0 = no limit; reached: the run completes with the steps it has made
+  std::uint64_t memory_limit_bytes = 0;  // 0 = what the device has
+  double progress_interval_seconds = 0.25;  // at most one Progress in this time
+};
+
+// Every default filled in and every value checked; config_invalid names the field and what is allowed.
+TrainingOptions resolve(const TrainingOptions& options);
+
+// Bytes are predicted before anything is allocated; peak_bytes is what is held at once on the device.
+struct MemoryPlan {
+  std::uint64_t parameters = 0;
+  std::uint64_t weight_bytes = 0, gradient_bytes = 0, optimizer_bytes = 0;
+  std::uint64_t activation_bytes = 0, workspace_bytes = 0, data_bytes = 0;
+  std::uint64_t peak_bytes = 0;
+  std::uint64_t tokens_per_step = 0;
+  std::string precision;  // what auto became: fp32 | bf16
+};
+MemoryPlan plan_training(const TrainingOptions& options, const backend::Backend& backend);
+
+enum class StopRequest { None, Cancel, Pause };
+enum class EvaluationPhase { Before, During, After };
+
+struct Progress {
+  std::int64_t step = 0, steps = 0;
+  double loss = 0, learning_rate = 0, gradient_norm = 0;
+  std::uint64_t tokens = 0;  // trained on so far, resumed part included
+  double tokens_per_second = 0, seconds = 0;
+  std::uint64_t peak_bytes = 0;
+};
+
+// Told what happens while it happens, on the thread that called train(). An exception thrown from here ends the run.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  // name: read_data, train_tokenizer, tokenize, build_model, evaluate, train, sample, save, check; state: started | done
+  virtual void task(const std::string& name, const std::string& state) { (void)name, (void)state; }
+  virtual void plan(const MemoryPlan& plan) { (void)plan; }
+  virtual void progress(const Progress& progress) { (void)progress; }
+  virtual void evaluation(EvaluationPhase phase, double loss, std::uint64_t tokens, std::int64_t step) {
+    (void)phase, (void)loss, (void)tokens, (void)step;
+  }
+  virtual void sample(std::int64_t step, const std::string& prompt, const std::string& text) {
+    (void)step, (void)prompt, (void)text;
+  }
+  // The file is complete and synced; it may be copied now and is replaced by the next one.
+  virtual void checkpoint(std::int64_t step, const std::string& path, std::uint64_t bytes, const std::string& sha256) {
+    (void)step, (void)path, (void)bytes, (void)sha256;
+  }
+  // Asked at least once per micro-batch and per evaluation batch.
+  virtual StopRequest stop_requested() { return StopRequest::None; }
+};
+
+enum class TrainingStatus { Completed, Cancelled, Paused };
+
+struct Artifact {
+  std::string name, path;
+  std::uint64_t bytes = 0;
+  std::string sha256;  // lower-case hex
+};
+
+struct TrainingResult {
+  TrainingStatus status = TrainingStatus::Completed;
+  bool has_evaluation = false;          // the two losses below mean something
+  double loss_before = 0, loss_after = 0;  // held-out, nats per token
+  double final_training_loss = 0;
+  std::int64_t steps = 0;
+  std::uint64_t tokens = 0;
+  double seconds = 0, tokens_per_second = 0;  // of this attempt, training steps only
+  std::uint64_t peak_bytes = 0;
+  std::uint64_t documents = 0, held_out_documents = 0;
+  std::uint64_t truncated_tokens = 0, truncated_documents = 0;
+  std::uint64_t parameters = 0;
+  bool reached_max_seconds = false;
+  std::vector<Artifact> artifacts;      // empty unless completed
+};
+
+// Pause and Cancel both leave within a micro-batch; Pause writes a checkpoint first. A run continued from a
+// checkpoint (checkpoint_path not empty) ends in the same bytes as one that was never interrupted.
+TrainingResult train(const TrainingOptions& options, const std::string& documents_path,
+                     const std::string& checkpoint_path, const std::string& work_folder,
+                     backend::Backend& backend, Observer& observer);
+
+struct GenerateOptions {
+  std::string prompt;
+  int max_tokens = 64;
+  double temperature = 0.8;  // 0 = always the likeliest token
+  int top_k = 0;             // 0 = off
+  double top_p = 1.0;
+  std::uint64_t seed = 1;
+};
+
+struct GenerateResult {
+  std::string text;        // valid UTF-8, without the prompt
+  int tokens = 0;
+  std::string end_reason;  // end_of_text | max_tokens | context_full | stopped
+};
+
+// Reads model.safetensors, config.json and tokenizer.json of model_folder. The text ends when the model says so, at
+// max_tokens, when the context is full (the prompt keeps its end if it is longer), or when stop() says true.
+GenerateResult generate(const std::string& model_folder, const GenerateOptions& options, backend::Backend& backend,
+                        const std::function<bool()>& stop = {});
+
+inline constexpr const char* kModelFile = "model.safetensors";
+inline constexpr const char* kConfigFile = "config.json";
+inline constexpr const char* kTokenizerFile = "tokenizer.json";
+inline constexpr const char* kCheckpointFile = "checkpoint.safetensors";
+
+}  // namespace pgtrain::engine::train
