@@ -1,0 +1,66 @@
+// Who is calling and what they may do. Identity lives in the memory of this process only: no setting, no role change and
+// no SQL text can alter it; `establish` is called for a verified token and nothing else. Rights are cached per user and
+// read again after any committed (or own) change, which arrives as an invalidation of a marker table: it works without
+// preloading, respects rollback and reaches every session with its next statement.
+// All functions may throw ServerError and run SQL as the owner of the extension when a cache is stale.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+namespace pgtrain::pg::rbac {
+
+enum class Scope { Transaction, Session };
+
+struct Identity {
+  int64_t user_id = 0;     // 0 = nobody
+  int64_t session_id = 0;  // the row of pgtrain.sessions that proves it
+  int64_t expires_at = 0;  // server timestamp
+  uint64_t checked_generation = 0;
+  bool is_valid = true;  // what the check of that generation said
+};
+
+// How far a right reaches: nothing, rows of one's own, rows of everybody.
+enum class Reach { None, Own, Any };
+
+// Installs the callbacks and hooks. Called from _PG_init.
+void init();
+
+// The verified user of this moment, 0 for nobody. Sees expiry and revocation at the latest with the next statement.
+int64_t current_user_id();
+
+// The session row behind the identity, 0 for none.
+int64_t current_session_id();
+
+// Why current_user_id() is 0 although an identity was established ("the session has expired"), else empty.
+std::string_view ended_reason();
+
+// Makes `identity` the caller. Undone by a rollback of the (sub)transaction; with Scope::Transaction also by its end.
+void establish(const Identity &identity, Scope scope);
+
+// Forgets the identity in force; a rollback brings it back, as it does with everything else.
+void forget();
+
+// Forgets every identity for good. Used where a former identity must not come back: a refused token, DISCARD ALL.
+void forget_for_good();
+
+// What `user_id` may do. An unknown action or entity is simply not permitted.
+Reach reach(int64_t user_id, std::string_view action, std::string_view entity);
+
+// True for a caller without an identity whose database role is a superuser: the administrator of the server.
+bool is_server_administrator();
+
+// Number that changes whenever rights or sessions may have changed.
+uint64_t generation();
+
+// Runs `body` as the owner of the extension with search_path fixed to pg_catalog. The body may throw.
+void as_owner(void (*body)(void *), void *argument);
+
+template <class Callable>
+void as_owner(Callable &&body) {
+  as_owner([](void *argument) { (*static_cast<std::remove_reference_t<Callable> *>(argument))(); }, &body);
+}
+
+}  // namespace pgtrain::pg::rbac
