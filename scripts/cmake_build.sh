@@ -2,8 +2,9 @@
 # Builds the CMake side: `programs` are what an installation needs, `all` adds the tests. Called by the Makefile.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+build() { cmake --build "$BUILD/cmake" -j "$JOBS" "$@" | sed '/^ninja: no work to do/d'; }
 case ${1:?usage: cmake_build.sh programs|all} in
-  all) exec cmake --build "$BUILD/cmake" -j "$JOBS" ;;
+  all) build ;;
   programs)
     known=$(cmake --build "$BUILD/cmake" --target help)
     targets=()
@@ -11,6 +12,6 @@ case ${1:?usage: cmake_build.sh programs|all} in
       if grep -q "^$target: phony" <<<"$known"; then targets+=("$target"); fi
     done
     [ ${#targets[@]} -gt 0 ] || die "CMake knows neither the trainer nor a backend: look at $BUILD/cmake"
-    exec cmake --build "$BUILD/cmake" -j "$JOBS" --target "${targets[@]}" ;;
+    build --target "${targets[@]}" ;;
   *) die "cmake_build.sh: programs or all, not $1" ;;
 esac
