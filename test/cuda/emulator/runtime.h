@@ -1,0 +1,81 @@
+// The part of the CUDA runtime's interface that the backend uses, answered by memory.cpp, stream.cpp and device.cpp.
+// Names and meanings are CUDA's; everything is host memory. The namespace emu_control is for tests.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+enum cudaError_t {
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorInitializationError = 3,
+    cudaErrorInvalidConfiguration = 9,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorNoDevice = 100,
+    cudaErrorInvalidDevice = 101,
+    cudaErrorIllegalAddress = 700,
+    cudaErrorLaunchFailure = 719,
+    cudaErrorUnknown = 999
+};
+enum cudaMemcpyKind {
+    cudaMemcpyHostToHost,
+    cudaMemcpyHostToDevice,
+    cudaMemcpyDeviceToHost,
+    cudaMemcpyDeviceToDevice,
+    cudaMemcpyDefault
+};
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
+struct cudaDeviceProp {
+    char name[256];
+    size_t totalGlobalMem;
+    int major, minor, multiProcessorCount;
+    size_t sharedMemPerBlockOptin;
+};
+using cudaStream_t = struct EmuStream *;
+using cudaEvent_t = struct EmuEvent *;
+
+namespace emu {
+cudaError_t allocate(void **out, size_t bytes);
+cudaError_t set_shared_limit(const void *kernel, int bytes);
+}  // namespace emu
+template <class T> cudaError_t cudaMalloc(T **out, size_t bytes) { return emu::allocate(reinterpret_cast<void **>(out), bytes); }
+cudaError_t cudaFree(void *p);
+cudaError_t cudaMallocHost(void **out, size_t bytes);
+cudaError_t cudaFreeHost(void *p);
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t stream);
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags = 0);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaDeviceSynchronize();
+cudaError_t cudaGetLastError();
+cudaError_t cudaPeekAtLastError();
+const char *cudaGetErrorName(cudaError_t error);
+const char *cudaGetErrorString(cudaError_t error);
+cudaError_t cudaGetDeviceCount(int *count);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device);
+cudaError_t cudaDriverGetVersion(int *version);
+cudaError_t cudaRuntimeGetVersion(int *version);
+template <class F> cudaError_t cudaFuncSetAttribute(F *kernel, cudaFuncAttribute, int value) {
+    return emu::set_shared_limit(reinterpret_cast<const void *>(kernel), value);
+}
+
+// What tests set before they open the backend.
+namespace emu_control {
+enum class Order { Forward, Reverse, Random };
+void set_order(Order order, uint64_t seed = 1);   // the order of threads and blocks between two sync points
+void set_lazy(bool lazy);                         // streams move as late as the program allows
+void set_machine(int devices, int driver_version, int compute_major, size_t memory_bytes);
+void fail_next(const std::string &call, cudaError_t error, int after = 0);  // the call after `after` good ones fails once
+size_t live_buffers();
+uint64_t launches();
+}  // namespace emu_control
