@@ -38,8 +38,12 @@ run_suite() {
 }
 
 show_failure() {
-  say "-- the end of $logs/$1.log"
-  tail -n 60 "$logs/$1.log"
+  say "-- from $logs/$1.log"
+  case $1 in
+    checks) grep -A 20 '^not ok' "$logs/$1.log" | head -n 150 ;;
+    cmake) grep -E -A 30 '(Failure|Exception|\*\*\*)' "$logs/$1.log" | head -n 200 ;;
+    *) tail -n 80 "$logs/$1.log" ;;
+  esac
   if [ -s "$stage/$1/regression.diffs" ]; then say "-- $1 differences"; head -n 200 "$stage/$1/regression.diffs"; fi
 }
 
@@ -56,7 +60,7 @@ make_stage() {
   local suite=$1
   rm -rf "${stage:?}/$suite"
   mkdir -p "$stage/$suite"
-  cp -r "$ROOT/test/sql" "$ROOT/test/specs" "$ROOT/test/t" "$ROOT/expected" "$ROOT"/test/*schedule "$ROOT/test/server.conf" "$stage/$suite/"
+  cp -r --no-preserve=mode "$ROOT/test/sql" "$ROOT/test/specs" "$ROOT/test/t" "$ROOT/expected" "$ROOT"/test/*schedule "$ROOT/test/server.conf" "$stage/$suite/"
   if [ "$(id -u)" = 0 ]; then chown -R "$server_owner" "$stage/$suite"; fi
   cd "$stage/$suite"
 }
