@@ -1,32 +1,37 @@
 #!/usr/bin/env bash
 # The catalogue and the pages agree: every public function, view and table has a comment and a line in
 # docs/functions.md (tables: docs/entities.md), every setting is in docs/settings.md, every SQLSTATE of ours in
-# docs/errors.md; and what these pages name exists. The catalogue file has lines of `kind|name|comment`.
+# docs/errors.md; and what these pages name exists. The catalogue file is what
+# scripts/catalogue.sql prints; docs/functions.md must be what scripts/functions_page.sh makes of it.
 . "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
 
-examples=(uncommented undescribed ghost_function unsettled ghost_setting unlisted_error empty)
+examples=(uncommented undescribed ghost_function unsettled ghost_setting unlisted_error empty outdated)
 spoil() {
-  local name
-  echo 'function|train|Trains.' >"$2/catalogue"
-  echo '`train()` trains.' | example_file "$2" docs/functions.md
+  local name page=$2/tree/sql/page
+  echo 'function|train|Trains.|train()' >"$2/catalogue"
+  mkdir -p "$2/tree/docs" "$2/tree/scripts"
+  echo 'cat "$1" "$2/page"' | example_file "$2" scripts/functions_page.sh
+  echo '`train()` trains.' | example_file "$2" sql/page
   for name in entities settings errors; do : | example_file "$2" docs/$name.md; done
   case $1 in
-    uncommented) echo 'view|gpus|' >>"$2/catalogue"; echo '`gpus`' >>"$2/tree/docs/functions.md" ;;
+    uncommented) echo 'view|gpus|' >>"$2/catalogue"; echo '`gpus`' >>"$page" ;;
     undescribed) echo 'function|stop|Stops.' >>"$2/catalogue" ;;
-    ghost_function) echo '`sing(song text)` sings.' >>"$2/tree/docs/functions.md" ;;
+    ghost_function) echo '`sing(song text)` sings.' >>"$page" ;;
     unsettled) echo 'setting|pgtrain.threads|' >>"$2/catalogue" ;;
     ghost_setting) echo '| `pgtrain.sleep` |' | example_file "$2" docs/settings.md ;;
     unlisted_error) echo 'constexpr auto a = "PT777";' | example_file "$2" src/pg/errors.hpp ;;
     empty) : >"$2/catalogue" ;;
   esac
+  cat "$2/catalogue" "$page" >"$2/tree/docs/functions.md"
+  if [ "$1" = outdated ]; then echo 'more' >>"$page"; fi
 }
 
 check() {
   local docs=$1/tree/docs kind name comment known
   [ -s "$1/catalogue" ] || echo "the catalogue is empty"
-  while IFS='|' read -r kind name comment; do
+  while IFS='|' read -r kind name comment _; do
     case $kind in
-      function | view)
+      function | procedure | view)
         [ -n "$comment" ] || echo "$kind pgtrain.$name has no COMMENT ON"
         grep -qE "\`(pgtrain\.)?$name(\(|\`)" "$docs/functions.md" || echo "$kind pgtrain.$name is not in docs/functions.md" ;;
       table)
@@ -35,6 +40,8 @@ check() {
       setting) grep -qF "\`$name\`" "$docs/settings.md" || echo "setting $name is not in docs/settings.md" ;;
     esac
   done <"$1/catalogue"
+  bash "$1/tree/scripts/functions_page.sh" "$1/catalogue" "$1/tree/sql" | diff -q - "$docs/functions.md" >/dev/null ||
+    echo "docs/functions.md is not what scripts/functions_page.sh writes: write it anew"
   known=$(cut -d '|' -f 2 "$1/catalogue")
   for name in $(grep -oE '`(pgtrain\.)?[a-z_0-9]+\(' "$docs/functions.md" | tr -d '`(' | sed 's/^pgtrain\.//' | sort -u); do
     grep -qx "$name" <<<"$known" || echo "docs/functions.md describes $name, which does not exist"

@@ -11,7 +11,6 @@ bin=$RUN/pg$("$PG_CONFIG" --bindir)
 
 stop_server() { (cd / && as_server "$bin/pg_ctl" -D "$instance/data" -m immediate stop >/dev/null 2>&1) || true; rm -rf "$instance"; }
 
-# Kind, name and comment of everything public, as a client sees it.
 write_catalogue() {
   stop_server
   trap stop_server EXIT
@@ -20,17 +19,8 @@ write_catalogue() {
   (cd / && as_server "$bin/initdb" -D "$instance/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync >/dev/null &&
     as_server "$bin/pg_ctl" -D "$instance/data" -w -l "$instance/log" start \
       -o "-c listen_addresses='' -c unix_socket_directories='$instance' -c fsync=off -c shared_preload_libraries=pgtrain" >/dev/null)
-  "$bin/psql" -h "$instance" -U postgres -d postgres -X -q -A -t -v ON_ERROR_STOP=1 >"$subject/catalogue" <<'SQL'
-create extension pgtrain;
-select distinct 'function|' || p.proname || '|' || coalesce(obj_description(p.oid, 'pg_proc'), '')
-  from pg_proc p where p.pronamespace = 'pgtrain'::regnamespace and p.prorettype <> 'trigger'::regtype
-union all
-select case c.relkind when 'v' then 'view|' else 'table|' end || c.relname || '|' || coalesce(obj_description(c.oid, 'pg_class'), '')
-  from pg_class c where c.relnamespace = 'pgtrain'::regnamespace and c.relkind in ('r', 'p', 'v', 'm')
-union all
-select 'setting|' || name || '|' || coalesce(short_desc, '') from pg_settings where name like 'pgtrain.%'
-order by 1;
-SQL
+  "$bin/psql" -h "$instance" -U postgres -d postgres -X -q -A -t -v ON_ERROR_STOP=1 >"$subject/catalogue" \
+    -c 'create extension pgtrain' -f "$ROOT/scripts/catalogue.sql"
 }
 
 count=0 failed=0

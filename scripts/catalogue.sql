@@ -1,0 +1,23 @@
+-- What the extension offers, one line each: kind, name, comment, signature, parted by '|'. Read by test/checks/run.sh and
+-- by scripts/functions_page.sh; run it with psql -A -t in a database that has the extension.
+with offered as (
+  select 'function' as kind, p.proname::text as name, obj_description(p.oid, 'pg_proc') as comment,
+         format('%s(%s) → %s', p.proname, pg_get_function_arguments(p.oid),
+                regexp_replace(pg_get_function_result(p.oid), '^TABLE', 'table')) as signature
+    from pg_proc p
+   where p.pronamespace = 'pgtrain'::regnamespace and p.prorettype <> 'trigger'::regtype and p.prokind = 'f'
+  union all
+  select 'procedure', p.proname, obj_description(p.oid, 'pg_proc'), format('%s(%s)', p.proname, pg_get_function_arguments(p.oid))
+    from pg_proc p
+   where p.pronamespace = 'pgtrain'::regnamespace and p.prokind = 'p'
+  union all
+  select case c.relkind when 'v' then 'view' else 'table' end, c.relname, obj_description(c.oid, 'pg_class'),
+         (select string_agg(a.attname, ', ' order by a.attnum) from pg_attribute a
+           where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped)
+    from pg_class c
+   where c.relnamespace = 'pgtrain'::regnamespace and c.relkind in ('r', 'p', 'v', 'm')
+  union all
+  select 'setting', name, short_desc, boot_val from pg_settings where name like 'pgtrain.%'
+)
+select concat_ws('|', kind, name, regexp_replace(coalesce(comment, ''), '[|\s]+', ' ', 'g'), regexp_replace(signature, '[|\s]+', ' ', 'g'))
+  from offered order by kind, name, signature;
