@@ -25,7 +25,7 @@ inline constexpr uint32_t protocol_version = 1;
 inline constexpr double not_measured = std::numeric_limits<double>::quiet_NaN();
 
 /// Build id of this side, said in Hello and printed by --version; for people, never compared.
-const char *build_id();
+const char* build_id();
 
 enum class JobKind : uint8_t { Train = 0, Plan = 1, Generate = 2 };
 enum class TaskState : uint8_t { Started = 0, Finished = 1, Failed = 2 };
@@ -36,53 +36,52 @@ enum class DoneStatus : uint8_t { Completed = 0, Cancelled = 1, Paused = 2 };
 
 /// Why a trainer gave up. name_of() gives the label that end_reason has in SQL.
 enum class FailureCode : uint8_t {
-	ConfigInvalid = 0,
-	DataInvalid = 1,
-	OutOfMemory = 2,
-	DeviceFault = 3,
-	NonFiniteLoss = 4,
-	ModelMissing = 5,
-	ArtifactInvalid = 6,
-	IoError = 7,
-	MaxDuration = 8,
-	ProtocolViolation = 9,
-	InternalError = 10,
+  ConfigInvalid = 0,
+  DataInvalid = 1,
+  OutOfMemory = 2,
+  DeviceFault = 3,
+  NonFiniteLoss = 4,
+  ModelMissing = 5,
+  ArtifactInvalid = 6,
+  IoError = 7,
+  ProtocolViolation = 8,
+  InternalError = 9,
 };
 
-const char *name_of(JobKind kind);
-const char *name_of(TaskState state);
-const char *name_of(EvaluationPhase phase);
-const char *name_of(FileKind kind);
-const char *name_of(LogLevel level);
-const char *name_of(DoneStatus status);
-const char *name_of(FailureCode code);
+const char* name_of(JobKind kind);
+const char* name_of(TaskState state);
+const char* name_of(EvaluationPhase phase);
+const char* name_of(FileKind kind);
+const char* name_of(LogLevel level);
+const char* name_of(DoneStatus status);
+const char* name_of(FailureCode code);
 
 /// A file in the job folder that the worker put there. Name empty: no such file.
 /// `sha256` empty: not checked; else 64 lower-case hex digits, checked by the trainer before use.
 struct InputFile {
-	std::string name;
-	uint64_t bytes = 0;
-	std::string sha256;
+  std::string name;
+  uint64_t bytes = 0;
+  std::string sha256;
 
-	template <class Self, class Visitor>
-	static void visit(Self &self, Visitor &&field) {
-		field(self.name), field(self.bytes), field(self.sha256);
-	}
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.name), field(self.bytes), field(self.sha256);
+  }
 };
 
 /// What to write when the job's kind is Generate.
 struct GenerateOptions {
-	std::string prompt;
-	uint32_t max_tokens = 0;
-	double temperature = 0;
-	uint32_t top_k = 0;  ///< 0: no limit
-	double top_p = 1;
-	uint64_t seed = 0;
+  std::string prompt;
+  uint32_t max_tokens = 0;
+  double temperature = 0;
+  uint32_t top_k = 0;  ///< 0: no limit
+  double top_p = 1;
+  uint64_t seed = 0;
 
-	template <class Self, class Visitor>
-	static void visit(Self &self, Visitor &&field) {
-		field(self.prompt), field(self.max_tokens), field(self.temperature), field(self.top_k), field(self.top_p), field(self.seed);
-	}
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.prompt), field(self.max_tokens), field(self.temperature), field(self.top_k), field(self.top_p), field(self.seed);
+  }
 };
 
 using ConfigPair = std::pair<std::string, std::string>;
@@ -91,71 +90,71 @@ using ConfigPair = std::pair<std::string, std::string>;
 namespace down {
 
 struct Hello {
-	static constexpr char type = 'H';
-	static constexpr uint32_t cap = 1024;
-	uint32_t version = protocol_version;
-	std::string build;
+  static constexpr char type = 'H';
+  static constexpr uint32_t cap = 1024;
+  uint32_t version = protocol_version;
+  std::string build;
 
-	template <class Self, class Visitor>
-	static void visit(Self &self, Visitor &&field) {
-		field(self.version), field(self.build);
-	}
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.version), field(self.build);
+  }
 };
 
 /// The only job that this trainer will ever do.
 struct Job {
-	static constexpr char type = 'J';
-	static constexpr uint32_t cap = 4 << 20;
-	uint64_t run_id = 0;
-	uint32_t attempt = 0;
-	JobKind kind = JobKind::Train;
-	std::string device;               ///< cpu or cuda:N
-	uint32_t threads = 0;             ///< 0: as many as the machine has cores
-	uint64_t memory_limit_bytes = 0;  ///< 0: what the device has
-	uint32_t heartbeat_ms = 1000;
-	uint32_t grace_ms = 10000;        ///< how long a last checkpoint may take once told to leave
-	std::vector<ConfigPair> config;   ///< as given or as frozen; the trainer freezes it again
-	InputFile data;                   ///< Train: the samples. Plan: only `bytes` is looked at
-	InputFile resume;                 ///< Train: checkpoint to continue from
-	std::vector<InputFile> model;     ///< Generate: model.safetensors, config.json, tokenizer.json
-	GenerateOptions generate;
+  static constexpr char type = 'J';
+  static constexpr uint32_t cap = 4 << 20;
+  uint64_t run_id = 0;
+  uint32_t attempt = 0;
+  JobKind kind = JobKind::Train;
+  std::string device;               ///< cpu or cuda:N
+  uint32_t threads = 0;             ///< 0: as many as the machine has cores
+  uint64_t memory_limit_bytes = 0;  ///< 0: what the device has
+  uint32_t heartbeat_ms = 1000;
+  uint32_t grace_ms = 10000;        ///< how long a last checkpoint may take once told to leave
+  std::vector<ConfigPair> config;   ///< as given or as frozen; the trainer freezes it again
+  InputFile data;                   ///< Train: the samples. Plan: only `bytes` is looked at
+  InputFile resume;                 ///< Train: checkpoint to continue from
+  std::vector<InputFile> model;     ///< Generate: model.safetensors, config.json, tokenizer.json
+  GenerateOptions generate;
 
-	template <class Self, class Visitor>
-	static void visit(Self &self, Visitor &&field) {
-		field(self.run_id), field(self.attempt), field(self.kind), field(self.device), field(self.threads);
-		field(self.memory_limit_bytes), field(self.heartbeat_ms), field(self.grace_ms), field(self.config);
-		field(self.data), field(self.resume), field(self.model), field(self.generate);
-	}
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.run_id), field(self.attempt), field(self.kind), field(self.device), field(self.threads);
+    field(self.memory_limit_bytes), field(self.heartbeat_ms), field(self.grace_ms), field(self.config);
+    field(self.data), field(self.resume), field(self.model), field(self.generate);
+  }
 };
 
 /// Stop within one micro-batch, keep nothing: answered by Done cancelled.
 struct Cancel {
-	static constexpr char type = 'C';
-	static constexpr uint32_t cap = 0;
+  static constexpr char type = 'C';
+  static constexpr uint32_t cap = 0;
 
-	template <class Self, class Visitor>
-	static void visit(Self &, Visitor &&) {}
+  template <class Self, class Visitor>
+  static void visit(Self&, Visitor&&) {}
 };
 
 /// Write a checkpoint and leave: answered by File checkpoint, then Done paused.
 struct Pause {
-	static constexpr char type = 'P';
-	static constexpr uint32_t cap = 0;
+  static constexpr char type = 'P';
+  static constexpr uint32_t cap = 0;
 
-	template <class Self, class Visitor>
-	static void visit(Self &, Visitor &&) {}
+  template <class Self, class Visitor>
+  static void visit(Self&, Visitor&&) {}
 };
 
 /// A file named by an upward File is stored; the trainer may delete or replace it.
 struct Ack {
-	static constexpr char type = 'A';
-	static constexpr uint32_t cap = 512;
-	std::string name;
+  static constexpr char type = 'A';
+  static constexpr uint32_t cap = 512;
+  std::string name;
 
-	template <class Self, class Visitor>
-	static void visit(Self &self, Visitor &&field) {
-		field(self.name);
-	}
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.name);
+  }
 };
 
 }  // namespace down
@@ -164,180 +163,181 @@ struct Ack {
 namespace up {
 
 struct Hello {
-	static constexpr char type = 'h';
-	static constexpr uint32_t cap = 4096;
-	uint32_t version = protocol_version;
-	std::string build;
-	std::string device;  ///< what this machine offers, for people
+  static constexpr char type = 'h';
+  static constexpr uint32_t cap = 4096;
+  uint32_t version = protocol_version;
+  std::string build;
+  std::string device;  ///< what this machine offers, for people
 
-	template <class Self, class Visitor>
-	static void visit(Self &self, Visitor &&field) {
-		field(self.version), field(self.build), field(self.device);
-	}
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.version), field(self.build), field(self.device);
+  }
 };
 
 /// What the run needs, in bytes, before anything of it is allocated. First answer to Train and Plan.
 struct Plan {
-	static constexpr char type = 'p';
-	static constexpr uint32_t cap = 4096;
-	uint64_t parameters = 0;
-	uint64_t weight_bytes = 0, gradient_bytes = 0, optimizer_bytes = 0, activation_bytes = 0, workspace_bytes = 0, data_bytes = 0;
-	uint64_t peak_bytes = 0;
-	uint64_t tokens_per_step = 0;
-	uint64_t planned_tokens = 0;  ///< steps x tokens_per_step
-	uint64_t device_memory_bytes = 0;
-	std::string device;           ///< model name of the device, for people
-	std::string precision;        ///< fp32 or bf16: what `auto` became
+  static constexpr char type = 'p';
+  static constexpr uint32_t cap = 4096;
+  uint64_t parameters = 0;
+  uint64_t weight_bytes = 0, gradient_bytes = 0, optimizer_bytes = 0, activation_bytes = 0, workspace_bytes = 0, data_bytes = 0;
+  uint64_t peak_bytes = 0;
+  uint64_t tokens_per_step = 0;
+  uint64_t planned_tokens = 0;  ///< steps x tokens_per_step
+  uint64_t device_memory_bytes = 0;
+  std::string device;           ///< model name of the device, for people
+  std::string precision;        ///< fp32 or bf16: what `auto` became
 
-	template <class Self, class Visitor>
-	static void visit(Self &self, Visitor &&field) {
-		field(self.parameters), field(self.weight_bytes), field(self.gradient_bytes), field(self.optimizer_bytes);
-		field(self.activation_bytes), field(self.workspace_bytes), field(self.data_bytes), field(self.peak_bytes);
-		field(self.tokens_per_step), field(self.planned_tokens), field(self.device_memory_bytes), field(self.device), field(self.precision);
-	}
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.parameters), field(self.weight_bytes), field(self.gradient_bytes), field(self.optimizer_bytes);
+    field(self.activation_bytes), field(self.workspace_bytes), field(self.data_bytes), field(self.peak_bytes);
+    field(self.tokens_per_step), field(self.planned_tokens), field(self.device_memory_bytes), field(self.device), field(self.precision);
+  }
 };
 
 /// A part of the run began or ended: read_data, evaluate_before, train, ...
 struct Task {
-	static constexpr char type = 't';
-	static constexpr uint32_t cap = 1024;
-	std::string name;
-	TaskState state = TaskState::Started;
+  static constexpr char type = 't';
+  static constexpr uint32_t cap = 1024;
+  std::string name;
+  TaskState state = TaskState::Started;
 
-	template <class Self, class Visitor>
-	static void visit(Self &self, Visitor &&field) {
-		field(self.name), field(self.state);
-	}
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.name), field(self.state);
+  }
 };
 
 struct Progress {
-	static constexpr char type = 'r';
-	static constexpr uint32_t cap = 256;
-	int64_t step = 0, steps = 0;
-	double loss = not_measured, learning_rate = not_measured, gradient_norm = not_measured;
-	uint64_t tokens = 0;  ///< trained on since the run's first attempt began
-	double tokens_per_second = not_measured;
-	double seconds = 0;   ///< of this attempt
-	uint64_t peak_bytes = 0;
+  static constexpr char type = 'r';
+  static constexpr uint32_t cap = 256;
+  int64_t step = 0, steps = 0;
+  double loss = not_measured, learning_rate = not_measured, gradient_norm = not_measured;
+  uint64_t tokens = 0;  ///< trained on since the run's first attempt began
+  double tokens_per_second = not_measured;
+  double seconds = 0;   ///< of this attempt
+  uint64_t peak_bytes = 0;
 
-	template <class Self, class Visitor>
-	static void visit(Self &self, Visitor &&field) {
-		field(self.step), field(self.steps), field(self.loss), field(self.learning_rate), field(self.gradient_norm);
-		field(self.tokens), field(self.tokens_per_second), field(self.seconds), field(self.peak_bytes);
-	}
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.step), field(self.steps), field(self.loss), field(self.learning_rate), field(self.gradient_norm);
+    field(self.tokens), field(self.tokens_per_second), field(self.seconds), field(self.peak_bytes);
+  }
 };
 
 struct Metric {
-	static constexpr char type = 'm';
-	static constexpr uint32_t cap = 1024;
-	int64_t step = 0;
-	std::string name;
-	double value = not_measured;
+  static constexpr char type = 'm';
+  static constexpr uint32_t cap = 1024;
+  int64_t step = 0;
+  std::string name;
+  double value = not_measured;
 
-	template <class Self, class Visitor>
-	static void visit(Self &self, Visitor &&field) {
-		field(self.step), field(self.name), field(self.value);
-	}
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.step), field(self.name), field(self.value);
+  }
 };
 
 struct Evaluation {
-	static constexpr char type = 'e';
-	static constexpr uint32_t cap = 256;
-	EvaluationPhase phase = EvaluationPhase::During;
-	int64_t step = 0;
-	double loss = not_measured;
-	uint64_t tokens = 0;
+  static constexpr char type = 'e';
+  static constexpr uint32_t cap = 256;
+  EvaluationPhase phase = EvaluationPhase::During;
+  int64_t step = 0;
+  double loss = not_measured;
+  uint64_t tokens = 0;
 
-	template <class Self, class Visitor>
-	static void visit(Self &self, Visitor &&field) {
-		field(self.phase), field(self.step), field(self.loss), field(self.tokens);
-	}
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.phase), field(self.step), field(self.loss), field(self.tokens);
+  }
 };
 
 /// Text written by the model: a look inside a training run, or a piece of the answer to Generate.
 struct Sample {
-	static constexpr char type = 's';
-	static constexpr uint32_t cap = 1 << 20;
-	int64_t step = 0;
-	std::string prompt;
-	std::string text;
+  static constexpr char type = 's';
+  static constexpr uint32_t cap = 1 << 20;
+  int64_t step = 0;
+  std::string prompt;
+  std::string text;
 
-	template <class Self, class Visitor>
-	static void visit(Self &self, Visitor &&field) {
-		field(self.step), field(self.prompt), field(self.text);
-	}
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.step), field(self.prompt), field(self.text);
+  }
 };
 
 /// A finished file in the job folder. It stays unchanged until the Ack of its name.
 struct File {
-	static constexpr char type = 'f';
-	static constexpr uint32_t cap = 1024;
-	FileKind kind = FileKind::Checkpoint;
-	std::string name;
-	int64_t step = 0;
-	uint64_t bytes = 0;
-	std::string sha256;  ///< 64 lower-case hex digits
+  static constexpr char type = 'f';
+  static constexpr uint32_t cap = 1024;
+  FileKind kind = FileKind::Checkpoint;
+  std::string name;
+  int64_t step = 0;
+  uint64_t bytes = 0;
+  std::string sha256;  ///< 64 lower-case hex digits
 
-	template <class Self, class Visitor>
-	static void visit(Self &self, Visitor &&field) {
-		field(self.kind), field(self.name), field(self.step), field(self.bytes), field(self.sha256);
-	}
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.kind), field(self.name), field(self.step), field(self.bytes), field(self.sha256);
+  }
 };
 
 /// Work went on since the last one. Not sent while nothing moves, so silence means hung.
 struct Heartbeat {
-	static constexpr char type = 'b';
-	static constexpr uint32_t cap = 64;
-	uint64_t work_units = 0;      ///< micro-batches and the like, ever growing
-	uint64_t resident_bytes = 0;  ///< of the process, as the kernel counts
+  static constexpr char type = 'b';
+  static constexpr uint32_t cap = 64;
+  uint64_t work_units = 0;      ///< micro-batches and the like, ever growing
+  uint64_t resident_bytes = 0;  ///< of the process, as the kernel counts
 
-	template <class Self, class Visitor>
-	static void visit(Self &self, Visitor &&field) {
-		field(self.work_units), field(self.resident_bytes);
-	}
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.work_units), field(self.resident_bytes);
+  }
 };
 
 struct Log {
-	static constexpr char type = 'l';
-	static constexpr uint32_t cap = 8192;
-	LogLevel level = LogLevel::Info;
-	std::string text;
+  static constexpr char type = 'l';
+  static constexpr uint32_t cap = 8192;
+  LogLevel level = LogLevel::Info;
+  std::string text;
 
-	template <class Self, class Visitor>
-	static void visit(Self &self, Visitor &&field) {
-		field(self.level), field(self.text);
-	}
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.level), field(self.text);
+  }
 };
 
 /// The last message of a trainer that gave up.
 struct Failed {
-	static constexpr char type = 'x';
-	static constexpr uint32_t cap = 16384;
-	FailureCode code = FailureCode::InternalError;
-	std::string message, detail, hint;
+  static constexpr char type = 'x';
+  static constexpr uint32_t cap = 16384;
+  FailureCode code = FailureCode::InternalError;
+  std::string message, detail, hint;
 
-	template <class Self, class Visitor>
-	static void visit(Self &self, Visitor &&field) {
-		field(self.code), field(self.message), field(self.detail), field(self.hint);
-	}
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.code), field(self.message), field(self.detail), field(self.hint);
+  }
 };
 
 /// The last message of a trainer that did what it was told. After it comes only end of file.
+/// Completed with fewer steps than configured: max_seconds was reached, and the artifacts are of that moment.
 struct Done {
-	static constexpr char type = 'd';
-	static constexpr uint32_t cap = 256;
-	DoneStatus status = DoneStatus::Completed;
-	double loss_before = not_measured, loss_after = not_measured;
-	int64_t steps = 0;
-	uint64_t tokens = 0;
-	double seconds = 0, tokens_per_second = not_measured;
-	uint64_t peak_bytes = 0;
+  static constexpr char type = 'd';
+  static constexpr uint32_t cap = 256;
+  DoneStatus status = DoneStatus::Completed;
+  double loss_before = not_measured, loss_after = not_measured;
+  int64_t steps = 0;
+  uint64_t tokens = 0;
+  double seconds = 0, tokens_per_second = not_measured;
+  uint64_t peak_bytes = 0;
 
-	template <class Self, class Visitor>
-	static void visit(Self &self, Visitor &&field) {
-		field(self.status), field(self.loss_before), field(self.loss_after), field(self.steps), field(self.tokens);
-		field(self.seconds), field(self.tokens_per_second), field(self.peak_bytes);
-	}
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.status), field(self.loss_before), field(self.loss_after), field(self.steps), field(self.tokens);
+    field(self.seconds), field(self.tokens_per_second), field(self.peak_bytes);
+  }
 };
 
 }  // namespace up
@@ -349,16 +349,17 @@ using UpMessage = std::variant<up::Hello, up::Plan, up::Task, up::Progress, up::
                                up::Heartbeat, up::Log, up::Failed, up::Done>;
 
 /// Returns the whole frame of a message, ready for write(). Text is made valid first (bad UTF-8 and NUL become
-/// U+FFFD) and a text field that would burst the cap of its type is cut and ends in "…".
+/// U+FFFD), and the longest text is cut and ends in "…" where the payload would burst the cap of its type.
+/// A Job is never cut, since that would change what is asked for: over its cap it gives an empty text.
 template <class Message>
-std::string encode(const Message &message);
+std::string encode(const Message& message);
 
 /// Decodes a frame read from the peer. False: the frame breaks the rules and `error` says which field and how:
 /// unknown type, missing or left-over bytes, text that is not UTF-8, an enumeration out of range, a file name
 /// that is not a plain relative name, a sha256 that is not 64 hex digits, a Hello of another version is NOT
 /// an error here: look at its `version` first.
-bool decode(const Frame &frame, DownMessage &message, std::string &error);
-bool decode(const Frame &frame, UpMessage &message, std::string &error);
+bool decode(const Frame& frame, DownMessage& message, std::string& error);
+bool decode(const Frame& frame, UpMessage& message, std::string& error);
 
 /// True for names of 1..128 of [A-Za-z0-9._-] that do not begin with a dot: no folder, no traversal, no hidden file.
 bool is_safe_file_name(std::string_view name);
@@ -368,6 +369,9 @@ bool is_sha256_hex(std::string_view text);
 
 /// Returns text as valid UTF-8 without NUL, each bad byte replaced by U+FFFD.
 std::string clean_utf8(std::string_view text);
+
+/// True when clean_utf8 would change nothing.
+bool is_clean_utf8(std::string_view text);
 
 /// Says what to tell a user whose trainer speaks another version.
 std::string version_mismatch_text(uint32_t ours, uint32_t theirs, std::string_view their_build);

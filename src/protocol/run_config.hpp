@@ -12,28 +12,28 @@
 
 namespace pgtrain::protocol {
 
-enum class FieldKind : uint8_t { Integer, Unsigned64, Real, Choice };
+enum class FieldKind : uint8_t { Integer, Unsigned64, Real, Choice, Text };
 
 /// One configurable thing.
 struct ConfigField {
-	const char *name;
-	FieldKind kind;
-	const char *default_value;  ///< text; empty when it depends on other fields, then default_rule says how
-	const char *default_rule;   ///< for people; empty when default_value is the whole truth
-	double minimum, maximum;    ///< both inclusive; unused for Choice. Unsigned64 takes all 64 bits
-	const char *choices;        ///< for Choice: names parted by '|'
-	const char *unit;           ///< empty when it has none
-	const char *description;
+  const char* name;
+  FieldKind kind;
+  const char* default_value;  ///< text; empty when it depends on other fields, then default_rule says how
+  const char* default_rule;   ///< for people; empty when default_value is the whole truth
+  double minimum, maximum;    ///< both inclusive; of Text the length in bytes; unused for Choice. Unsigned64: 0..2^63-1
+  const char* choices;        ///< for Choice: names parted by '|'
+  const char* unit;           ///< empty when it has none
+  const char* description;
 };
 
 /// All fields in canonical order.
-const std::vector<ConfigField> &config_fields();
+const std::vector<ConfigField>& config_fields();
 
 /// What is wrong with which key, and what to do. `key` is as the user wrote it.
 struct ConfigError {
-	std::string key;
-	std::string message;
-	std::string hint;
+  std::string key;
+  std::string message;
+  std::string hint;
 };
 
 using ConfigPairs = std::vector<std::pair<std::string, std::string>>;
@@ -41,32 +41,32 @@ using ConfigPairs = std::vector<std::pair<std::string, std::string>>;
 /// A frozen configuration: every field has a concrete value and all cross-field rules hold.
 class RunConfig {
 public:
-	/// Every field in canonical order with its canonical text (shortest form that reads back the same).
-	const ConfigPairs &pairs() const { return pairs_; }
+  /// Every field in canonical order with its canonical text (shortest form that reads back the same).
+  const ConfigPairs& pairs() const { return pairs_; }
 
-	/// One "key=value\n" per field in canonical order: equal text means equal run. Input of the config hash.
-	std::string canonical_text() const;
+  /// One "key=value\n" per field in canonical order: equal text means equal run. Input of the config hash.
+  std::string canonical_text() const;
 
-	/// Value of a field by its name in the table; an unknown name gives 0 or empty text (a programmer's error).
-	int64_t integer(std::string_view name) const;
-	uint64_t unsigned64(std::string_view name) const;
-	double real(std::string_view name) const;
-	const std::string &text(std::string_view name) const;
+  /// Value of a field by its name in the table; an unknown name gives 0 or empty text (a programmer's error).
+  int64_t integer(std::string_view name) const;
+  uint64_t unsigned64(std::string_view name) const;
+  double real(std::string_view name) const;
+  const std::string& text(std::string_view name) const;
 
-	/// Tokens that one step looks at: batch_size x gradient_accumulation x context.
-	uint64_t tokens_per_step() const;
+  /// Tokens that one step looks at: batch_size x gradient_accumulation x context.
+  uint64_t tokens_per_step() const;
 
-	/// Tokens that the whole run looks at.
-	uint64_t planned_tokens() const;
+  /// Tokens that the whole run looks at.
+  uint64_t planned_tokens() const;
 
 private:
-	friend bool freeze_config(const ConfigPairs &, RunConfig &, ConfigError &);
-	ConfigPairs pairs_;
+  friend bool freeze_config(const ConfigPairs&, RunConfig&, ConfigError&);
+  ConfigPairs pairs_;
 };
 
 /// Checks what the user gave, fills in every default and puts out the frozen configuration.
 /// False: `error` is filled. A null in JSON means "the default": pass it as key with the empty text.
-bool freeze_config(const ConfigPairs &given, RunConfig &frozen, ConfigError &error);
+bool freeze_config(const ConfigPairs& given, RunConfig& frozen, ConfigError& error);
 
 /// Returns the known field nearest to a name (by meaning for names other tools use, else by edit distance),
 /// or an empty text when nothing is near.
