@@ -1,0 +1,37 @@
+// The documents of a run, read from a file of samples: per sample a little-endian 32-bit length and that many bytes of UTF-8.
+//
+// Everything is checked before the first is handed out: data_invalid names the sample (from 1) and the byte. The file
+// stays mapped, texts are views into it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/io/file.hpp"
+
+namespace pgtrain::engine::data {
+
+class Documents {
+ public:
+  // keep_alive is called every few megabytes; it may throw to leave.
+  explicit Documents(const std::string& path, const std::function<void()>& keep_alive = {});
+
+  std::size_t size() const { return texts_.size(); }
+  std::string_view text(std::size_t index) const { return texts_[index]; }
+  const std::vector<std::string_view>& texts() const { return texts_; }
+  std::uint64_t text_bytes() const { return text_bytes_; }
+
+ private:
+  io::MappedFile file_;
+  std::vector<std::string_view> texts_;
+  std::uint64_t text_bytes_ = 0;
+};
+
+// Writes such a file; for tools and tests.
+void write_documents(const std::string& path, const std::vector<std::string>& texts);
+
+}  // namespace pgtrain::engine::data
