@@ -54,8 +54,8 @@ FrameReader::Status FrameReader::next(Frame& frame) {
   if (cap < 0) {
     error_ = "unknown message type " + show_type(*start);
   } else if (available >= frame_header_bytes && read_length(start + 1) > cap) {
-    error_ = "message of type " + show_type(*start) + " claims " + std::to_string(read_length(start + 1)) +
-             " bytes; at most " + std::to_string(cap) + " are allowed";
+    error_ = "message of type " + show_type(*start) + " claims " + std::to_string(read_length(start + 1)) + " bytes; at most " +
+             std::to_string(cap) + " are allowed";
   }
   if (!error_.empty()) {
     std::string().swap(buffer_);

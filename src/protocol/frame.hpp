@@ -34,7 +34,7 @@ std::string encode_frame(char type, std::string_view payload);
 
 /// Cuts a byte stream into frames. Memory: what one feed brought plus at most one payload under its cap.
 class FrameReader {
-public:
+ public:
   enum class Status : uint8_t {
     NeedMore,  ///< no whole frame yet: read more bytes and feed them
     Ready,     ///< a frame was put out; ask again
@@ -56,7 +56,7 @@ public:
   /// True when the stream stops inside a frame: at end of file this means that the peer died writing.
   bool is_inside_frame() const { return position_ < buffer_.size(); }
 
-private:
+ private:
   Direction incoming_;
   std::string buffer_;
   size_t position_ = 0;

@@ -288,27 +288,15 @@ bool decode(const Frame& frame, UpMessage& message, std::string& error) { return
 
 const char* build_id() { return PGTRAIN_BUILD_ID; }
 
-const char* name_of(JobKind kind) {
-  return label({"train", "plan", "generate"}, static_cast<size_t>(kind));
-}
-const char* name_of(TaskState state) {
-  return label({"started", "finished", "failed"}, static_cast<size_t>(state));
-}
-const char* name_of(EvaluationPhase phase) {
-  return label({"before", "during", "after"}, static_cast<size_t>(phase));
-}
-const char* name_of(FileKind kind) {
-  return label({"checkpoint", "artifact"}, static_cast<size_t>(kind));
-}
-const char* name_of(LogLevel level) {
-  return label({"debug", "info", "warning"}, static_cast<size_t>(level));
-}
-const char* name_of(DoneStatus status) {
-  return label({"completed", "cancelled", "paused"}, static_cast<size_t>(status));
-}
+const char* name_of(JobKind kind) { return label({"train", "plan", "generate"}, static_cast<size_t>(kind)); }
+const char* name_of(TaskState state) { return label({"started", "finished", "failed"}, static_cast<size_t>(state)); }
+const char* name_of(EvaluationPhase phase) { return label({"before", "during", "after"}, static_cast<size_t>(phase)); }
+const char* name_of(FileKind kind) { return label({"checkpoint", "artifact"}, static_cast<size_t>(kind)); }
+const char* name_of(LogLevel level) { return label({"debug", "info", "warning"}, static_cast<size_t>(level)); }
+const char* name_of(DoneStatus status) { return label({"completed", "cancelled", "paused"}, static_cast<size_t>(status)); }
 const char* name_of(FailureCode code) {
-  return label({"config_invalid", "data_invalid", "out_of_memory", "device_fault", "non_finite_loss", "model_missing",
-                "artifact_invalid", "io_error", "protocol_violation", "internal_error"},
+  return label({"config_invalid", "data_invalid", "out_of_memory", "device_fault", "non_finite_loss", "model_missing", "artifact_invalid",
+                "io_error", "protocol_violation", "internal_error"},
                static_cast<size_t>(code));
 }
 

@@ -112,11 +112,11 @@ struct Job {
   uint32_t threads = 0;             ///< 0: as many as the machine has cores
   uint64_t memory_limit_bytes = 0;  ///< 0: what the device has
   uint32_t heartbeat_ms = 1000;
-  uint32_t grace_ms = 10000;        ///< how long a last checkpoint may take once told to leave
-  std::vector<ConfigPair> config;   ///< as given or as frozen; the trainer freezes it again
-  InputFile data;                   ///< Train: the samples. Plan: only `bytes` is looked at
-  InputFile resume;                 ///< Train: checkpoint to continue from
-  std::vector<InputFile> model;     ///< Generate: model.safetensors, config.json, tokenizer.json
+  uint32_t grace_ms = 10000;       ///< how long a last checkpoint may take once told to leave
+  std::vector<ConfigPair> config;  ///< as given or as frozen; the trainer freezes it again
+  InputFile data;                  ///< Train: the samples. Plan: only `bytes` is looked at
+  InputFile resume;                ///< Train: checkpoint to continue from
+  std::vector<InputFile> model;    ///< Generate: model.safetensors, config.json, tokenizer.json
   GenerateOptions generate;
 
   template <class Self, class Visitor>
@@ -185,8 +185,8 @@ struct Plan {
   uint64_t tokens_per_step = 0;
   uint64_t planned_tokens = 0;  ///< steps x tokens_per_step
   uint64_t device_memory_bytes = 0;
-  std::string device;           ///< model name of the device, for people
-  std::string precision;        ///< fp32 or bf16: what `auto` became
+  std::string device;     ///< model name of the device, for people
+  std::string precision;  ///< fp32 or bf16: what `auto` became
 
   template <class Self, class Visitor>
   static void visit(Self& self, Visitor&& field) {
@@ -216,7 +216,7 @@ struct Progress {
   double loss = not_measured, learning_rate = not_measured, gradient_norm = not_measured;
   uint64_t tokens = 0;  ///< trained on since the run's first attempt began
   double tokens_per_second = not_measured;
-  double seconds = 0;   ///< of this attempt
+  double seconds = 0;  ///< of this attempt
   uint64_t peak_bytes = 0;
 
   template <class Self, class Visitor>
@@ -345,8 +345,8 @@ struct Done {
 // ---------------------------------------------------------------- reading and writing
 
 using DownMessage = std::variant<down::Hello, down::Job, down::Cancel, down::Pause, down::Ack>;
-using UpMessage = std::variant<up::Hello, up::Plan, up::Task, up::Progress, up::Metric, up::Evaluation, up::Sample, up::File,
-                               up::Heartbeat, up::Log, up::Failed, up::Done>;
+using UpMessage = std::variant<up::Hello, up::Plan, up::Task, up::Progress, up::Metric, up::Evaluation, up::Sample, up::File, up::Heartbeat,
+                               up::Log, up::Failed, up::Done>;
 
 /// Returns the whole frame of a message, ready for write(). Text is made valid first (bad UTF-8 and NUL become
 /// U+FFFD), and the longest text is cut and ends in "…" where the payload would burst the cap of its type.

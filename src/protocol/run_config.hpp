@@ -40,7 +40,7 @@ using ConfigPairs = std::vector<std::pair<std::string, std::string>>;
 
 /// A frozen configuration: every field has a concrete value and all cross-field rules hold.
 class RunConfig {
-public:
+ public:
   /// Every field in canonical order with its canonical text (shortest form that reads back the same).
   const ConfigPairs& pairs() const { return pairs_; }
 
@@ -59,7 +59,7 @@ public:
   /// Tokens that the whole run looks at.
   uint64_t planned_tokens() const;
 
-private:
+ private:
   friend bool freeze_config(const ConfigPairs&, RunConfig&, ConfigError&);
   ConfigPairs pairs_;
 };

@@ -56,8 +56,7 @@ bool is_clean_utf8(std::string_view text) {
 bool is_safe_file_name(std::string_view name) {
   if (name.empty() || name.size() > 128 || name.front() == '.') return false;
   for (const char c : name) {
-    const bool allowed =
-        (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+    const bool allowed = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
     if (!allowed) return false;
   }
   return true;
