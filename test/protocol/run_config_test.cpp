@@ -1,0 +1,141 @@
+// run_config_test.cpp: what users may configure and how a mistake is answered.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "protocol/messages.hpp"
+#include "protocol/run_config.hpp"
+
+namespace pgtrain::protocol::test {
+namespace {
+
+RunConfig frozen(const ConfigPairs& given) {
+  RunConfig config;
+  ConfigError error;
+  EXPECT_TRUE(freeze_config(given, config, error)) << error.message << " " << error.hint;
+  return config;
+}
+
+ConfigError refused(const ConfigPairs& given) {
+  RunConfig config;
+  ConfigError error;
+  EXPECT_FALSE(freeze_config(given, config, error)) << config.canonical_text();
+  EXPECT_TRUE(config.pairs().empty()) << "a refused configuration leaves nothing behind";
+  return error;
+}
+
+size_t lines(const std::string& text) { return static_cast<size_t>(std::count(text.begin(), text.end(), '\n')); }
+
+bool holds(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+TEST(RunConfig, DefaultsAreConcrete) {
+  const RunConfig config = frozen({});
+  EXPECT_EQ(config.pairs().size(), config_fields().size());
+  EXPECT_EQ(config.text("size"), "tiny");
+  EXPECT_EQ(config.integer("layers"), 4);
+  EXPECT_EQ(config.integer("width"), 256);
+  EXPECT_EQ(config.integer("context"), 256);
+  EXPECT_EQ(config.integer("vocab_size"), 257);
+  EXPECT_EQ(config.integer("batch_size"), 8);
+  EXPECT_EQ(config.real("learning_rate"), 0.001);
+  EXPECT_EQ(config.integer("warmup_steps"), 50);
+  EXPECT_EQ(config.tokens_per_step(), 8u * 256);
+  EXPECT_EQ(config.planned_tokens(), 500u * 8 * 256);
+  for (const auto& [key, value] : config.pairs()) EXPECT_TRUE(!value.empty() || key == "sample_prompt") << key;
+}
+
+TEST(RunConfig, EverySizeHasItsPreset) {
+  EXPECT_EQ(frozen({{"size", "nano"}}).integer("width"), 64);
+  EXPECT_EQ(frozen({{"size", "micro"}}).integer("layers"), 4);
+  EXPECT_EQ(frozen({{"size", "small"}}).integer("heads"), 6);
+  EXPECT_EQ(frozen({{"size", "medium"}}).integer("context"), 512);
+  EXPECT_EQ(frozen({{"size", "base"}}).integer("layers"), 12);
+  EXPECT_EQ(frozen({{"size", "base"}, {"layers", "3"}}).integer("layers"), 3) << "what is given wins";
+}
+
+TEST(RunConfig, FreezingIsIdempotentAndBlindToOrderAndSpelling) {
+  const RunConfig one = frozen({{"steps", "1000"}, {"learning_rate", "1e-3"}, {"size", "nano"}, {"tokenizer", "bpe"}});
+  const RunConfig other = frozen({{"size", "nano"}, {"tokenizer", "bpe"}, {"learning_rate", "0.00100"}, {"steps", "1e3"}});
+  EXPECT_EQ(one.canonical_text(), other.canonical_text());
+  EXPECT_EQ(frozen(one.pairs()).canonical_text(), one.canonical_text());
+  EXPECT_NE(one.canonical_text(), frozen({{"size", "nano"}}).canonical_text());
+  EXPECT_EQ(lines(one.canonical_text()), config_fields().size());
+}
+
+TEST(RunConfig, TwoPromptsNeverShareACanonicalText) {
+  const RunConfig trick = frozen({{"sample_prompt", "a\nsample_temperature=3"}});
+  const RunConfig other = frozen({{"sample_prompt", "a\\nsample_temperature=3"}});
+  EXPECT_NE(trick.canonical_text(), other.canonical_text());
+  EXPECT_EQ(lines(trick.canonical_text()), config_fields().size());
+}
+
+TEST(RunConfig, EmptyValueMeansTheDefault) { EXPECT_EQ(frozen({{"steps", ""}}).integer("steps"), 500); }
+
+TEST(RunConfig, UnknownKeyNamesTheNearest) {
+  const std::pair<const char*, const char*> pairs[] = {
+      {"learning_rat", "learning_rate"}, {"lr", "learning_rate"}, {"Learning-Rate", "learning_rate"},
+      {"learningRate", "learning_rate"}, {"sedd", "seed"},        {"setps", "steps"},
+      {"block_size", "context"},         {"n_layer", "layers"},   {"bacth_size", "batch_size"},
+      {"wieght_decay", "weight_decay"},  {"epochs", "steps"}};
+  for (const auto& [given, meant] : pairs) {
+    const ConfigError error = refused({{given, "1"}});
+    EXPECT_EQ(error.key, given);
+    EXPECT_TRUE(holds(error.hint, std::string("\"") + meant + "\"")) << given << ": " << error.hint;
+  }
+  EXPECT_TRUE(holds(refused({{"zzzzzzzzzzzz", "1"}}).hint, "Known keys: family")) << "nothing near: all are listed";
+}
+
+TEST(RunConfig, BadValuesNameWhatIsAllowed) {
+  EXPECT_TRUE(holds(refused({{"size", "huge"}}).hint, "nano, micro, tiny, small, medium or base"));
+  EXPECT_TRUE(holds(refused({{"steps", "0"}}).hint, "between 1 and"));
+  EXPECT_TRUE(holds(refused({{"steps", "many"}}).message, "not a whole number"));
+  EXPECT_TRUE(holds(refused({{"steps", "1.5"}}).message, "not a whole number"));
+  EXPECT_TRUE(holds(refused({{"beta1", "1"}}).message, "out of range"));
+  EXPECT_TRUE(holds(refused({{"learning_rate", "-1"}}).hint, "between 0 and"));
+  EXPECT_TRUE(holds(refused({{"seed", "-1"}}).message, "out of range"));
+  EXPECT_TRUE(holds(refused({{"steps", "99999999999999999999"}}).key, "steps"));
+  for (const char* value : {"nan", "inf", "1e999", "0x10", " 1", "1 ", "true", "{}"})
+    EXPECT_EQ(refused({{"learning_rate", value}}).key, "learning_rate") << value;
+  EXPECT_TRUE(holds(refused({{"steps", "1"}, {"steps", "2"}}).message, "twice"));
+  EXPECT_TRUE(holds(refused({{"sample_prompt", std::string(5000, 'x')}}).hint, "4096"));
+}
+
+TEST(RunConfig, FieldsThatMustAgree) {
+  EXPECT_TRUE(holds(refused({{"width", "100"}, {"heads", "3"}}).hint, "102"));
+  EXPECT_TRUE(holds(refused({{"width", "1024"}, {"heads", "2"}}).hint, "at least 4"));
+  EXPECT_EQ(refused({{"vocab_size", "300"}}).key, "vocab_size");
+  EXPECT_EQ(refused({{"tokenizer", "bpe"}, {"vocab_size", "100"}}).key, "vocab_size");
+  EXPECT_EQ(frozen({{"tokenizer", "bpe"}}).integer("vocab_size"), 2048);
+  EXPECT_EQ(refused({{"steps", "10"}, {"warmup_steps", "11"}}).key, "warmup_steps");
+  EXPECT_EQ(refused({{"samples", "1"}, {"sample_tokens", "65"}, {"size", "nano"}}).key, "sample_tokens");
+  EXPECT_EQ(refused({{"held_out_fraction", "0"}, {"evaluate_every", "5"}}).key, "evaluate_every");
+}
+
+TEST(RunConfig, RandomPairsNeverCrashAndNeverPassUnfrozen) {
+  Fresh fresh;
+  const auto& fields = config_fields();
+  const char* values[] = {"0", "1", "-1", "1e3", "1e18", "9223372036854775807", "", "nano", "bpe", "0.5", "\xff", "fp32", "512"};
+  int passed = 0;
+  for (int round = 0; round < 20000; ++round) {
+    ConfigPairs given;
+    for (uint64_t i = fresh.below(5); i > 0; --i) {
+      std::string key = fields[fresh.below(fields.size())].name;
+      if (fresh.below(10) == 0) key[fresh.below(key.size())] = static_cast<char>(fresh.engine());
+      given.emplace_back(key, values[fresh.below(std::size(values))]);
+    }
+    RunConfig config;
+    ConfigError error;
+    if (!freeze_config(given, config, error)) {
+      EXPECT_NE(error.message, "");
+      EXPECT_NE(error.hint, "");
+      continue;
+    }
+    ++passed;
+    ASSERT_EQ(frozen(config.pairs()).canonical_text(), config.canonical_text()) << "seed " << fresh.seed;
+    ASSERT_EQ(config.integer("width") % config.integer("heads"), 0);
+  }
+  EXPECT_GT(passed, 100);
+}
+
+}  // namespace
+}  // namespace pgtrain::protocol::test
