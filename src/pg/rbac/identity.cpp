@@ -20,6 +20,7 @@ extern "C" {
 #include "pg/boundary/function.hpp"
 #include "pg/call/spi.hpp"
 #include "pg/rbac/generation.hpp"
+#include "pg/rbac/login_guard.hpp"
 #include "pg/rbac/rbac.hpp"
 
 namespace pgtrain::pg::rbac {
@@ -122,6 +123,7 @@ bool still_valid(Identity &identity) {
 
 void init() {
   register_invalidation();
+  init_login_guard();
   RegisterXactCallback(transaction_ended, nullptr);
   RegisterSubXactCallback(subtransaction_ended, nullptr);
   previous_utility = ProcessUtility_hook;

@@ -1,0 +1,159 @@
+-- Data, functions: making datasets, adding samples, freezing. Adding locks the dataset row, so ordinals have no gaps and the chain
+-- hash follows the order.
+
+create or replace function pgtrain_private.check_samples(samples text[], first_ordinal bigint) returns void
+    language c immutable as 'MODULE_PATHNAME', 'pgtrain_check_samples';
+comment on function pgtrain_private.check_samples(text[], bigint) is 'Refuses null, empty and badly encoded samples, naming the ordinal';
+create or replace function pgtrain_private.chain_hash(start bytea, hashes bytea[]) returns bytea
+    language c immutable strict as 'MODULE_PATHNAME', 'pgtrain_chain_hash';
+comment on function pgtrain_private.chain_hash(bytea, bytea[]) is 'Folds hashes into a chain in order: chain = SHA-256(chain, hash)';
+
+-- The text of a sample, as it is trained on and counted.
+create or replace function pgtrain_private.sample_text(content jsonb) returns text
+    language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
+    select coalesce(content ->> 'text', concat_ws(E'\n', content ->> 'prompt', content ->> 'completion'));
+$$;
+comment on function pgtrain_private.sample_text(jsonb) is 'Text of a sample: text, or prompt and completion on lines of their own';
+
+create or replace function pgtrain.create_dataset(name text, description text default null, type text default 'text', format text default 'text',
+    source text default null, license text default null, tags text[] default '{}', metadata jsonb default '{}') returns bigint
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    me bigint := pgtrain_private.require_user();
+    new_id bigint;
+begin
+    perform pgtrain_private.require_permission('create', 'datasets');
+    if name is null or length(name) not between 1 and 200 then
+        raise exception using errcode = '22023', message = 'a dataset needs a name of 1 to 200 characters';
+    end if;
+    if not (create_dataset.type = any (enum_range(null::pgtrain.dataset_type)::text[])) then
+        raise exception using errcode = '22023', message = pg_catalog.format('dataset type "%s" is unknown', create_dataset.type),
+            detail = pg_catalog.format('Types: %s.', array_to_string(enum_range(null::pgtrain.dataset_type), ', '));
+    end if;
+    if not (create_dataset.format = any (enum_range(null::pgtrain.dataset_format)::text[])) then
+        raise exception using errcode = '22023', message = pg_catalog.format('dataset format "%s" is unknown', create_dataset.format),
+            detail = pg_catalog.format('Formats: %s.', array_to_string(enum_range(null::pgtrain.dataset_format), ', '));
+    end if;
+    insert into pgtrain.datasets (owner_id, name, description, type, format, source, license, tags, metadata)
+    values (me, create_dataset.name, create_dataset.description, create_dataset.type::pgtrain.dataset_type,
+            create_dataset.format::pgtrain.dataset_format, create_dataset.source, create_dataset.license,
+            coalesce(create_dataset.tags, '{}'), coalesce(create_dataset.metadata, '{}'))
+    returning id into new_id;
+    return new_id;
+exception when unique_violation then
+    raise exception using errcode = '23505', message = pg_catalog.format('you have a dataset "%s" already', name),
+        hint = 'Choose another name, or add to that one with pgtrain.append_samples.';
+end $$;
+comment on function pgtrain.create_dataset(text, text, text, text, text, text, text[], jsonb) is 'Makes an empty dataset of the caller; returns its id';
+
+-- Locks a dataset that the caller may change and returns it.
+create or replace function pgtrain_private.lock_dataset(dataset_id bigint) returns pgtrain.datasets
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    dataset pgtrain.datasets;
+begin
+    perform pgtrain_private.require_permission('update', 'datasets');
+    select * into dataset from pgtrain.datasets d where d.id = lock_dataset.dataset_id for update;
+    -- What the caller may not reach looks as if it were not there.
+    if not found or not (pgtrain_private.may_access(dataset.owner_id, 'update', 'datasets') or pgtrain_private.is_server_administrator()) then
+        raise exception using errcode = 'PT404', message = format('dataset %s does not exist', lock_dataset.dataset_id),
+            hint = 'pgtrain.datasets lists yours.';
+    end if;
+    return dataset;
+end $$;
+comment on function pgtrain_private.lock_dataset(bigint) is 'Locks a dataset for adding, if the caller may change it';
+
+create or replace function pgtrain_private.insert_samples(dataset pgtrain.datasets, contents jsonb[]) returns bigint
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    hashes bytea[];
+    added bigint := coalesce(cardinality(contents), 0);
+begin
+    with added_rows as (
+        insert into pgtrain.dataset_samples (dataset_id, ordinal, owner_id, content, content_hash)
+        select dataset.id, dataset.sample_count + c.place, dataset.owner_id, c.content, sha256(convert_to(c.content::text, 'UTF8'))
+          from unnest(contents) with ordinality c (content, place)
+        returning ordinal, content_hash, octet_length(convert_to(pgtrain_private.sample_text(content), 'UTF8')) as bytes),
+    totals as (
+        select array_agg(content_hash order by ordinal) as hashes, coalesce(sum(bytes), 0) as bytes, coalesce(max(bytes), 0) as longest from added_rows)
+    update pgtrain.datasets d
+       set sample_count = d.sample_count + added, loaded_samples = d.loaded_samples + added, size_bytes = d.size_bytes + totals.bytes,
+           longest_bytes = greatest(d.longest_bytes, totals.longest),
+           content_hash = pgtrain_private.chain_hash(d.content_hash, coalesce(totals.hashes, '{}'))
+      from totals where d.id = dataset.id;
+    return dataset.sample_count + added;
+end $$;
+comment on function pgtrain_private.insert_samples(pgtrain.datasets, jsonb[]) is 'Adds checked samples to a locked dataset and keeps its counters and hash; returns the new number of samples';
+
+create or replace function pgtrain.append_samples(dataset_id bigint, samples text[]) returns bigint
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    dataset pgtrain.datasets;
+begin
+    if samples is null then
+        raise exception using errcode = '22004', message = 'samples may not be null';
+    end if;
+    dataset := pgtrain_private.lock_dataset(append_samples.dataset_id);
+    perform pgtrain_private.check_samples(samples, dataset.sample_count + 1);
+    return pgtrain_private.insert_samples(dataset, (select array_agg(jsonb_build_object('text', t) order by n) from unnest(samples) with ordinality s (t, n)));
+end $$;
+comment on function pgtrain.append_samples(bigint, text[]) is 'Adds texts to a dataset, all or none; returns its number of samples then';
+
+create or replace function pgtrain.append_records(dataset_id bigint, records jsonb[]) returns bigint
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    dataset pgtrain.datasets;
+    bad record;
+begin
+    if records is null then
+        raise exception using errcode = '22004', message = 'records may not be null';
+    end if;
+    dataset := pgtrain_private.lock_dataset(append_records.dataset_id);
+    select r.n, jsonb_typeof(r.record) as kind into bad from unnest(records) with ordinality r (record, n)
+     where r.record is null or jsonb_typeof(r.record) <> 'object'
+        or not (jsonb_typeof(r.record -> 'text') = 'string'
+                or (jsonb_typeof(r.record -> 'prompt') = 'string' and jsonb_typeof(r.record -> 'completion') = 'string'))
+     order by r.n limit 1;
+    if found then
+        raise exception using errcode = 'PT422', message = format('sample %s is not acceptable', dataset.sample_count + bad.n),
+            detail = case when bad.kind is null then 'It is null.' when bad.kind <> 'object' then format('It is a JSON %s.', bad.kind)
+                          else 'It has no string "text" and not both strings "prompt" and "completion".' end,
+            hint = 'Give objects like {"text": "..."} or {"prompt": "...", "completion": "..."}.';
+    end if;
+    perform pgtrain_private.check_samples((select array_agg(pgtrain_private.sample_text(r.record) order by r.n) from unnest(records) with ordinality r (record, n)),
+                                          dataset.sample_count + 1);
+    return pgtrain_private.insert_samples(dataset, records);
+end $$;
+comment on function pgtrain.append_records(bigint, jsonb[]) is 'Adds JSON samples ({"text"} or {"prompt", "completion"}) to a dataset, all or none; returns its number of samples then';
+
+-- Runs the query as the caller (no definer rights), read-only, then adds its rows by append_samples.
+create or replace function pgtrain.dataset_from_query(name text, query text, description text default null) returns bigint
+    language c volatile as 'MODULE_PATHNAME', 'pgtrain_dataset_from_query';
+comment on function pgtrain.dataset_from_query(text, text, text) is 'Makes a dataset of the one text column of a query, which runs with the caller''s own rights and cannot write; returns its id';
+
+create or replace function pgtrain.delete_dataset(dataset_id bigint) returns void
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    dataset pgtrain.datasets;
+begin
+    perform pgtrain_private.require_permission('delete', 'datasets');
+    select * into dataset from pgtrain.datasets d where d.id = delete_dataset.dataset_id for update;
+    if not found or not (pgtrain_private.may_access(dataset.owner_id, 'delete', 'datasets') or pgtrain_private.is_server_administrator()) then
+        raise exception using errcode = 'PT404', message = format('dataset %s does not exist', delete_dataset.dataset_id);
+    end if;
+    delete from pgtrain.datasets d where d.id = dataset.id;
+    perform pgtrain_private.write_audit('dataset_deleted', null, jsonb_build_object('dataset_id', dataset.id, 'name', dataset.name));
+end $$;
+comment on function pgtrain.delete_dataset(bigint) is 'Removes a dataset with all its samples';
+
+create or replace function pgtrain_private.freeze_dataset(dataset_id bigint, out content_hash bytea, out sample_count bigint, out text_bytes bigint, out longest_bytes bigint)
+    language sql stable strict set search_path = pg_catalog, pg_temp as $$
+    select d.content_hash, d.sample_count, d.size_bytes, d.longest_bytes from pgtrain.datasets d where d.id = freeze_dataset.dataset_id;
+$$;
+comment on function pgtrain_private.freeze_dataset(bigint) is 'The state of a dataset that a run freezes: its first sample_count samples never change';
+
+insert into pgtrain_private.writable_columns
+select 'datasets', c from unnest(array['name', 'description', 'source', 'license', 'tags', 'metadata', 'is_active']) c
+on conflict do nothing;
+
+revoke all on all routines in schema pgtrain, pgtrain_private from public;

@@ -1,0 +1,74 @@
+-- Foundation, functions: who must be there, the audit log, and the rights of an application role.
+
+create or replace function pgtrain_private.require_user() returns bigint
+    language c stable parallel restricted as 'MODULE_PATHNAME', 'pgtrain_require_user';
+comment on function pgtrain_private.require_user() is 'The caller, or an error when nobody is logged in';
+
+create or replace function pgtrain_private.require_permission(action text, entity text) returns text
+    language c stable strict parallel restricted as 'MODULE_PATHNAME', 'pgtrain_require_permission';
+comment on function pgtrain_private.require_permission(text, text) is 'How far the caller''s right reaches, own or any, or an error; the server''s superuser without identity has any';
+
+create or replace function pgtrain_private.is_server_administrator() returns boolean
+    language c stable parallel restricted as 'MODULE_PATHNAME', 'pgtrain_is_server_administrator';
+comment on function pgtrain_private.is_server_administrator() is 'Whether a superuser of the server calls without an identity of the platform';
+
+create or replace function pgtrain_private.write_audit(title text, description text default null, subject jsonb default '{}') returns void
+    language sql set search_path = pg_catalog, pg_temp as $$
+    insert into pgtrain.audit_log (title, description, actor_id, host, ip, subject)
+    values (title, description, pgtrain.current_user_id(), host(inet_client_addr()), inet_client_addr(), coalesce(subject, '{}'));
+$$;
+comment on function pgtrain_private.write_audit(text, text, jsonb) is 'Adds a line to the audit log';
+
+create or replace function pgtrain.grant_application(role_name text) returns void
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    target regrole;
+    relation record;
+    columns text;
+begin
+    if role_name is null or not exists (select from pg_roles where rolname = role_name) then
+        raise exception using errcode = '42704', message = format('role "%s" does not exist', role_name),
+            hint = 'Create it first: create role ... login;';
+    end if;
+    if (select rolsuper or rolbypassrls from pg_roles where rolname = role_name) then
+        raise exception using errcode = '22023', message = format('role "%s" is not bound by row security', role_name),
+            detail = 'It is a superuser or has BYPASSRLS and would see the rows of every user.',
+            hint = 'Use a role of its own for the application.';
+    end if;
+    target := quote_ident(role_name)::regrole;
+    execute format('grant usage on schema pgtrain to %s', target);
+    execute format('grant execute on all functions in schema pgtrain to %s', target);
+    execute format('grant execute on all procedures in schema pgtrain to %s', target);
+    execute format('revoke execute on function pgtrain.grant_application(text) from %s', target);
+    -- What policies and views call per statement and per row; the schema itself stays closed, so none of it can be named.
+    execute format('grant execute on function pgtrain_private.owner_scope(text, text), pgtrain_private.in_scope(bigint, bigint), '
+                   'pgtrain_private.scope_low(bigint), pgtrain_private.scope_high(bigint), pgtrain_private.may_access(bigint, text, text), '
+                   'pgtrain_private.next_reset(pgtrain.reset_period, timestamptz) to %s', target);
+    for relation in
+        select c.oid, c.relname, c.relkind from pg_class c
+         where c.relnamespace = 'pgtrain'::regnamespace and c.relkind in ('r', 'v', 'p', 'm')
+    loop
+        select string_agg(quote_ident(a.attname), ', ' order by a.attnum) into columns
+          from pg_attribute a
+         where a.attrelid = relation.oid and a.attnum > 0 and not a.attisdropped
+           and not exists (select from pgtrain_private.hidden_columns h
+                            where h.table_name = relation.relname and coalesce(h.column_name, a.attname) = a.attname);
+        if columns is null then
+            continue;
+        end if;
+        if exists (select from pgtrain_private.hidden_columns h where h.table_name = relation.relname) then
+            execute format('grant select (%s) on %s to %s', columns, relation.oid::regclass, target);
+        else
+            execute format('grant select on %s to %s', relation.oid::regclass, target);
+        end if;
+        select string_agg(quote_ident(w.column_name), ', ') into columns
+          from pgtrain_private.writable_columns w where w.table_name = relation.relname;
+        if columns is not null then
+            execute format('grant update (%s) on %s to %s', columns, relation.oid::regclass, target);
+        end if;
+    end loop;
+    execute format('grant insert, delete on pgtrain.favorites to %s', target);
+end $$;
+comment on function pgtrain.grant_application(text) is 'Gives a database role what an application needs: functions, tables under row security, nothing private. Run it again after an update';
+
+revoke all on all routines in schema pgtrain, pgtrain_private from public;

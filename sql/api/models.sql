@@ -1,0 +1,57 @@
+-- Models, functions. publish_model is called by the training domain when a run has succeeded.
+
+create or replace function pgtrain.create_model(name text, kind text default 'external', provider text default null, model_id text default null,
+    base_url text default null, context_length integer default null, max_tokens integer default null, temperature real default null,
+    top_p real default null, system_prompt text default null, metadata jsonb default '{}') returns bigint
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    me bigint := pgtrain_private.require_user();
+    reach text := pgtrain_private.require_permission('create', 'models');
+    new_id bigint;
+begin
+    if kind is null or kind not in ('reference', 'external') then
+        raise exception using errcode = '22023', message = format('a model of kind "%s" cannot be made by hand', kind),
+            hint = 'Use external or reference; local models are published by runs.';
+    end if;
+    if kind = 'reference' and reach <> 'any' then
+        raise exception using errcode = '42501', message = 'permission denied to make reference models';
+    end if;
+    insert into pgtrain.models (owner_id, kind, name, provider, model_id, base_url, context_length, max_tokens, temperature, top_p, system_prompt,
+                                is_public, metadata)
+    values (case when create_model.kind = 'reference' then null else me end, create_model.kind::pgtrain.model_kind, create_model.name, create_model.provider,
+            create_model.model_id, create_model.base_url, create_model.context_length, create_model.max_tokens, create_model.temperature,
+            create_model.top_p, create_model.system_prompt, create_model.kind = 'reference', coalesce(create_model.metadata, '{}'))
+    returning id into new_id;
+    return new_id;
+exception when unique_violation then
+    raise exception using errcode = '23505', message = format('you have a model "%s" already', name);
+end $$;
+comment on function pgtrain.create_model(text, text, text, text, text, integer, integer, real, real, text, jsonb) is 'Describes a model that runs elsewhere (external), or a template for everybody (reference)';
+
+create or replace function pgtrain_private.publish_model(run_id bigint, owner_id bigint, name text, metadata jsonb default '{}') returns bigint
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    published bigint;
+    wanted text := left(name, 180);
+begin
+    select m.id into published from pgtrain.models m where m.run_id = publish_model.run_id;
+    if found then
+        return published;
+    end if;
+    -- A name that is taken gets the run's number: publishing must not fail a run that has succeeded.
+    if exists (select from pgtrain.models m where m.owner_id = publish_model.owner_id and m.name = wanted) then
+        wanted := format('%s (run %s)', wanted, run_id);
+    end if;
+    insert into pgtrain.models (owner_id, kind, name, run_id, metadata, context_length)
+    values (publish_model.owner_id, 'local', wanted, publish_model.run_id, coalesce(publish_model.metadata, '{}'),
+            nullif((publish_model.metadata ->> 'context')::integer, 0))
+    returning id into published;
+    return published;
+end $$;
+comment on function pgtrain_private.publish_model(bigint, bigint, text, jsonb) is 'Makes the model of a run; repeating it returns the same model';
+
+insert into pgtrain_private.writable_columns
+select 'models', c from unnest(array['display_name', 'description', 'temperature', 'top_p', 'max_tokens', 'system_prompt', 'tags', 'metadata', 'is_active']) c
+on conflict do nothing;
+
+revoke all on all routines in schema pgtrain, pgtrain_private from public;

@@ -1,0 +1,78 @@
+-- Models: what was trained here (local), what administrators offer as templates (reference), and what is reached by an interface
+-- elsewhere (external). Bytes of a local model are the artifacts of its run.
+
+create type pgtrain.model_kind as enum ('local', 'reference', 'external');
+comment on type pgtrain.model_kind is 'Where a model runs';
+
+create table pgtrain.models (
+    id bigint generated always as identity primary key,
+    owner_id bigint references pgtrain.users on delete cascade,
+    kind pgtrain.model_kind not null,
+    name text not null check (length(name) between 1 and 200),
+    display_name text,
+    description text,
+    provider text,
+    model_id text,
+    model_type text,
+    base_url text,
+    run_id bigint unique,
+    capabilities jsonb not null default '[]',
+    parameters jsonb not null default '{}',
+    context_length integer check (context_length > 0),
+    max_tokens integer check (max_tokens > 0),
+    temperature real check (temperature >= 0),
+    top_p real check (top_p > 0 and top_p <= 1),
+    stream boolean not null default false,
+    system_prompt text,
+    is_active boolean not null default true,
+    is_public boolean not null default false,
+    tags text[] not null default '{}',
+    metadata jsonb not null default '{}' check (jsonb_typeof(metadata) = 'object'),
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    check (owner_id is not null or is_public)
+);
+create unique index models_owner_id_name_key on pgtrain.models (owner_id, name);
+create index models_public_idx on pgtrain.models (id) where is_public;
+comment on table pgtrain.models is 'Models: trained here, offered as templates, or reached elsewhere';
+comment on column pgtrain.models.id is 'Key';
+comment on column pgtrain.models.owner_id is 'User it belongs to, null for the platform''s';
+comment on column pgtrain.models.kind is 'Where it runs';
+comment on column pgtrain.models.name is 'Name, unique for its owner';
+comment on column pgtrain.models.display_name is 'Name to show';
+comment on column pgtrain.models.description is 'In words';
+comment on column pgtrain.models.provider is 'Who runs it';
+comment on column pgtrain.models.model_id is 'Its name there';
+comment on column pgtrain.models.model_type is 'What it is good for, as coding or chat';
+comment on column pgtrain.models.base_url is 'Address of its interface';
+comment on column pgtrain.models.run_id is 'Run that made it';
+comment on column pgtrain.models.capabilities is 'What it can do';
+comment on column pgtrain.models.parameters is 'Further parameters';
+comment on column pgtrain.models.context_length is 'Tokens it sees at once';
+comment on column pgtrain.models.max_tokens is 'Tokens of an answer';
+comment on column pgtrain.models.temperature is 'Default temperature';
+comment on column pgtrain.models.top_p is 'Default top-p';
+comment on column pgtrain.models.stream is 'Answers are streamed';
+comment on column pgtrain.models.system_prompt is 'What it is told first';
+comment on column pgtrain.models.is_active is 'Offered for use';
+comment on column pgtrain.models.is_public is 'Everybody may see it';
+comment on column pgtrain.models.tags is 'Words to find it by';
+comment on column pgtrain.models.metadata is 'Free attributes';
+comment on column pgtrain.models.created_at is 'When made';
+comment on column pgtrain.models.updated_at is 'When last changed';
+
+select pgtrain_private.protect_table('models', 'owner_id', 'models');
+create policy read_public on pgtrain.models for select
+    using (is_public and (select pgtrain.has_permission('read', 'models')));
+create policy update_in_reach on pgtrain.models for update
+    using (pgtrain_private.in_scope(owner_id, (select pgtrain_private.owner_scope('update', 'models'))));
+
+create view pgtrain.reference_models with (security_invoker, security_barrier) as
+    select m.id, m.name, m.display_name, m.description, m.model_type, m.provider, m.model_id, m.base_url, m.temperature, m.top_p,
+           m.max_tokens, m.stream, m.capabilities, m.parameters, m.context_length, m.system_prompt, m.is_active,
+           exists (select from pgtrain.favorites f
+                    where f.user_id = (select pgtrain.current_user_id()) and f.entity = 'models' and f.entity_id = m.id) as is_favorite,
+           m.tags, m.metadata, m.created_at, m.updated_at
+      from pgtrain.models m
+     where m.kind = 'reference';
+comment on view pgtrain.reference_models is 'Templates that administrators offer';

@@ -1,0 +1,32 @@
+// What slows guessing down: failed logins are counted per name in shared memory, outside of any transaction, so that a rollback
+// does not wipe them; and only so many password hashes run at once. Without preloading both hold within one process only, and
+// the counters in pgtrain.users still count every committed failure. Called by functions/accounts.cpp.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace pgtrain::pg::rbac {
+
+// Asks for shared memory. Called from rbac::init; harmless without preloading.
+void init_login_guard();
+
+// Counts an attempt before it is judged. Returns the server time until which the name is locked, 0 when it is not.
+int64_t begin_attempt(std::string_view name);
+
+// Wipes the count of a name after a success.
+void clear_attempts(std::string_view name);
+
+// Time for which a name is locked after so many failures in a row, in seconds; 0 for not at all.
+int64_t lock_seconds(int failures);
+
+// The right to compute one hash; waits for it. Interrupts are honoured while waiting. Never throws while the right is held.
+class HashTurn {
+ public:
+  HashTurn();
+  ~HashTurn();
+  HashTurn(const HashTurn &) = delete;
+  HashTurn &operator=(const HashTurn &) = delete;
+};
+
+}  // namespace pgtrain::pg::rbac
