@@ -35,7 +35,6 @@ void throw_reports();
 
 // ---- stream.cpp, memory.cpp
 void synchronize_all();
-bool take_failure(const char *call, cudaError_t *error);
 void open_memory(bool open);
 constexpr size_t kArenaBytes = size_t(8) << 30;
 Range arena();

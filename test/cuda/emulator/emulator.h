@@ -42,4 +42,5 @@ struct DeviceScope {
 };
 void note_access(const void *p, size_t bytes, bool write);
 void queue(cudaStream_t stream, std::function<void()> work);
+bool take_failure(const char *call, cudaError_t *error);  // true once where a test asked this call to fail
 }  // namespace emu

@@ -12,6 +12,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <utility>
 
 namespace gpu {
@@ -19,6 +20,8 @@ using bf16 = __nv_bfloat16;
 
 // Turns a failed CUDA call into the engine's error, naming the call (device.cpp).
 [[noreturn]] void raise(const char *call, cudaError_t error);
+// The same for a library call with its own status number; `detail` says of what.
+[[noreturn]] void raise_library(const char *call, int status, const std::string &detail);
 inline void check(const char *call, cudaError_t error) {
     if (error != cudaSuccess) raise(call, error);
 }

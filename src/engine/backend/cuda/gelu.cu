@@ -1,0 +1,35 @@
+// GELU by the tanh formula that GPT-2 uses, forward and backward. dx may be dy's own memory.
+#include "engine/backend/cuda/kernel.cuh"
+#include "engine/backend/cuda/kernels.hpp"
+
+namespace gpu {
+namespace {
+constexpr float kRoot = 0.7978845608028654f /* sqrt(2/pi) */, kCubic = 0.044715f;
+constexpr int kThreads = 256;
+
+template <class T> __global__ void gelu_forward_kernel(T *y, const T *x, int64_t n) {
+    const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+    if (i >= n) return;
+    const float v = to_float(x[i]);
+    y[i] = from_float<T>(0.5f * v * (1.0f + tanhf(kRoot * (v + kCubic * v * v * v))));
+}
+template <class T> __global__ void gelu_backward_kernel(T *dx, const T *dy, const T *x, int64_t n) {
+    const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+    if (i >= n) return;
+    const float v = to_float(x[i]), t = tanhf(kRoot * (v + kCubic * v * v * v));
+    const float slope = 0.5f * (1.0f + t) + 0.5f * v * (1.0f - t * t) * kRoot * (1.0f + 3.0f * kCubic * v * v);
+    dx[i] = from_float<T>(to_float(dy[i]) * slope);
+}
+}  // namespace
+
+template <class T> void gelu_forward(T *y, const T *x, int64_t n, cudaStream_t stream) {
+    launch("gelu_forward", gelu_forward_kernel<T>, blocks_for(n, kThreads), kThreads, 0, stream, y, x, n);
+}
+template <class T> void gelu_backward(T *dx, const T *dy, const T *x, int64_t n, cudaStream_t stream) {
+    launch("gelu_backward", gelu_backward_kernel<T>, blocks_for(n, kThreads), kThreads, 0, stream, dx, dy, x, n);
+}
+template void gelu_forward(float *, const float *, int64_t, cudaStream_t);
+template void gelu_forward(bf16 *, const bf16 *, int64_t, cudaStream_t);
+template void gelu_backward(float *, const float *, const float *, int64_t, cudaStream_t);
+template void gelu_backward(bf16 *, const bf16 *, const bf16 *, int64_t, cudaStream_t);
+}  // namespace gpu

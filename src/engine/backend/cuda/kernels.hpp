@@ -1,0 +1,70 @@
+// The backend's own kernels, as its host code calls them: one function an operation, T is float or bf16. Pointers are device
+// memory, row-major; statistics, weight gradients and reductions are float. Every function only queues work on the stream.
+// Reductions over blocks are two launches with partial sums in `scratch`, hence the same bits every time.
+#pragma once
+#include "engine/backend/cuda/gpu.h"
+
+namespace gpu {
+// Partial sums of any reduction here fit into this many floats, for rows up to kScratchFloats / 2 wide.
+constexpr int64_t kScratchFloats = int64_t(4) << 20;
+
+template <class T> struct AttentionForward {
+    const T *qkv;             // [batch * length, 3 * heads * head_size]
+    T *out;                   // [batch * length, heads * head_size]
+    float *log_sum;           // [batch, heads, length]
+    const int32_t *segments;  // [batch * length] document numbers in runs, or null
+    int batch, length, heads, head_size;
+    float scale;
+};
+template <class T> void attention_forward(const AttentionForward<T> &a, cudaStream_t stream);
+
+template <class T> struct AttentionBackward {
+    const T *qkv, *out, *dout;
+    const float *log_sum;
+    float *delta;  // [batch, heads, length], written and used here
+    const int32_t *segments;
+    T *dqkv;  // overwritten
+    int batch, length, heads, head_size;
+    float scale;
+};
+template <class T> void attention_backward(const AttentionBackward<T> &a, cudaStream_t stream);
+
+template <class T>
+void embedding_forward(T *out, const T *table, const int32_t *ids, int64_t rows, int width, int vocabulary, cudaStream_t stream);
+template <class T>
+void embedding_backward(float *dtable, const T *dout, const int32_t *ids, int64_t rows, int width, int vocabulary, cudaStream_t stream);
+
+template <class T>
+void layer_norm_forward(T *y, float *mean, float *rstd, const T *x, const T *gain, const T *bias, int64_t rows, int width, float epsilon, cudaStream_t stream);
+// dgain and dbias are added to; dx is added to or overwritten and may be dy's own memory.
+template <class T>
+void layer_norm_backward(T *dx, bool accumulate_dx, float *dgain, float *dbias, const T *dy, const T *x, const T *gain, const float *mean, const float *rstd,
+                         int64_t rows, int width, float *scratch, cudaStream_t stream);
+
+template <class T> void gelu_forward(T *y, const T *x, int64_t n, cudaStream_t stream);
+template <class T> void gelu_backward(T *dx, const T *dy, const T *x, int64_t n, cudaStream_t stream);
+template <class T> void add(T *y, const T *a, const T *b, int64_t n, cudaStream_t stream);
+template <class T> void scale(T *x, float factor, int64_t n, cudaStream_t stream);
+template <class To, class From> void cast(To *to, const From *from, int64_t n, cudaStream_t stream);
+void fill(float *x, float value, int64_t n, cudaStream_t stream);
+
+template <class T> void column_sum(float *out, bool accumulate, const T *x, int64_t rows, int64_t width, float *scratch, cudaStream_t stream);
+void sum(float *out, bool accumulate, const float *x, int64_t n, float *scratch, cudaStream_t stream);
+void sum_of_squares(float *out, bool accumulate, const float *x, int64_t n, float *scratch, cudaStream_t stream);
+
+template <class T>
+void cross_entropy(T *logits, int64_t pitch, float *losses, const int32_t *targets, int64_t rows, int vocabulary, float scale, bool gradient,
+                   cudaStream_t stream);
+
+struct AdamW {
+    float *parameter, *m, *v;
+    const float *gradient;
+    bf16 *shadow;               // or null
+    const float *squared_norm;  // of the unscaled gradient, on the device; or null: no clipping
+    int64_t count;
+    float learning_rate, beta1, beta2, epsilon, weight_decay;
+    float correction1, correction2;  // 1 / (1 - beta^step)
+    float gradient_scale, clip;      // clip 0: none
+};
+void adamw(const AdamW &a, cudaStream_t stream);
+}  // namespace gpu
