@@ -1,0 +1,153 @@
+// Fills in and checks the options of a run. One table of sizes, one check per field; messages name the field.
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "engine/core/error.hpp"
+#include "engine/core/json.hpp"
+#include "engine/core/utf8.hpp"
+#include "engine/train/options.hpp"
+
+namespace pgtrain::engine::train {
+namespace {
+
+struct Size {
+  const char* name;
+  int layers, width, heads, context, batch_size;
+  double learning_rate;
+};
+constexpr Size kSizes[] = {{"nano", 2, 64, 2, 64, 16, 3e-3},    {"micro", 4, 128, 4, 128, 16, 2e-3}, {"tiny", 4, 256, 8, 256, 8, 1e-3},
+                           {"small", 6, 384, 6, 256, 8, 1e-3}, {"medium", 8, 512, 8, 512, 4, 6e-4}, {"base", 12, 768, 12, 1024, 4, 6e-4}};
+
+constexpr int kDefaultBpeVocabulary = 2048, kByteVocabulary = 257, kWidestHead = 256;
+
+[[noreturn]] void refuse(const std::string& field, const std::string& reason, const std::string& hint) {
+  throw core::Error("config_invalid", field + ": " + reason, "", hint);
+}
+
+void check_choice(const char* field, const std::string& value, std::initializer_list<const char*> choices) {
+  std::string list;
+  for (const char* choice : choices) {
+    if (value == choice) return;
+    list += (list.empty() ? "" : ", ") + std::string(choice);
+  }
+  refuse(field, "\"" + core::printable(value) + "\" is not known", "Use one of: " + list + ".");
+}
+
+template <typename T>
+void check_range(const char* field, T value, T least, T most) {
+  const auto text = [](T number) {
+    if constexpr (std::is_floating_point_v<T>) {
+      char buffer[32];
+      std::snprintf(buffer, sizeof buffer, "%g", number);
+      return std::string(buffer);
+    } else {
+      return std::to_string(number);
+    }
+  };
+  // Written so that NaN is outside.
+  if (!(value >= least && value <= most)) refuse(field, text(value) + " is outside the range", "Give a value from " + text(least) + " to " + text(most) + ".");
+}
+
+void check_ranges(const TrainingOptions& o) {
+  check_range("layers", o.layers, 0, 256);
+  check_range("width", o.width, 0, 16384);
+  check_range("heads", o.heads, 0, 256);
+  check_range("context", o.context, 0, 65536);
+  check_range("vocab_size", o.vocab_size, 0, 1000000);
+  check_range<std::int64_t>("steps", o.steps, 1, 1000000000);
+  check_range("batch_size", o.batch_size, 0, 65536);
+  check_range("gradient_accumulation", o.gradient_accumulation, 1, 65536);
+  check_range("learning_rate", o.learning_rate, 0.0, 10.0);
+  check_range("min_learning_rate_ratio", o.min_learning_rate_ratio, 0.0, 1.0);
+  check_range("warmup_steps", o.warmup_steps, -1, 1000000000);
+  check_range("weight_decay", o.weight_decay, 0.0, 10.0);
+  check_range("beta1", o.beta1, 0.0, 0.99999);
+  check_range("beta2", o.beta2, 0.0, 0.9999999);
+  check_range("epsilon", o.epsilon, 1e-16, 1.0);
+  check_range("gradient_clip", o.gradient_clip, 0.0, 1e6);
+  check_range("held_out_fraction", o.held_out_fraction, 0.0, 0.9);
+  check_range("evaluation_batches", o.evaluation_batches, 1, 1000000);
+  check_range("evaluate_every", o.evaluate_every, 0, 1000000000);
+  check_range("checkpoint_every", o.checkpoint_every, 0, 1000000000);
+  check_range("samples", o.samples, 0, 1000);
+  check_range("sample_tokens", o.sample_tokens, 1, 65536);
+  check_range("sample_temperature", o.sample_temperature, 0.0, 100.0);
+  check_range("sample_top_k", o.sample_top_k, 0, 1000000);
+  check_range("sample_top_p", o.sample_top_p, 1e-6, 1.0);
+  check_range("max_seconds", o.max_seconds, 0.0, 1e9);
+}
+
+}  // namespace
+
+TrainingOptions resolve(const TrainingOptions& options) {
+  TrainingOptions o = options;
+  check_choice("family", o.family, {"gpt"});
+  check_choice("size", o.size, {"nano", "micro", "tiny", "small", "medium", "base"});
+  check_choice("tokenizer", o.tokenizer, {"byte", "bpe"});
+  check_choice("precision", o.precision, {"auto", "fp32", "bf16"});
+  check_choice("artifact_precision", o.artifact_precision, {"fp32", "bf16"});
+  check_choice("schedule", o.schedule, {"cosine", "linear", "constant"});
+  check_choice("long_samples", o.long_samples, {"error", "split", "truncate"});
+  check_ranges(o);
+  if (core::first_invalid_utf8(o.sample_prompt) != std::string::npos) refuse("sample_prompt", "is not valid UTF-8", "Store the prompt as UTF-8.");
+
+  const Size& size = *std::find_if(std::begin(kSizes), std::end(kSizes), [&](const Size& row) { return o.size == row.name; });
+  if (o.layers == 0) o.layers = size.layers;
+  // The heads of a preset fit its own width only; another width keeps their width.
+  if (o.width == 0) o.width = size.width;
+  if (o.heads == 0) o.heads = o.width == size.width ? size.heads : std::max(1, o.width * size.heads / size.width);
+  if (o.context == 0) o.context = size.context;
+  if (o.context < 2) refuse("context", "1 is too short", "A model needs a context of at least 2 tokens.");
+  if (o.width % o.heads != 0) refuse("heads", std::to_string(o.heads) + " does not divide the width " + std::to_string(o.width), "Choose heads that divide width.");
+  if (o.width / o.heads > kWidestHead) refuse("heads", "a head would be " + std::to_string(o.width / o.heads) + " wide", "Choose more heads: at most 256 of width each.");
+  if (o.width % 8 != 0 || (o.width / o.heads) % 8 != 0)
+    refuse("width", "width and width / heads must be multiples of 8, here " + std::to_string(o.width) + " and " + std::to_string(o.width / o.heads), "Choose a multiple of 8.");
+
+  if (o.tokenizer == "byte") {
+    if (o.vocab_size != 0 && o.vocab_size != kByteVocabulary) refuse("vocab_size", "the byte tokenizer has exactly 257 tokens", "Leave it out, or use tokenizer => bpe.");
+    o.vocab_size = kByteVocabulary;
+  } else {
+    if (o.vocab_size == 0) o.vocab_size = kDefaultBpeVocabulary;
+    if (o.vocab_size <= kByteVocabulary) refuse("vocab_size", std::to_string(o.vocab_size) + " leaves no room for merges", "Give more than 257.");
+  }
+  if (o.batch_size == 0) o.batch_size = size.batch_size;
+  if (o.learning_rate == 0) o.learning_rate = size.learning_rate;
+  if (o.warmup_steps < 0) o.warmup_steps = static_cast<int>(std::min<std::int64_t>(100, o.steps / 10));
+  return o;
+}
+
+models::GptConfig model_config(const TrainingOptions& options, int vocab_size, int end_of_text) {
+  models::GptConfig config;
+  config.layers = options.layers, config.width = options.width, config.heads = options.heads, config.context = options.context;
+  config.vocab_size = vocab_size;
+  config.end_of_text = end_of_text;
+  return config;
+}
+
+std::string describe_for_resume(const TrainingOptions& o) {
+  std::string out;
+  const auto add = [&](const char* name, const std::string& value) { out += std::string(name) + "=" + value + "\n"; };
+  const auto real = [](double value) {
+    char buffer[64];
+    std::snprintf(buffer, sizeof buffer, "%a", value);
+    return std::string(buffer);
+  };
+  add("family", o.family);
+  for (const auto& [name, value] : {std::pair{"layers", o.layers}, {"width", o.width}, {"heads", o.heads}, {"context", o.context}, {"vocab_size", o.vocab_size},
+                                    {"batch_size", o.batch_size}, {"gradient_accumulation", o.gradient_accumulation}, {"warmup_steps", o.warmup_steps},
+                                    {"evaluation_batches", o.evaluation_batches}})
+    add(name, std::to_string(value));
+  add("tokenizer", o.tokenizer);
+  add("steps", std::to_string(o.steps));
+  add("long_samples", o.long_samples);
+  add("schedule", o.schedule);
+  for (const auto& [name, value] : {std::pair{"learning_rate", o.learning_rate}, {"min_learning_rate_ratio", o.min_learning_rate_ratio}, {"weight_decay", o.weight_decay},
+                                    {"beta1", o.beta1}, {"beta2", o.beta2}, {"epsilon", o.epsilon}, {"gradient_clip", o.gradient_clip},
+                                    {"held_out_fraction", o.held_out_fraction}})
+    add(name, real(value));
+  add("seed", std::to_string(o.seed));
+  return out;
+}
+
+}  // namespace pgtrain::engine::train

@@ -1,0 +1,17 @@
+// What the parts of train/ ask of the options besides resolve() of training.hpp.
+#pragma once
+
+#include <string>
+
+#include "engine/models/gpt/config.hpp"
+#include "engine/train/training.hpp"
+
+namespace pgtrain::engine::train {
+
+models::GptConfig model_config(const TrainingOptions& resolved, int vocab_size, int end_of_text);
+
+// Every option that changes the numbers of a run, as text: a checkpoint of other numbers is refused by the field that differs.
+// Precision is kept beside it, since auto follows the checkpoint.
+std::string describe_for_resume(const TrainingOptions& resolved);
+
+}  // namespace pgtrain::engine::train
