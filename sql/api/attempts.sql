@@ -1,0 +1,427 @@
+-- Attempts: what workers do to runs. Each change of a run's state is one function that asserts where it comes from, and each begins
+-- by fence_attempt, the one place where a write of a lost or old attempt is refused. Callers: src/pg/worker, nobody else.
+-- The claim itself is in src/pg/worker/queue.cpp, because the fair order between users lives in shared memory.
+
+create or replace function pgtrain_private.add_event(run_id bigint, owner_id bigint, status text, data jsonb) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    insert into pgtrain.training_statuses (training_run_id, owner_id, status, data)
+    values (add_event.run_id, add_event.owner_id, add_event.status, add_event.data);
+    -- Notification queues all commits of a database behind one another, so what happens most is told only by the tables.
+    if status <> 'queued' then
+        perform pg_notify('pgtrain_runs', add_event.run_id || '/' || add_event.status);
+    end if;
+end $$;
+comment on function pgtrain_private.add_event(bigint, bigint, text, jsonb) is 'Records what happened to a run and tells listeners of pgtrain_runs (payload: RUN/STATUS)';
+
+create or replace function pgtrain_private.claim_run(device_id bigint, worker_pid integer, out run_id bigint, out attempt integer)
+    language c volatile as 'MODULE_PATHNAME', 'pgtrain_claim_run';
+comment on function pgtrain_private.claim_run(bigint, integer) is 'Claims the next run in the fair order for a device (null: any memory) and a process; null when there is none';
+
+create or replace function pgtrain_private.lease_ended(owner_id bigint, seconds double precision) returns void
+    language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_lease_ended';
+comment on function pgtrain_private.lease_ended(bigint, double precision) is 'At commit: the owner runs one run less and has used that much device time';
+
+create or replace function pgtrain_private.concurrency_limit(owner_id bigint) returns bigint
+    language sql stable set search_path = pg_catalog, pg_temp as $$
+    select coalesce((select l.limit_value from pgtrain.user_usage_limits l
+                      where l.user_id = concurrency_limit.owner_id and l.resource_type::text = 'concurrent_runs'),
+                    (select pl.limit_value from pgtrain.user_subscriptions s join pgtrain.plan_limits pl on pl.plan_id = s.plan_id
+                      where s.user_id = concurrency_limit.owner_id and s.status in ('active', 'trialing', 'past_due')
+                        and pl.resource_type::text = 'concurrent_runs'), -1);
+$$;
+comment on function pgtrain_private.concurrency_limit(bigint) is 'Runs that a user may have running at once, -1 = unlimited';
+
+create or replace function pgtrain_private.fence_attempt(run_id bigint, attempt integer) returns bigint
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    owner bigint;
+begin
+    select a.owner_id into owner from pgtrain.run_attempts a
+     where a.run_id = fence_attempt.run_id and a.attempt = fence_attempt.attempt and a.ended_at is null for no key update;
+    if not found then
+        raise exception using errcode = 'PT409', message = format('attempt %s of run %s has lost its lease', fence_attempt.attempt, fence_attempt.run_id),
+            detail = 'The run was given up, claimed again or deleted meanwhile; nothing of this attempt is written any more.';
+    end if;
+    return owner;
+end $$;
+comment on function pgtrain_private.fence_attempt(bigint, integer) is 'Locks the lease of an attempt and returns the owner of the run; refuses an attempt that has no lease any more';
+
+create or replace function pgtrain_private.end_attempt(run_id bigint, attempt integer, reason pgtrain.end_reason, exit_status text, message text)
+    returns bigint
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    owner bigint := pgtrain_private.fence_attempt(end_attempt.run_id, end_attempt.attempt);
+    taken double precision;
+begin
+    update pgtrain.run_attempts a
+       set ended_at = clock_timestamp(), end_reason = reason, exit_status = end_attempt.exit_status, message = left(end_attempt.message, 4000)
+     where a.run_id = end_attempt.run_id and a.attempt = end_attempt.attempt
+    returning extract(epoch from a.ended_at - a.started_at) into taken;
+    perform pgtrain_private.lease_ended(owner, taken);
+    return owner;
+end $$;
+comment on function pgtrain_private.end_attempt(bigint, integer, pgtrain.end_reason, text, text) is 'Ends an attempt and its lease; part of every transition out of running';
+
+create or replace function pgtrain_private.settle_run(run_id bigint) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    run pgtrain.training_runs;
+begin
+    -- A run that has made a step counts as a job; tokens are charged as trained; the rest of both holds is given back.
+    select * into run from pgtrain.training_runs r where r.id = settle_run.run_id;
+    if exists (select from pgtrain.usage_entries e where e.run_id = run.id) then
+        perform pgtrain_private.settle_usage(run.id, 'training_jobs', case when run.step > 0 then 1 else 0 end);
+        perform pgtrain_private.settle_usage(run.id, 'training_tokens', run.tokens);
+    end if;
+end $$;
+comment on function pgtrain_private.settle_run(bigint) is 'Charges what a run has used and gives back the rest of its holds';
+
+-- queued or paused -> cancelled or failed: the run was never with a worker, or is not any more.
+create or replace function pgtrain_private.end_waiting_run(run_id bigint, reason pgtrain.end_reason, message text) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    ended record;
+begin
+    update pgtrain.training_runs r
+       set status = case when reason = 'cancelled_by_user' then 'cancelled' else 'failed' end::pgtrain.run_status,
+           end_reason = reason, error_message = end_waiting_run.message, available_at = null, ended_at = clock_timestamp()
+     where r.id = end_waiting_run.run_id and r.status in ('queued', 'paused')
+    returning r.owner_id, r.status::text as status into ended;
+    if not found then
+        perform pgtrain_private.refuse_state(end_waiting_run.run_id, 'ended while waiting');
+    end if;
+    delete from pgtrain_private.run_queue q where q.run_id = end_waiting_run.run_id;
+    perform pgtrain_private.settle_run(end_waiting_run.run_id);
+    perform pgtrain_private.add_event(end_waiting_run.run_id, ended.owner_id, ended.status, jsonb_build_object('end_reason', reason));
+end $$;
+comment on function pgtrain_private.end_waiting_run(bigint, pgtrain.end_reason, text) is 'queued or paused -> cancelled (by its user) or failed';
+
+-- running -> succeeded, failed or cancelled.
+create or replace function pgtrain_private.finish_run(run_id bigint, attempt integer, status pgtrain.run_status,
+    reason pgtrain.end_reason default 'completed', message text default null, detail text default null, hint text default null,
+    exit_status text default null) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    owner bigint;
+begin
+    if finish_run.status not in ('succeeded', 'failed', 'cancelled') then
+        raise exception using errcode = '22023', message = format('finish_run does not lead to %s', finish_run.status);
+    end if;
+    owner := pgtrain_private.end_attempt(finish_run.run_id, finish_run.attempt, reason, finish_run.exit_status, finish_run.message);
+    update pgtrain.training_runs r
+       set status = finish_run.status, end_reason = reason, error_message = finish_run.message, error_detail = finish_run.detail,
+           error_hint = finish_run.hint, ended_at = clock_timestamp(), available_at = null,
+           failed_attempts = r.failed_attempts - (finish_run.status <> 'failed')::integer
+     where r.id = finish_run.run_id and r.status = 'running' and r.attempt = finish_run.attempt;
+    if not found then
+        perform pgtrain_private.refuse_state(finish_run.run_id, 'finished');
+    end if;
+    update pgtrain.training_tasks t set status = 'failed', completed_at = clock_timestamp()
+     where t.training_run_id = finish_run.run_id and t.status = 'started' and finish_run.status <> 'succeeded';
+    perform pgtrain_private.settle_run(finish_run.run_id);
+    perform pgtrain_private.add_event(finish_run.run_id, owner, finish_run.status::text, jsonb_build_object('end_reason', reason));
+end $$;
+comment on function pgtrain_private.finish_run(bigint, integer, pgtrain.run_status, pgtrain.end_reason, text, text, text, text) is
+    'running -> succeeded, failed or cancelled: ends the attempt, settles usage, tells listeners';
+
+-- running -> paused.
+create or replace function pgtrain_private.park_run(run_id bigint, attempt integer) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    owner bigint := pgtrain_private.end_attempt(park_run.run_id, park_run.attempt, 'paused_by_user', null, null);
+begin
+    update pgtrain.training_runs r set status = 'paused', end_reason = 'paused_by_user', failed_attempts = r.failed_attempts - 1
+     where r.id = park_run.run_id and r.status = 'running' and r.attempt = park_run.attempt;
+    if not found then
+        perform pgtrain_private.refuse_state(park_run.run_id, 'paused');
+    end if;
+    perform pgtrain_private.add_event(park_run.run_id, owner, 'paused', null);
+end $$;
+comment on function pgtrain_private.park_run(bigint, integer) is 'running -> paused, after the last checkpoint was stored';
+
+-- running -> queued, or failed when the attempts are used up.
+create or replace function pgtrain_private.requeue_run(run_id bigint, attempt integer, reason pgtrain.end_reason, counts boolean,
+    exit_status text default null, message text default null, detail text default null, hint text default null) returns pgtrain.run_status
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    run pgtrain.training_runs;
+    wait_ms double precision;
+    due timestamptz;
+begin
+    perform pgtrain_private.fence_attempt(requeue_run.run_id, requeue_run.attempt);
+    select * into run from pgtrain.training_runs r where r.id = requeue_run.run_id and r.status = 'running' and r.attempt = requeue_run.attempt for no key update;
+    if not found then
+        perform pgtrain_private.refuse_state(requeue_run.run_id, 'queued again');
+    end if;
+    if exists (select from pgtrain.run_attempts a where a.run_id = run.id and a.attempt = requeue_run.attempt and a.requested = 'cancel') then
+        perform pgtrain_private.finish_run(run.id, requeue_run.attempt, 'cancelled', 'cancelled_by_user', null, null, null, requeue_run.exit_status);
+        return 'cancelled';
+    end if;
+    if counts and run.failed_attempts >= run.max_attempts then
+        perform pgtrain_private.finish_run(run.id, requeue_run.attempt, 'failed', reason,
+            coalesce(message, reason::text), coalesce(requeue_run.detail || ' ', '') || format('It was attempt %s of at most %s.', run.failed_attempts, run.max_attempts),
+            requeue_run.hint, requeue_run.exit_status);
+        return 'failed';
+    end if;
+    if exists (select from pgtrain.run_attempts a where a.run_id = run.id and a.attempt = requeue_run.attempt and a.requested = 'pause') then
+        perform pgtrain_private.park_run(run.id, requeue_run.attempt);
+        return 'paused';
+    end if;
+    perform pgtrain_private.end_attempt(run.id, requeue_run.attempt, reason, requeue_run.exit_status, requeue_run.message);
+    if counts then
+        -- Doubles from the first delay to the cap; the jitter keeps runs that failed together from coming back together.
+        due := clock_timestamp() + least(current_setting('pgtrain.retry_delay_max')::interval,
+            current_setting('pgtrain.retry_delay')::interval * 2 ^ least(run.failed_attempts - 1, 20)) * (0.75 + 0.5 * random());
+    end if;
+    update pgtrain.training_runs r
+       set status = 'queued', available_at = due, failed_attempts = r.failed_attempts - (not counts)::integer,
+           error_message = requeue_run.message, error_detail = requeue_run.detail, error_hint = requeue_run.hint
+     where r.id = run.id;
+    update pgtrain.training_tasks t set status = 'failed', completed_at = clock_timestamp()
+     where t.training_run_id = run.id and t.status = 'started';
+    perform pgtrain_private.enqueue_run(run.id, due);
+    perform pgtrain_private.add_event(run.id, run.owner_id, 'queued_again', jsonb_build_object('reason', reason, 'not_before', due));
+    return 'queued';
+end $$;
+comment on function pgtrain_private.requeue_run(bigint, integer, pgtrain.end_reason, boolean, text, text, text, text) is
+    'running -> queued (with backoff when the attempt counts as failed), or to what was asked for meanwhile, or failed when the attempts are used up';
+
+-- ---------------------------------------------------------------- what a running attempt writes
+
+create or replace function pgtrain_private.load_job(run_id bigint, attempt integer, thread_count integer, out config jsonb, out data_bytes bigint,
+    out threads integer, out checkpoint_file bigint, out checkpoint_step bigint, out owner_id bigint, out name text)
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_variable
+begin
+    perform pgtrain_private.fence_attempt(run_id, attempt);
+    select c.file_id, c.step into checkpoint_file, checkpoint_step from pgtrain.checkpoints c
+     where c.run_id = load_job.run_id order by c.step desc limit 1;
+    -- Equal bytes need equal threads, so the first attempt decides for all.
+    update pgtrain.training_runs r set threads = coalesce(r.threads, thread_count)
+     where r.id = run_id and r.status = 'running'
+    returning r.config, r.data_bytes, r.threads, r.owner_id, r.name into config, data_bytes, threads, owner_id, name;
+    update pgtrain.run_attempts a set resumed_from_step = checkpoint_step where a.run_id = load_job.run_id and a.attempt = load_job.attempt;
+    if checkpoint_step is not null then
+        perform pgtrain_private.add_event(run_id, owner_id, 'continued', jsonb_build_object('from_step', checkpoint_step));
+    end if;
+end $$;
+comment on function pgtrain_private.load_job(bigint, integer, integer) is 'What a worker needs to start an attempt: configuration, threads, the checkpoint to continue from';
+
+create or replace function pgtrain_private.record_attempt(run_id bigint, attempt integer, lease_ms integer, progress jsonb, metrics jsonb,
+    tasks jsonb, samples jsonb, events jsonb, evaluations jsonb) returns pgtrain_private.stop_request
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_variable
+declare
+    owner bigint := pgtrain_private.fence_attempt(run_id, attempt);
+    asked pgtrain_private.stop_request;
+    had_step boolean;
+    e record;
+begin
+    update pgtrain.run_attempts a set expires_at = clock_timestamp() + lease_ms * interval '1 ms'
+     where a.run_id = record_attempt.run_id and a.attempt = record_attempt.attempt
+    returning a.requested into asked;
+    if metrics is not null then
+        insert into pgtrain.run_metrics as m (run_id, attempt, step, owner_id, loss, learning_rate, gradient_norm, tokens, tokens_per_second, held_out_loss, extra)
+        select run_id, attempt, x.step, owner, x.loss, x.learning_rate, x.gradient_norm, x.tokens, x.tokens_per_second, x.held_out_loss, x.extra
+          from jsonb_to_recordset(metrics) x (step bigint, loss float8, learning_rate float8, gradient_norm float8, tokens bigint,
+                                              tokens_per_second float8, held_out_loss float8, extra jsonb)
+        on conflict on constraint run_metrics_pkey do update
+           set loss = coalesce(excluded.loss, m.loss), learning_rate = coalesce(excluded.learning_rate, m.learning_rate),
+               gradient_norm = coalesce(excluded.gradient_norm, m.gradient_norm), tokens = coalesce(excluded.tokens, m.tokens),
+               tokens_per_second = coalesce(excluded.tokens_per_second, m.tokens_per_second),
+               held_out_loss = coalesce(excluded.held_out_loss, m.held_out_loss),
+               extra = case when excluded.extra is null then m.extra else coalesce(m.extra, '{}') || excluded.extra end;
+    end if;
+    if evaluations is not null then
+        update pgtrain.training_runs r
+           set loss_before = coalesce((evaluations->>'before')::float8, r.loss_before), loss_after = coalesce((evaluations->>'after')::float8, r.loss_after)
+         where r.id = run_id;
+    end if;
+    if progress is not null then
+        select r.step > 0 into had_step from pgtrain.training_runs r where r.id = run_id;
+        update pgtrain.training_runs r
+           set step = (progress->>'step')::bigint, loss = (progress->>'loss')::float8, learning_rate = (progress->>'learning_rate')::float8,
+               -- What a killed attempt had trained beyond its checkpoint is trained again, but charged once.
+               tokens = greatest(r.tokens, (progress->>'tokens')::bigint), tokens_per_second = (progress->>'tokens_per_second')::float8,
+               peak_bytes = greatest(r.peak_bytes, (progress->>'peak_bytes')::bigint), progressed_at = clock_timestamp(),
+               seconds = r.seconds + (progress->>'seconds_more')::float8
+         where r.id = run_id;
+        if not had_step and (progress->>'step')::bigint > 0 then
+            perform pgtrain_private.settle_usage(run_id, 'training_jobs', 1);
+        end if;
+    end if;
+    for e in select * from jsonb_to_recordset(tasks) x (message_id text, task text, state text) loop
+        if e.state = 'started' then
+            insert into pgtrain.training_tasks (training_run_id, owner_id, task, message_id)
+            values (run_id, owner, e.task, e.message_id) on conflict on constraint training_tasks_training_run_id_message_id_key do nothing;
+        else
+            update pgtrain.training_tasks t
+               set status = case e.state when 'finished' then 'completed' else 'failed' end::pgtrain.task_status, completed_at = clock_timestamp()
+             where t.training_run_id = run_id and t.task = e.task and t.status = 'started';
+        end if;
+    end loop;
+    if samples is not null then
+        insert into pgtrain.run_samples (run_id, attempt, owner_id, step, prompt, content)
+        select run_id, attempt, owner, x.step, x.prompt, x.content from jsonb_to_recordset(samples) x (step bigint, prompt text, content text);
+    end if;
+    for e in select * from jsonb_to_recordset(events) x (status text, data jsonb) loop
+        perform pgtrain_private.add_event(run_id, owner, e.status, e.data);
+    end loop;
+    return asked;
+end $$;
+comment on function pgtrain_private.record_attempt(bigint, integer, integer, jsonb, jsonb, jsonb, jsonb, jsonb, jsonb) is
+    'One batch of what a trainer told: renews the lease, writes progress and returns what the attempt is asked to do';
+
+create or replace function pgtrain_private.add_stored_file(run_id bigint, attempt integer, file_id bigint, storage pgtrain_private.storage_kind,
+                                                           bytes bigint, sha256 text) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    perform pgtrain_private.fence_attempt(add_stored_file.run_id, add_stored_file.attempt);
+    insert into pgtrain_private.stored_files (id, run_id, storage, bytes, sha256) overriding system value
+    values (file_id, add_stored_file.run_id, add_stored_file.storage, add_stored_file.bytes, decode(add_stored_file.sha256, 'hex'));
+end $$;
+comment on function pgtrain_private.add_stored_file(bigint, integer, bigint, pgtrain_private.storage_kind, bigint, text) is 'Row of a file whose bytes the worker has verified; chunks follow in the same transaction';
+
+create or replace function pgtrain_private.add_checkpoint(run_id bigint, attempt integer, step bigint, file_id bigint, bytes bigint, sha256 text) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    owner bigint := pgtrain_private.fence_attempt(add_checkpoint.run_id, add_checkpoint.attempt);
+begin
+    -- Only the newest is kept: it is all that is needed to continue, and it is large.
+    delete from pgtrain_private.stored_files f using pgtrain.checkpoints c
+     where c.run_id = add_checkpoint.run_id and f.id = c.file_id;
+    insert into pgtrain.checkpoints (run_id, attempt, owner_id, step, file_id, bytes, sha256)
+    values (add_checkpoint.run_id, add_checkpoint.attempt, owner, add_checkpoint.step, add_checkpoint.file_id, add_checkpoint.bytes, add_checkpoint.sha256);
+    perform pgtrain_private.add_event(add_checkpoint.run_id, owner, 'checkpoint', jsonb_build_object('step', step, 'bytes', bytes));
+end $$;
+comment on function pgtrain_private.add_checkpoint(bigint, integer, bigint, bigint, bigint, text) is 'Makes a stored file the checkpoint of its run, in place of the one before';
+
+-- running -> succeeded. One commit with the artifacts, which the worker has added in the same transaction.
+create or replace function pgtrain_private.publish_run(run_id bigint, attempt integer, result jsonb, artifacts jsonb) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    owner bigint := pgtrain_private.fence_attempt(publish_run.run_id, publish_run.attempt);
+    run pgtrain.training_runs;
+    before double precision := (result->>'loss_before')::float8;
+    after double precision := (result->>'loss_after')::float8;
+    model_name text;
+begin
+    update pgtrain.training_runs r
+       set step = (result->>'steps')::bigint, tokens = greatest(r.tokens, (result->>'tokens')::bigint), loss_before = before, loss_after = after,
+           tokens_per_second = coalesce((result->>'tokens_per_second')::float8, r.tokens_per_second),
+           peak_bytes = greatest(r.peak_bytes, (result->>'peak_bytes')::bigint), progressed_at = clock_timestamp()
+     where r.id = publish_run.run_id
+    returning * into run;
+    insert into pgtrain.artifacts (run_id, owner_id, name, file_id, bytes, sha256)
+    select run.id, owner, a.name, a.file_id, a.bytes, a.sha256
+      from jsonb_to_recordset(publish_run.artifacts) a (name text, file_id bigint, bytes bigint, sha256 text)
+    on conflict on constraint artifacts_run_id_name_key do update
+       set file_id = excluded.file_id, bytes = excluded.bytes, sha256 = excluded.sha256, created_at = clock_timestamp();
+    model_name := coalesce(run.publish_as, run.name);
+    perform pgtrain_private.publish_model(run.id, owner, model_name, jsonb_build_object('parameters', run.parameters,
+        'loss_before', before, 'loss_after', after, 'config', run.config));
+    insert into pgtrain.model_profiles (owner_id, model_name, training_run_id) values (owner, model_name, run.id)
+    on conflict on constraint model_profiles_owner_id_model_name_key do update set training_run_id = excluded.training_run_id;
+    insert into pgtrain.evaluations (run_id, owner_id, model_name, dataset_id, evaluation_type, before_metrics, after_metrics, improvement)
+    select run.id, owner, model_name, (select d.dataset_id from pgtrain.training_run_datasets d where d.training_run_id = run.id order by d.id limit 1),
+           'held_out_loss', jsonb_build_object('loss', before), jsonb_build_object('loss', after), (before - after) / nullif(before, 0)
+     where after is not null;
+    delete from pgtrain_private.stored_files f using pgtrain.checkpoints c where c.run_id = run.id and f.id = c.file_id;
+    perform pgtrain_private.finish_run(run.id, publish_run.attempt, 'succeeded', 'completed');
+end $$;
+comment on function pgtrain_private.publish_run(bigint, integer, jsonb, jsonb) is
+    'running -> succeeded in one commit: artifacts, measured evaluation, model, usage, event';
+
+-- ---------------------------------------------------------------- the scheduler's chores
+
+create or replace function pgtrain_private.free_lost_attempts() returns integer
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    lost record;
+    freed integer := 0;
+begin
+    for lost in
+        select a.run_id, a.attempt, a.expires_at < clock_timestamp() as is_late from pgtrain.run_attempts a
+         where a.ended_at is null
+           and (a.expires_at < clock_timestamp() or not coalesce(pgtrain_private.is_live_process(a.worker_pid, a.incarnation), false))
+         for no key update skip locked
+    loop
+        perform pgtrain_private.requeue_run(lost.run_id, lost.attempt, 'worker_lost', true, null, 'the worker of this run was lost',
+            case when lost.is_late then 'It did not renew its lease in time.' else 'Its process is gone: the server or the worker was killed.' end,
+            'The run continues from its last checkpoint.');
+        freed := freed + 1;
+    end loop;
+    return freed;
+end $$;
+comment on function pgtrain_private.free_lost_attempts() is 'Frees the leases of workers that are gone or silent; their runs are queued again or fail';
+
+create or replace function pgtrain_private.release_due_runs(out released integer, out next_due timestamptz)
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    due record;
+begin
+    released := 0;
+    for due in
+        update pgtrain_private.run_queue q set available_at = null
+         where q.run_id in (select d.run_id from pgtrain_private.run_queue d
+                             where d.available_at <= clock_timestamp() order by d.available_at limit 1000 for update skip locked)
+        returning q.owner_id, q.rank
+    loop
+        perform pgtrain_private.wake_for_run(due.owner_id, due.rank, true);
+        released := released + 1;
+    end loop;
+    select min(q.available_at) into next_due from pgtrain_private.run_queue q where q.available_at is not null;
+end $$;
+comment on function pgtrain_private.release_due_runs() is 'Makes runs claimable whose time has come, and tells when the next one is due';
+
+create or replace function pgtrain_private.sync_devices(node_name text, note text, cpus integer, memory_bytes bigint, found jsonb) returns jsonb
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    node bigint;
+    ids jsonb;
+begin
+    insert into pgtrain.compute_nodes as n (name, status, status_text, cpu_count, memory_bytes, last_contact_at)
+    values (node_name, 'activated', note, cpus, sync_devices.memory_bytes, now())
+    on conflict (name) do update set status = 'activated', status_text = excluded.status_text, cpu_count = excluded.cpu_count,
+        memory_bytes = excluded.memory_bytes, last_contact_at = now()
+    returning n.id into node;
+    insert into pgtrain.devices as d (node_id, instance_id, kind, selector, name, memory_bytes, detail, status)
+    select node, x.instance_id, x.kind::pgtrain.device_kind, x.selector, x.name, x.memory_bytes, x.detail, 'idle'
+      from jsonb_to_recordset(found) x (instance_id text, kind text, selector text, name text, memory_bytes bigint, detail text)
+    on conflict (instance_id) do update set node_id = excluded.node_id, kind = excluded.kind, selector = excluded.selector, name = excluded.name,
+        memory_bytes = excluded.memory_bytes, detail = excluded.detail, last_seen_at = now(),
+        status = case when d.status = 'gone' then 'idle' else d.status end;
+    update pgtrain.devices d set status = 'gone'
+     where d.node_id = node and d.status <> 'gone'
+       and not exists (select from jsonb_to_recordset(found) x (instance_id text) where x.instance_id = d.instance_id);
+    select jsonb_object_agg(d.instance_id, d.id) into ids from pgtrain.devices d where d.node_id = node and d.status <> 'gone';
+    return coalesce(ids, '{}');
+end $$;
+comment on function pgtrain_private.sync_devices(text, text, integer, bigint, jsonb) is 'Writes what the launcher found on this machine; returns the id of each device by its instance_id';
+
+create or replace function pgtrain_private.remove_expired_checkpoints() returns integer
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    removed integer;
+begin
+    delete from pgtrain_private.stored_files f using pgtrain.checkpoints c, pgtrain.training_runs r
+     where f.id = c.file_id and r.id = c.run_id and r.status in ('failed', 'cancelled')
+       and r.ended_at < clock_timestamp() - current_setting('pgtrain.checkpoint_retention')::interval;
+    get diagnostics removed = row_count;
+    return removed;
+end $$;
+comment on function pgtrain_private.remove_expired_checkpoints() is 'Retention: checkpoints of runs that failed or were cancelled long ago';
+
+create or replace function pgtrain.set_share(user_id bigint, weight double precision) returns void
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    if not pgtrain_private.is_server_administrator() and not pgtrain.has_permission('update', 'limits', 'any') then
+        raise exception using errcode = '42501', message = 'only who may update the limits of anybody may set shares';
+    end if;
+    insert into pgtrain_private.owner_shares (owner_id, weight) values (set_share.user_id, set_share.weight)
+    on conflict (owner_id) do update set weight = excluded.weight;
+    perform pgtrain_private.forget_shares();
+    perform pgtrain_private.write_audit('set_share', null, jsonb_build_object('user_id', set_share.user_id, 'weight', set_share.weight));
+end $$;
+comment on function pgtrain.set_share(bigint, double precision) is 'Weight of a user in the fair order: twice the weight is given twice the device time';

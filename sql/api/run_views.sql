@@ -1,0 +1,44 @@
+-- Views of runs: progress for people and programs, and the shapes that the two older systems had. Row security is that of the tables.
+
+create or replace view pgtrain.run_progress with (security_invoker = true) as
+select r.id as run_id, r.owner_id, r.training_id, r.name, r.status, r.end_reason, r.step, r.planned_steps as steps,
+       case when r.planned_steps > 0 then r.step::double precision / r.planned_steps end as progress,
+       r.loss, r.learning_rate, r.loss_before, r.loss_after, r.tokens, r.planned_tokens, r.tokens_per_second,
+       case when r.status = 'running' and r.tokens_per_second > 0
+            then make_interval(secs => greatest(r.planned_tokens - r.tokens, 0) / r.tokens_per_second) end as time_left,
+       d.name as device, d.kind as device_kind, r.parameters, r.peak_bytes_planned, r.peak_bytes, r.attempt, r.max_attempts,
+       (select t.task from pgtrain.training_tasks t where t.training_run_id = r.id and t.status = 'started' order by t.id desc limit 1) as task,
+       r.error_message, r.error_detail, r.error_hint, r.available_at, r.created_at, r.started_at, r.ended_at, r.progressed_at,
+       r.seconds as device_seconds
+  from pgtrain.training_runs r
+  left join pgtrain.run_attempts a on a.run_id = r.id and a.attempt = r.attempt
+  left join pgtrain.devices d on d.id = a.device_id;
+comment on view pgtrain.run_progress is 'Where each run stands: state, step, loss, speed, time left, device, error';
+
+create or replace view pgtrain.training_jobs with (security_invoker = true) as
+select r.id, r.name, r.description, r.job_type, r.metadata->>'custom_capabilities' as custom_capabilities, r.metadata->>'maker' as maker,
+       r.metadata->>'version' as version, coalesce(t.base_model->>'name', 'none') as base_model, coalesce(r.publish_as, r.name) as model_name,
+       (select d.dataset_id from pgtrain.training_run_datasets d where d.training_run_id = r.id order by d.id limit 1) as dataset_id,
+       upper(r.status::text) as status, r.training_type,
+       case when r.planned_steps > 0 then r.step::real / r.planned_steps else 0 end as progress,
+       jsonb_build_object('loss', r.loss, 'loss_before', r.loss_before, 'loss_after', r.loss_after, 'tokens_per_second', r.tokens_per_second) as metrics,
+       (r.config->>'sample_temperature')::real as temperature, (r.config->>'sample_top_p')::real as top_p,
+       (r.config->>'context')::integer as context_length, r.created_at, r.started_at, r.ended_at as completed_at
+  from pgtrain.training_runs r left join pgtrain.trainings t on t.id = r.training_id;
+comment on view pgtrain.training_jobs is 'Runs in the shape of local training jobs; progress from 0 to 1';
+
+create or replace view pgtrain.external_training_jobs with (security_invoker = true) as
+select r.id, r.owner_id as user_id, (r.metadata->>'minion_id')::bigint as minion_id, r.name as job_name, r.description,
+       coalesce(r.metadata->>'provider', 'local') as provider, coalesce(r.publish_as, r.name) as model_name, r.training_type,
+       upper(r.status::text) as status, case when r.planned_steps > 0 then 100 * r.step::real / r.planned_steps else 0 end as progress,
+       r.config, r.error_message, r.started_at, r.ended_at as completed_at, r.created_at, r.updated_at,
+       jsonb_build_object('loss', r.loss, 'loss_before', r.loss_before, 'loss_after', r.loss_after) as metrics, r.xp_gained, r.level_up_info
+  from pgtrain.training_runs r;
+comment on view pgtrain.external_training_jobs is 'Runs in the shape of training jobs of minions; progress from 0 to 100';
+
+create or replace view pgtrain.training_job_datasets with (security_invoker = true) as
+select d.id, d.training_run_id as training_job_id, d.dataset_id from pgtrain.training_run_datasets d;
+comment on view pgtrain.training_job_datasets is 'Datasets of runs, as job and dataset';
+
+-- Last of the installation: the launcher starts workers for this database once this has committed.
+select pgtrain_private.announce_database();

@@ -1,0 +1,505 @@
+-- Training, what users call: trainings and runs, and what can be done with a run. What workers do is in attempts.sql.
+-- Every function checks rights itself; nobody writes the tables directly.
+-- Lock order everywhere: queue row, attempt row, run row, usage limits.
+
+-- ---------------------------------------------------------------- configuration and plans (C)
+
+create or replace function pgtrain_private.freeze_run_config(given jsonb, out config jsonb, out config_hash bytea,
+                                                             out planned_steps bigint, out planned_tokens bigint)
+    language c volatile strict parallel safe as 'MODULE_PATHNAME', 'pgtrain_freeze_run_config';
+comment on function pgtrain_private.freeze_run_config(jsonb) is 'Checks a configuration and fills in every default; unknown keys and values are refused by name';
+
+create or replace function pgtrain_private.compute_plan(config jsonb, selector text, data_bytes bigint) returns jsonb
+    language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_compute_plan';
+comment on function pgtrain_private.compute_plan(jsonb, text, bigint) is 'Starts the trainer to compute the memory plan of a frozen configuration';
+
+create or replace function pgtrain_private.wake_for_run(owner_id bigint, rank smallint, is_requeued boolean) returns void
+    language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_wake_for_run';
+comment on function pgtrain_private.wake_for_run(bigint, smallint, boolean) is 'At commit: marks that the owner has a queued run of this rank and wakes the idle workers';
+
+create or replace function pgtrain_private.wake_workers() returns void
+    language c volatile as 'MODULE_PATHNAME', 'pgtrain_wake_workers';
+comment on function pgtrain_private.wake_workers() is 'At commit: wakes the workers of this database, so that they look at what they were asked to do';
+
+create or replace function pgtrain_private.forget_shares() returns void
+    language c volatile as 'MODULE_PATHNAME', 'pgtrain_forget_shares';
+comment on function pgtrain_private.forget_shares() is 'At commit: weights and concurrency limits of users are read again';
+
+create or replace function pgtrain_private.find_plan(frozen jsonb, config_hash bytea, data_bytes bigint) returns pgtrain_private.plan_cache
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    found_plan pgtrain_private.plan_cache;
+    -- Plans grow with the data only in steps of two, so that few are computed; a larger step plans for more, never for less.
+    size_class bigint := 2 ^ ceil(log(2, greatest(data_bytes, 65536)));
+    wanted pgtrain.device_kind := 'cpu';
+    wanted_selector text := 'cpu';
+    computed jsonb;
+begin
+    select d.kind, d.selector into wanted, wanted_selector from pgtrain.devices d
+     where d.status <> 'gone' order by d.kind desc, d.memory_bytes desc limit 1;
+    wanted := coalesce(wanted, 'cpu');
+    select * into found_plan from pgtrain_private.plan_cache p
+     where p.config_hash = find_plan.config_hash and p.device_kind = wanted and p.data_bytes = size_class;
+    if not found then
+        computed := pgtrain_private.compute_plan(frozen, coalesce(wanted_selector, 'cpu'), size_class);
+        insert into pgtrain_private.plan_cache (config_hash, device_kind, data_bytes, peak_bytes, parameters, device_memory_bytes, plan)
+        values (find_plan.config_hash, wanted, size_class, (computed->>'peak_bytes')::bigint, (computed->>'parameters')::bigint,
+                (computed->>'device_memory_bytes')::bigint, computed)
+        on conflict on constraint plan_cache_pkey do update set plan = excluded.plan
+        returning * into found_plan;
+    end if;
+    return found_plan;
+end $$;
+comment on function pgtrain_private.find_plan(jsonb, bytea, bigint) is 'Memory plan of a configuration on the best device there is, from the cache or from the trainer';
+
+create or replace function pgtrain_private.require_fit(plan pgtrain_private.plan_cache) returns void
+    language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+    largest bigint;
+begin
+    select max(d.memory_bytes) into largest from pgtrain.devices d where d.status <> 'gone';
+    largest := coalesce(largest, plan.device_memory_bytes);
+    if plan.peak_bytes > largest then
+        raise exception using errcode = 'PT422',
+            message = 'the run does not fit into the memory of any device',
+            detail = format('It needs %s (%s bytes) for %s parameters; the largest device has %s (%s bytes).',
+                            pg_size_pretty(plan.peak_bytes), plan.peak_bytes, plan.parameters, pg_size_pretty(largest), largest),
+            hint = 'Choose a smaller size, context or batch_size; gradient_accumulation keeps the effective batch. pgtrain.plan_run shows what needs how much.';
+    end if;
+end $$;
+comment on function pgtrain_private.require_fit(pgtrain_private.plan_cache) is 'Raises PT422 with the numbers when no device has the memory';
+
+-- ---------------------------------------------------------------- trainings
+
+create or replace function pgtrain.create_training(name text, config jsonb default '{}', description text default null,
+                                                   trigger_word text default null, base_model jsonb default null) returns bigint
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+    me bigint := pgtrain_private.require_user();
+    made bigint;
+begin
+    perform pgtrain_private.require_permission('create', 'training');
+    -- Checked now, so that the mistake shows where it is made; each run freezes it again.
+    perform pgtrain_private.freeze_run_config(coalesce(create_training.config, '{}'));
+    if base_model is not null and jsonb_typeof(create_training.base_model) <> 'object' then
+        raise exception using errcode = '22023', message = 'base_model must be a JSON object';
+    end if;
+    insert into pgtrain.trainings (owner_id, name, config, description, trigger_word, base_model)
+    values (me, create_training.name, coalesce(create_training.config, '{}'), create_training.description,
+            create_training.trigger_word, create_training.base_model)
+    on conflict (owner_id, name) do nothing
+    returning id into made;
+    if made is null then
+        raise exception using errcode = '23505', message = format('you already have a training named "%s"', create_training.name),
+            hint = 'Choose another name, or submit another run of that training.';
+    end if;
+    perform pgtrain_private.write_audit('create_training', null, jsonb_build_object('training_id', made));
+    return made;
+end $$;
+comment on function pgtrain.create_training(text, jsonb, text, text, jsonb) is 'Makes a training: a named configuration that runs can be submitted from. Returns its id';
+
+-- ---------------------------------------------------------------- submit
+
+create or replace function pgtrain_private.resolve_run(training_id bigint, dataset_ids bigint[], config jsonb,
+    out owner bigint, out training_name text, out frozen jsonb, out config_hash bytea, out planned_steps bigint,
+    out planned_tokens bigint, out data_hash bytea, out data_bytes bigint, out datasets jsonb)
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_variable
+declare
+    wanted_id bigint;
+    dataset record;
+    state record;
+    base jsonb := '{}';
+    scope text := pgtrain_private.require_permission('create', 'training');
+begin
+    owner := pgtrain_private.require_user();
+    if jsonb_typeof(coalesce(config, '{}')) <> 'object' then
+        raise exception using errcode = '22023', message = format('config must be a JSON object, not %s', jsonb_typeof(config));
+    end if;
+    if training_id is not null then
+        select t.name, t.config into training_name, base from pgtrain.trainings t where t.id = training_id and (t.owner_id = owner or scope = 'any');
+        if not found then
+            raise exception using errcode = 'PT404', message = format('training %s does not exist or is not yours', training_id);
+        end if;
+    end if;
+    select f.config, f.config_hash, f.planned_steps, f.planned_tokens into frozen, config_hash, planned_steps, planned_tokens
+      from pgtrain_private.freeze_run_config(base || coalesce(config, '{}')) f;
+    if coalesce(cardinality(array_remove(dataset_ids, null)), 0) = 0 then
+        raise exception using errcode = '22004', message = 'a run needs a dataset',
+            hint = 'Give dataset_id; pgtrain.create_dataset and pgtrain.dataset_from_query make one.';
+    end if;
+    datasets := '[]';
+    data_bytes := 0;
+    data_hash := '';
+    foreach wanted_id in array dataset_ids loop
+        select d.owner_id, d.name, d.is_public into dataset from pgtrain.datasets d where d.id = wanted_id;
+        if not found or not (dataset.owner_id is null or dataset.is_public or pgtrain_private.may_access(dataset.owner_id, 'read', 'datasets')) then
+            raise exception using errcode = 'PT404', message = format('dataset %s does not exist or you may not read it', wanted_id);
+        end if;
+        select * into state from pgtrain_private.freeze_dataset(wanted_id);
+        if state.sample_count = 0 then
+            raise exception using errcode = 'PT422', message = format('dataset %s ("%s") is empty', wanted_id, dataset.name),
+                hint = 'Add samples with pgtrain.append_samples first.';
+        end if;
+        if (frozen->>'long_samples') = 'error' and (frozen->>'tokenizer') = 'byte' and state.longest_bytes > (frozen->>'context')::bigint then
+            raise exception using errcode = 'PT422',
+                message = format('a sample of dataset %s ("%s") is longer than the context', wanted_id, dataset.name),
+                detail = format('The longest has %s bytes, the context %s tokens.', state.longest_bytes, frozen->>'context'),
+                hint = 'Raise context, or set long_samples to split or truncate.';
+        end if;
+        data_bytes := data_bytes + state.text_bytes;
+        data_hash := sha256(data_hash || state.content_hash);
+        datasets := datasets || jsonb_build_object('id', wanted_id, 'hash', encode(state.content_hash, 'hex'),
+                                                   'samples', state.sample_count, 'bytes', state.text_bytes);
+    end loop;
+end $$;
+comment on function pgtrain_private.resolve_run(bigint, bigint[], jsonb) is 'Checks rights, freezes configuration and data of a run to be; writes nothing';
+
+create or replace function pgtrain.plan_run(training_id bigint default null, dataset_id bigint default null, config jsonb default '{}',
+                                            dataset_ids bigint[] default null) returns jsonb
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_variable
+declare
+    resolved record;
+    plan pgtrain_private.plan_cache;
+    largest bigint;
+begin
+    perform pgtrain_private.require_writable('plan_run');
+    select * into resolved from pgtrain_private.resolve_run(training_id, coalesce(dataset_ids, array[dataset_id]), config);
+    plan := pgtrain_private.find_plan(resolved.frozen, resolved.config_hash, resolved.data_bytes);
+    select coalesce(max(d.memory_bytes), plan.device_memory_bytes) into largest from pgtrain.devices d where d.status <> 'gone';
+    return plan.plan || jsonb_build_object('device_kind', plan.device_kind, 'fits', plan.peak_bytes <= largest,
+        'largest_device_bytes', largest, 'steps', resolved.planned_steps, 'planned_tokens', resolved.planned_tokens,
+        'data_bytes', resolved.data_bytes, 'datasets', resolved.datasets, 'config', resolved.frozen);
+end $$;
+comment on function pgtrain.plan_run(bigint, bigint, jsonb, bigint[]) is 'What submit_run would freeze and need: memory by part, steps, tokens, the full configuration; holds and writes nothing of the user''s';
+
+create or replace function pgtrain.submit_run(training_id bigint default null, dataset_id bigint default null, config jsonb default '{}',
+    name text default null, priority integer default 0, idempotency_key text default null, dataset_ids bigint[] default null,
+    start_at timestamptz default null, max_attempts integer default null, publish_as text default null,
+    description text default null, image_group_id bigint default null, metadata jsonb default '{}') returns bigint
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_variable
+declare
+    resolved record;
+    plan pgtrain_private.plan_cache;
+    made bigint;
+    queue_position bigint;
+    waits_until timestamptz := case when start_at > clock_timestamp() then start_at end;
+begin
+    perform pgtrain_private.require_writable('submit_run');
+    if idempotency_key is not null then
+        select r.id into made from pgtrain.training_runs r
+         where r.owner_id = pgtrain_private.require_user() and r.idempotency_key = submit_run.idempotency_key;
+        if found then
+            return made;
+        end if;
+    end if;
+    if priority is null or priority not between -30 and 30 then
+        raise exception using errcode = '22023', message = format('priority %s is not between -30 and 30', priority);
+    end if;
+    max_attempts := coalesce(max_attempts, current_setting('pgtrain.max_attempts')::integer);
+    if max_attempts not between 1 and 100 then
+        raise exception using errcode = '22023', message = format('max_attempts %s is not between 1 and 100', max_attempts);
+    end if;
+    select * into resolved from pgtrain_private.resolve_run(training_id, coalesce(dataset_ids, array[dataset_id]), config);
+    plan := pgtrain_private.find_plan(resolved.frozen, resolved.config_hash, resolved.data_bytes);
+    perform pgtrain_private.require_fit(plan);
+
+    queue_position := nextval('pgtrain_private.queue_position_seq');
+    insert into pgtrain.training_runs (owner_id, training_id, image_group_id, name, description, config, config_hash, data_hash, data_bytes,
+            planned_steps, planned_tokens, peak_bytes_planned, parameters, idempotency_key, priority, queue_position, max_attempts,
+            available_at, publish_as, metadata)
+    values (resolved.owner, training_id, image_group_id, coalesce(name, resolved.training_name, 'run ' || queue_position), description,
+            resolved.frozen, resolved.config_hash, resolved.data_hash, resolved.data_bytes, resolved.planned_steps, resolved.planned_tokens,
+            plan.peak_bytes, plan.parameters, idempotency_key, priority, queue_position, max_attempts, waits_until, publish_as,
+            coalesce(metadata, '{}'))
+    on conflict (owner_id, idempotency_key) where idempotency_key is not null do nothing
+    returning id into made;
+    if made is null then
+        -- Another session committed the same key meanwhile.
+        select r.id into strict made from pgtrain.training_runs r where r.owner_id = resolved.owner and r.idempotency_key = submit_run.idempotency_key;
+        return made;
+    end if;
+    perform pgtrain_private.hold_usage(resolved.owner, 'training_jobs', 1, made);
+    perform pgtrain_private.hold_usage(resolved.owner, 'training_tokens', resolved.planned_tokens, made);
+    insert into pgtrain.training_run_datasets (training_run_id, owner_id, dataset_id, content_hash, sample_count, text_bytes)
+    select made, resolved.owner, (d.value->>'id')::bigint, decode(d.value->>'hash', 'hex'), (d.value->>'samples')::bigint, (d.value->>'bytes')::bigint
+      from jsonb_array_elements(resolved.datasets) with ordinality d (value, n) order by d.n;
+    insert into pgtrain_private.run_queue (run_id, owner_id, rank, position, memory_bytes, available_at)
+    values (made, resolved.owner, -priority, queue_position, plan.peak_bytes, waits_until);
+    perform pgtrain_private.add_event(made, resolved.owner, 'queued', null);
+    perform pgtrain_private.write_audit('submit_run', null, jsonb_build_object('run_id', made));
+    if waits_until is null then
+        perform pgtrain_private.wake_for_run(resolved.owner, (-priority)::smallint, false);
+    end if;
+    return made;
+end $$;
+comment on function pgtrain.submit_run(bigint, bigint, jsonb, text, integer, text, bigint[], timestamptz, integer, text, text, bigint, jsonb) is
+    'Puts a run into the queue with its configuration and data frozen and its usage held, all in your transaction. Returns its id';
+
+-- ---------------------------------------------------------------- what can be done with a run
+
+create or replace function pgtrain_private.find_run(run_id bigint, action text) returns pgtrain.training_runs
+    language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+    run pgtrain.training_runs;
+begin
+    select * into run from pgtrain.training_runs r where r.id = find_run.run_id;
+    -- One answer for both cases: that a run of somebody else exists is not told.
+    if not found or not pgtrain_private.may_access(run.owner_id, action, 'training') then
+        raise exception using errcode = 'PT404', message = format('run %s does not exist or you may not %s it', coalesce(find_run.run_id::text, 'null'), action);
+    end if;
+    return run;
+end $$;
+comment on function pgtrain_private.find_run(bigint, text) is 'The run, if the caller may do that to it; else PT404';
+
+create or replace function pgtrain_private.refuse_state(run_id bigint, what text) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    now_is pgtrain.run_status;
+begin
+    select r.status into now_is from pgtrain.training_runs r where r.id = refuse_state.run_id;
+    raise exception using errcode = 'PT409', message = format('run %s cannot be %s: it is %s', refuse_state.run_id, what, now_is);
+end $$;
+comment on function pgtrain_private.refuse_state(bigint, text) is 'Raises PT409 naming the state the run is in';
+
+create or replace function pgtrain_private.ask_attempt(run_id bigint, wanted pgtrain_private.stop_request) returns boolean
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    -- A cancel is never weakened to a pause.
+    update pgtrain.run_attempts a
+       set requested = case when a.requested = 'cancel' then a.requested else wanted end
+     where a.run_id = ask_attempt.run_id and a.ended_at is null;
+    if found then
+        perform pgtrain_private.wake_workers();
+        return true;
+    end if;
+    return false;
+end $$;
+comment on function pgtrain_private.ask_attempt(bigint, pgtrain_private.stop_request) is 'Asks the worker of a running run to stop; false when none runs it';
+
+create or replace function pgtrain.cancel_run(run_id bigint) returns void
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    run pgtrain.training_runs;
+begin
+    perform pgtrain_private.require_writable('cancel_run');
+    run := pgtrain_private.find_run(cancel_run.run_id, 'update');
+    -- Between two looks the run may move (be claimed, be queued again), so both places are tried more than once.
+    for i in 1..10 loop
+        delete from pgtrain_private.run_queue q where q.run_id = cancel_run.run_id;
+        if found or exists (select from pgtrain.training_runs r where r.id = cancel_run.run_id and r.status = 'paused' for update) then
+            perform pgtrain_private.end_waiting_run(cancel_run.run_id, 'cancelled_by_user', null);
+            exit;
+        end if;
+        exit when pgtrain_private.ask_attempt(cancel_run.run_id, 'cancel');
+        if exists (select from pgtrain.training_runs r where r.id = cancel_run.run_id and r.status in ('succeeded', 'failed', 'cancelled')) then
+            perform pgtrain_private.refuse_state(cancel_run.run_id, 'cancelled');
+        end if;
+    end loop;
+    perform pgtrain_private.write_audit('cancel_run', null, jsonb_build_object('run_id', cancel_run.run_id));
+end $$;
+comment on function pgtrain.cancel_run(bigint) is 'Cancels a run: at once when it waits, within two seconds when it runs (then its status changes when the trainer has stopped)';
+
+create or replace function pgtrain.pause_run(run_id bigint) returns void
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    run pgtrain.training_runs;
+begin
+    perform pgtrain_private.require_writable('pause_run');
+    run := pgtrain_private.find_run(pause_run.run_id, 'update');
+    for i in 1..10 loop
+        delete from pgtrain_private.run_queue q where q.run_id = pause_run.run_id;
+        if found then
+            update pgtrain.training_runs r set status = 'paused', end_reason = 'paused_by_user', available_at = null
+             where r.id = pause_run.run_id and r.status = 'queued';
+            perform pgtrain_private.add_event(pause_run.run_id, run.owner_id, 'paused', null);
+            exit;
+        end if;
+        exit when pgtrain_private.ask_attempt(pause_run.run_id, 'pause');
+        if exists (select from pgtrain.training_runs r where r.id = pause_run.run_id and r.status not in ('queued', 'running')) then
+            perform pgtrain_private.refuse_state(pause_run.run_id, 'paused');
+        end if;
+    end loop;
+    perform pgtrain_private.write_audit('pause_run', null, jsonb_build_object('run_id', pause_run.run_id));
+end $$;
+comment on function pgtrain.pause_run(bigint) is 'Pauses a run; a running one writes a checkpoint first and later continues exactly';
+
+create or replace function pgtrain_private.enqueue_run(run_id bigint, available_at timestamptz) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    run pgtrain.training_runs;
+begin
+    -- The one way back into the queue; the caller has just set the status to queued. The old place in the order is kept.
+    select * into strict run from pgtrain.training_runs r where r.id = enqueue_run.run_id and r.status = 'queued';
+    insert into pgtrain_private.run_queue (run_id, owner_id, rank, position, memory_bytes, available_at)
+    values (run.id, run.owner_id, -run.priority, run.queue_position, run.peak_bytes_planned, enqueue_run.available_at);
+    if enqueue_run.available_at is null then
+        perform pgtrain_private.wake_for_run(run.owner_id, (-run.priority)::smallint, true);
+    end if;
+end $$;
+comment on function pgtrain_private.enqueue_run(bigint, timestamptz) is 'Puts a run that has just become queued back into the queue';
+
+create or replace function pgtrain.resume_run(run_id bigint) returns void
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    run pgtrain.training_runs;
+begin
+    perform pgtrain_private.require_writable('resume_run');
+    run := pgtrain_private.find_run(resume_run.run_id, 'update');
+    update pgtrain.training_runs r set status = 'queued', end_reason = null where r.id = resume_run.run_id and r.status = 'paused';
+    if not found then
+        perform pgtrain_private.refuse_state(resume_run.run_id, 'resumed');
+    end if;
+    perform pgtrain_private.enqueue_run(resume_run.run_id, null);
+    perform pgtrain_private.add_event(resume_run.run_id, run.owner_id, 'resumed', null);
+    perform pgtrain_private.write_audit('resume_run', null, jsonb_build_object('run_id', resume_run.run_id));
+end $$;
+comment on function pgtrain.resume_run(bigint) is 'Queues a paused run again; it continues from its checkpoint exactly';
+
+create or replace function pgtrain.retry_run(run_id bigint) returns void
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    run pgtrain.training_runs;
+begin
+    perform pgtrain_private.require_writable('retry_run');
+    run := pgtrain_private.find_run(retry_run.run_id, 'update');
+    update pgtrain.training_runs r
+       set status = 'queued', end_reason = null, error_message = null, error_detail = null, error_hint = null, failed_attempts = 0,
+           available_at = null, ended_at = null
+     where r.id = retry_run.run_id and r.status in ('failed', 'cancelled');
+    if not found then
+        perform pgtrain_private.refuse_state(retry_run.run_id, 'retried');
+    end if;
+    -- What earlier attempts have used stays charged; the rest is held again.
+    perform pgtrain_private.hold_usage(run.owner_id, 'training_jobs', 1, run.id);
+    perform pgtrain_private.hold_usage(run.owner_id, 'training_tokens', greatest(run.planned_tokens - run.tokens, 0), run.id);
+    perform pgtrain_private.enqueue_run(retry_run.run_id, null);
+    perform pgtrain_private.add_event(retry_run.run_id, run.owner_id, 'retried', null);
+    perform pgtrain_private.write_audit('retry_run', null, jsonb_build_object('run_id', retry_run.run_id));
+end $$;
+comment on function pgtrain.retry_run(bigint) is 'Queues a failed or cancelled run again, from its last checkpoint if it has one; holds usage anew';
+
+create or replace function pgtrain_private.wait_until_ended(run_id bigint, timeout_ms bigint) returns boolean
+    language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_wait_until_ended';
+comment on function pgtrain_private.wait_until_ended(bigint, bigint) is 'Waits until a run is in none of queued and running; looks with a fresh snapshot each time';
+
+create or replace function pgtrain.wait_for_run(run_id bigint, timeout interval default null) returns pgtrain.run_status
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    run pgtrain.training_runs;
+begin
+    run := pgtrain_private.find_run(wait_for_run.run_id, 'read');
+    perform pgtrain_private.wait_until_ended(run.id, coalesce((extract(epoch from timeout) * 1000)::bigint, -1));
+    return (select r.status from pgtrain.training_runs r where r.id = wait_for_run.run_id);
+end $$;
+comment on function pgtrain.wait_for_run(bigint, interval) is 'Waits until a run has ended or paused, at most for the timeout, and returns its status; can be interrupted';
+
+create or replace function pgtrain.why_waiting(run_id bigint) returns text
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    run pgtrain.training_runs;
+    ahead bigint;
+    running bigint;
+    allowed bigint;
+    reasons text[] := '{}';
+begin
+    run := pgtrain_private.find_run(why_waiting.run_id, 'read');
+    if run.status = 'paused' then
+        return 'paused: pgtrain.resume_run(' || run.id || ') queues it again';
+    elsif run.status <> 'queued' then
+        return 'not waiting: ' || run.status || coalesce(' (' || run.end_reason || ')', '');
+    end if;
+    if run.available_at > clock_timestamp() then
+        reasons := reasons || format('not before %s (%s)', run.available_at,
+            case when run.failed_attempts > 0 then format('backoff after %s failed attempts of at most %s', run.failed_attempts, run.max_attempts)
+                 else 'its owner asked for that' end);
+    end if;
+    reasons := reasons || pgtrain_private.workers_note();
+    select count(*) into running from pgtrain.run_attempts a where a.owner_id = run.owner_id and a.ended_at is null;
+    allowed := pgtrain_private.concurrency_limit(run.owner_id);
+    if allowed >= 0 and running >= allowed then
+        reasons := reasons || format('its owner has %s runs running and may have %s at once', running, allowed);
+    end if;
+    if not exists (select from pgtrain.devices d where d.status <> 'gone' and d.memory_bytes >= run.peak_bytes_planned)
+       and exists (select from pgtrain.devices d where d.status <> 'gone') then
+        reasons := reasons || format('no device has the %s it needs', pg_size_pretty(run.peak_bytes_planned));
+    elsif not exists (select from pgtrain.devices d where d.status = 'idle') and exists (select from pgtrain.devices d where d.status = 'running') then
+        reasons := reasons || 'every device is busy'::text;
+    end if;
+    select count(*) into ahead from pgtrain_private.run_queue q join pgtrain_private.run_queue mine on mine.run_id = run.id
+     where q.owner_id = run.owner_id and q.available_at is null and (q.rank, q.position) < (mine.rank, mine.position);
+    if ahead > 0 then
+        reasons := reasons || format('%s runs of the same owner are ahead', ahead);
+    end if;
+    reasons := array_remove(reasons, null);
+    return case when cardinality(reasons) = 0 then 'a worker will claim it in a moment' else array_to_string(reasons, '; ') end;
+end $$;
+comment on function pgtrain.why_waiting(bigint) is 'Why a run has not started, in words: limit, busy devices, backoff, runs ahead, no workers ...';
+
+-- ---------------------------------------------------------------- results
+
+create or replace function pgtrain_private.read_stored_file(file_id bigint) returns bytea
+    language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_read_stored_file';
+comment on function pgtrain_private.read_stored_file(bigint) is 'Bytes of a stored file, checked against its hash';
+
+create or replace function pgtrain.export_artifact(run_id bigint, name text default 'model.safetensors') returns bytea
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    run pgtrain.training_runs;
+    found_file bigint;
+begin
+    run := pgtrain_private.find_run(export_artifact.run_id, 'read');
+    select a.file_id into found_file from pgtrain.artifacts a where a.run_id = run.id and a.name = export_artifact.name;
+    if not found then
+        raise exception using errcode = 'PT404', message = format('run %s has no artifact "%s"', run.id, export_artifact.name),
+            detail = coalesce('It has: ' || (select string_agg(a.name, ', ' order by a.name) from pgtrain.artifacts a where a.run_id = run.id) || '.',
+                              format('It has none; its status is %s.', run.status));
+    end if;
+    return pgtrain_private.read_stored_file(found_file);
+end $$;
+comment on function pgtrain.export_artifact(bigint, text) is 'Bytes of a file that a run produced (model.safetensors, config.json, tokenizer.json), checked against its hash';
+
+create or replace function pgtrain_private.generate_text(run_id bigint, prompt text, max_tokens integer, temperature double precision,
+                                                         top_k integer, top_p double precision, seed bigint) returns text
+    language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_generate_text';
+comment on function pgtrain_private.generate_text(bigint, text, integer, double precision, integer, double precision, bigint) is 'Starts the trainer on the CPU to write text with the model of a run';
+
+create or replace function pgtrain.generate(run_id bigint default null, prompt text default '', max_tokens integer default 64,
+    temperature double precision default 0.8, top_k integer default 50, top_p double precision default 1, seed bigint default null,
+    model_id bigint default null) returns text
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_variable
+declare
+    run pgtrain.training_runs;
+begin
+    if (run_id is null) = (model_id is null) then
+        raise exception using errcode = '22023', message = 'give either run_id or model_id';
+    end if;
+    if model_id is not null then
+        select m.training_run_id into run_id from pgtrain.models m
+         where m.id = model_id and (m.owner_id is null or pgtrain_private.may_access(m.owner_id, 'read', 'models'));
+        if run_id is null then
+            raise exception using errcode = 'PT404', message = format('model %s does not exist, is not yours, or was not trained here', model_id);
+        end if;
+    end if;
+    run := pgtrain_private.find_run(run_id, 'read');
+    if run.status <> 'succeeded' then
+        raise exception using errcode = 'PT409', message = format('run %s has no model yet: it is %s', run_id, run.status);
+    end if;
+    if prompt is null then
+        raise exception using errcode = '22004', message = 'prompt may not be null';
+    end if;
+    if max_tokens not between 1 and 4096 or not temperature between 0 and 10 or top_k < 0 or not (top_p > 0 and top_p <= 1)
+       or coalesce(max_tokens, temperature, top_k, top_p) is null then
+        raise exception using errcode = '22023', message = 'an option of generate is out of range',
+            detail = format('max_tokens %s (1 to 4096), temperature %s (0 to 10), top_k %s (0 or more), top_p %s (above 0, at most 1).',
+                            max_tokens, temperature, top_k, top_p);
+    end if;
+    return pgtrain_private.generate_text(run_id, prompt, max_tokens, temperature, top_k, top_p,
+                                         coalesce(seed, (random() * 9007199254740991)::bigint));
+end $$;
+comment on function pgtrain.generate(bigint, text, integer, double precision, integer, double precision, bigint, bigint) is
+    'Text written by a trained model, given a run or a model; equal seeds give equal text. Runs in a separate program on the CPU and can be cancelled';
