@@ -15,8 +15,7 @@ constexpr std::size_t kBytesBetweenCalls = std::size_t{8} << 20;
 
 }  // namespace
 
-Documents::Documents(const std::string& path, const std::function<void()>& keep_alive) : file_(path) {
-  const std::string_view bytes = file_.bytes();
+Documents::Documents(std::string_view bytes, const std::function<void()>& keep_alive) {
   std::size_t at = 0, called_at = 0;
   while (at < bytes.size()) {
     const std::string sample = "sample " + std::to_string(texts_.size() + 1);
@@ -42,14 +41,14 @@ Documents::Documents(const std::string& path, const std::function<void()>& keep_
   if (texts_.empty()) refuse("there are no samples", "Add samples to the dataset before training on it.");
 }
 
-void write_documents(const std::string& path, const std::vector<std::string>& texts) {
-  io::FileWriter writer(path);
+std::string encode_documents(const std::vector<std::string>& texts) {
+  std::string out;
   for (const std::string& text : texts) {
     const std::uint32_t length = static_cast<std::uint32_t>(text.size());
-    writer.write(&length, 4);
-    writer.write(text);
+    out.append(reinterpret_cast<const char*>(&length), 4);
+    out += text;
   }
-  writer.commit();
+  return out;
 }
 
 }  // namespace pgtrain::engine::data

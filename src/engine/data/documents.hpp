@@ -1,7 +1,7 @@
 // The documents of a run, read from a file of samples: per sample a little-endian 32-bit length and that many bytes of UTF-8.
 //
-// Everything is checked before the first is handed out: data_invalid names the sample (from 1) and the byte. The file
-// stays mapped, texts are views into it.
+// Everything is checked before the first is handed out: data_invalid names the sample (from 1) and the byte. Texts are
+// views into the bytes given, which the caller keeps (a mapped file, in train).
 #pragma once
 
 #include <cstddef>
@@ -11,14 +11,12 @@
 #include <string_view>
 #include <vector>
 
-#include "engine/io/file.hpp"
-
 namespace pgtrain::engine::data {
 
 class Documents {
  public:
   // keep_alive is called every few megabytes; it may throw to leave.
-  explicit Documents(const std::string& path, const std::function<void()>& keep_alive = {});
+  explicit Documents(std::string_view bytes, const std::function<void()>& keep_alive = {});
 
   std::size_t size() const { return texts_.size(); }
   std::string_view text(std::size_t index) const { return texts_[index]; }
@@ -26,12 +24,11 @@ class Documents {
   std::uint64_t text_bytes() const { return text_bytes_; }
 
  private:
-  io::MappedFile file_;
   std::vector<std::string_view> texts_;
   std::uint64_t text_bytes_ = 0;
 };
 
-// Writes such a file; for tools and tests.
-void write_documents(const std::string& path, const std::vector<std::string>& texts);
+// The bytes of such a file; for tools and tests.
+std::string encode_documents(const std::vector<std::string>& texts);
 
 }  // namespace pgtrain::engine::data

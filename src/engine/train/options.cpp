@@ -58,12 +58,12 @@ void check_ranges(const TrainingOptions& o) {
   check_range<std::int64_t>("steps", o.steps, 1, 1000000000);
   check_range("batch_size", o.batch_size, 0, 65536);
   check_range("gradient_accumulation", o.gradient_accumulation, 1, 65536);
-  check_range("learning_rate", o.learning_rate, 0.0, 10.0);
+  check_range("learning_rate", o.learning_rate, 0.0, 1e12);
   check_range("min_learning_rate_ratio", o.min_learning_rate_ratio, 0.0, 1.0);
   check_range("warmup_steps", o.warmup_steps, -1, 1000000000);
   check_range("weight_decay", o.weight_decay, 0.0, 10.0);
-  check_range("beta1", o.beta1, 0.0, 0.99999);
-  check_range("beta2", o.beta2, 0.0, 0.9999999);
+  check_range("beta1", o.beta1, 0.0, 0.999999);
+  check_range("beta2", o.beta2, 0.0, 0.999999);
   check_range("epsilon", o.epsilon, 1e-16, 1.0);
   check_range("gradient_clip", o.gradient_clip, 0.0, 1e6);
   check_range("held_out_fraction", o.held_out_fraction, 0.0, 0.9);
@@ -98,6 +98,8 @@ TrainingOptions resolve(const TrainingOptions& options) {
   if (o.width == 0) o.width = size.width;
   if (o.heads == 0) o.heads = o.width == size.width ? size.heads : std::max(1, o.width * size.heads / size.width);
   if (o.context == 0) o.context = size.context;
+  if (o.samples > 0 && o.sample_tokens > o.context)
+    refuse("sample_tokens", std::to_string(o.sample_tokens) + " is more than the context of " + std::to_string(o.context), "A sample ends where the context is full.");
   if (o.context < 2) refuse("context", "1 is too short", "A model needs a context of at least 2 tokens.");
   if (o.width % o.heads != 0) refuse("heads", std::to_string(o.heads) + " does not divide the width " + std::to_string(o.width), "Choose heads that divide width.");
   if (o.width / o.heads > kWidestHead) refuse("heads", "a head would be " + std::to_string(o.width / o.heads) + " wide", "Choose more heads: at most 256 of width each.");

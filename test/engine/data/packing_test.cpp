@@ -7,7 +7,6 @@
 #include <random>
 #include <set>
 
-#include "../temporary_folder.hpp"
 #include "engine/core/error.hpp"
 #include "engine/core/philox.hpp"
 #include "engine/data/documents.hpp"
@@ -17,10 +16,8 @@ namespace pgtrain::engine::data {
 namespace {
 
 std::string refusal(const std::string& bytes) {
-  const TemporaryFolder folder;
-  io::write_file(folder.path("data.samples"), bytes);
   try {
-    Documents(folder.path("data.samples"));
+    const Documents documents(bytes);
   } catch (const core::Error& error) {
     EXPECT_EQ(error.code, "data_invalid");
     return error.message;
@@ -28,15 +25,11 @@ std::string refusal(const std::string& bytes) {
   return "";
 }
 
-std::string sample(const std::string& text) {
-  const std::uint32_t length = static_cast<std::uint32_t>(text.size());
-  return std::string(reinterpret_cast<const char*>(&length), 4) + text;
-}
+std::string sample(const std::string& text) { return encode_documents({text}); }
 
 TEST(Documents, ReadsWhatIsWrittenAndRefusesTheRest) {
-  const TemporaryFolder folder;
-  write_documents(folder.path("d"), {"one", "zw\xC3\xB6lf"});
-  const Documents documents(folder.path("d"));
+  const std::string bytes = encode_documents({"one", "zw\xC3\xB6lf"});
+  const Documents documents(bytes);
   ASSERT_EQ(documents.size(), 2u);
   EXPECT_EQ(documents.text(1), "zw\xC3\xB6lf");
   EXPECT_NE(refusal("").find("no samples"), std::string::npos);
