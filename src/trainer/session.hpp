@@ -1,0 +1,102 @@
+// session.hpp: the trainer's end of the pipe. One thread reads (messages, end of input, SIGTERM) and one beats the heart;
+// the main thread asks stop_requested() and sends. Promises: whole frames only, whichever thread sends; a lost peer
+// is noticed and never raises SIGPIPE; no heartbeat while no work moves; once the peer is gone the process leaves
+// within the job's grace time even if the main thread hangs.
+// Used by the trainer and, since it must speak the same way, by the fake trainer of the tests.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+
+#include "protocol/message.hpp"
+
+namespace pgtrain::trainer {
+
+/// How the process ends, for the worker's log; what happened is in the last message.
+enum class ExitCode : int { Done = 0, Failed = 1, ProtocolViolation = 2, PeerGone = 4 };
+
+enum class Stop : uint8_t { None, Cancel, Pause };
+
+class Session {
+ public:
+  /// Takes over both descriptors. SIGTERM and SIGINT must be blocked in the calling thread and mean Pause from here on.
+  Session(int input, int output);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  /// Says hello, then waits for the peer's Hello and Job. False: the peer left or broke the rules; exit_code() says which.
+  bool open(const protocol::up::Hello& hello, protocol::down::Job& job);
+
+  /// Sends a message; false when the peer is gone. May block while the pipe is full.
+  template <class Message>
+  bool send(const Message& message) {
+    return send_bytes(protocol::encode(message));
+  }
+
+  /// Writes bytes as they are, between whole frames.
+  bool send_bytes(const std::string& bytes);
+
+  /// Sends a file announcement and remembers that its Ack is open.
+  bool announce(const protocol::up::File& file);
+
+  /// Waits until no more than `open_allowed` announced files lack their Ack. False when told to cancel or the peer is gone.
+  bool wait_for_acks(size_t open_allowed);
+
+  /// Calls `handler(name)` on the reading thread at each Ack of an announced file.
+  void on_ack(std::function<void(const std::string&)> handler);
+
+  /// Beats from now on, each `interval` in which work moved.
+  void start_heartbeat(std::chrono::milliseconds interval);
+
+  /// Notes that a piece of work was done.
+  void worked() { work_units_.fetch_add(1, std::memory_order_relaxed); }
+
+  Stop stop_requested() const { return stop_.load(std::memory_order_acquire); }
+  bool is_peer_gone() const { return is_peer_gone_.load(std::memory_order_acquire); }
+
+  /// How long a checkpoint may take after the peer is gone; from the job.
+  void set_grace(std::chrono::milliseconds grace) { grace_ms_ = grace.count(); }
+
+  /// Which exit code a session that could not go on ends with.
+  ExitCode exit_code() const { return is_peer_broken_ ? ExitCode::ProtocolViolation : ExitCode::PeerGone; }
+
+ private:
+  void read_loop();
+  void read_signals();
+  bool read_input(protocol::FrameReader& reader);
+  bool handle(const protocol::Frame& frame);
+  void refuse(const std::string& why);
+  void peer_gone();
+  void beat_loop(std::chrono::milliseconds interval);
+
+  const int input_, output_;
+  int signals_ = -1, wake_ = -1;
+
+  std::mutex write_mutex_;  // one frame at a time
+  std::mutex state_mutex_;  // the fields down to is_closing_
+  std::condition_variable state_changed_;
+  bool has_hello_ = false;
+  std::optional<protocol::down::Job> job_;
+  std::set<std::string> open_files_;
+  std::function<void(const std::string&)> ack_handler_;
+  bool is_closing_ = false;
+
+  std::atomic<Stop> stop_{Stop::None};
+  std::atomic<bool> is_peer_gone_{false}, is_peer_broken_{false};
+  std::atomic<uint64_t> work_units_{0};
+  std::atomic<int64_t> grace_ms_{10000};
+  std::thread reader_, heart_;
+};
+
+/// Blocks SIGTERM and SIGINT and ignores SIGPIPE: call before any thread starts.
+void prepare_signals();
+
+}  // namespace pgtrain::trainer
