@@ -1,0 +1,83 @@
+// Runs a compiled graph on a device: parameters in flat buffers, activations in one arena, nothing allocated in a step.
+//
+// plan_memory() says every byte before anything is allocated. Several executors (training, evaluation) may share one
+// ParameterStore. Called by train and by tests; one thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/backend/backend.hpp"
+#include "engine/graph/graph.hpp"
+
+namespace pgtrain::engine::graph {
+
+enum class Mode { Train, Evaluate };
+
+struct MemoryUse {
+  std::uint64_t weight_bytes = 0;      // fp32 masters and, with bf16, their shadow
+  std::uint64_t gradient_bytes = 0, optimizer_bytes = 0;
+  std::uint64_t activation_bytes = 0;  // the arena and the inputs
+  std::uint64_t workspace_bytes = 0;   // what the backend holds for itself
+  std::uint64_t total() const { return weight_bytes + gradient_bytes + optimizer_bytes + activation_bytes + workspace_bytes; }
+};
+MemoryUse plan_memory(const Graph& graph, Mode mode, const backend::Backend& backend);
+
+// Weights, gradients and AdamW moments of a model, each in one flat float buffer in the order of graph.parameters.
+class ParameterStore {
+ public:
+  ParameterStore(const Graph& graph, backend::Backend& backend, Mode mode);  // Evaluate: no gradients, no moments
+  ~ParameterStore();
+  ParameterStore(const ParameterStore&) = delete;
+  ParameterStore& operator=(const ParameterStore&) = delete;
+
+  const std::vector<Parameter>& parameters() const { return parameters_; }
+  std::int64_t count() const { return count_; }
+  // Host copies in the flat order; upload_weights also refreshes the bf16 shadow.
+  void upload_weights(const float* host);
+  void download_weights(float* host) const;
+  void upload_moments(const float* m, const float* v);
+  void download_moments(float* m, float* v) const;
+  void download_gradients(float* host) const;
+  void zero_gradients();
+
+  float* weights() { return weights_; }
+  float* gradients() { return gradients_; }
+  float* first_moments() { return m_; }
+  float* second_moments() { return v_; }
+  void* shadow() { return shadow_; }
+  // What the operations read: the shadow with bf16, else the masters.
+  const void* compute_pointer(const Parameter& parameter) const;
+  DType compute() const { return compute_; }
+  backend::Backend& backend() { return backend_; }
+
+ private:
+  backend::Backend& backend_;
+  DType compute_;
+  std::vector<Parameter> parameters_;
+  std::int64_t count_ = 0;
+  float *weights_ = nullptr, *gradients_ = nullptr, *m_ = nullptr, *v_ = nullptr;
+  void* shadow_ = nullptr;
+};
+
+class Executor {
+ public:
+  Executor(const Graph& graph, ParameterStore& store, Mode mode);
+  ~Executor();
+  Executor(const Executor&) = delete;
+  Executor& operator=(const Executor&) = delete;
+
+  void set_input(const std::string& name, const std::int32_t* host);  // all of it, as long as Builder::input said
+  void forward();                          // Evaluate or Train: losses only
+  void forward_backward(float loss_scale); // adds loss_scale * d(sum of losses) to the store's gradients
+  double loss_sum();                       // of the last run, over all rows; waits for the device
+  std::uint64_t arena_bytes() const;
+
+ private:
+  struct Plan;
+  std::unique_ptr<Plan> plan_;
+};
+
+}  // namespace pgtrain::engine::graph
