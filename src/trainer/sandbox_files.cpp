@@ -111,6 +111,14 @@ std::string program_folder() {
   return whole.substr(0, whole.rfind('/'));
 }
 
+// Opens this process's folder of /proc for good and returns its path. A rule is bound to an inode, and the kernel
+// makes a new one for a /proc folder that nobody holds.
+std::string keep_own_process_folder() {
+  const std::string path = "/proc/" + std::to_string(getpid());
+  [[maybe_unused]] static const int held = open(path.c_str(), O_PATH | O_CLOEXEC);
+  return path;
+}
+
 }  // namespace
 
 std::string restrict_files() {
@@ -127,8 +135,11 @@ std::string restrict_files() {
   rules.allow(program_folder().c_str(), load);
   for (const char* file : {"/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime", "/etc/nvidia"})
     rules.allow(file, read);
-  // What /proc tells of other processes beyond their names stays closed: Landlock forbids tracing them.
-  for (const char* folder : {"/proc", "/sys"}) rules.allow(folder, read);
+  // Of /proc only what is about the machine and about this process: other processes' folders hold environments.
+  for (const char* name : {"/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/devices", "/proc/modules", "/proc/version",
+                           "/proc/filesystems", "/proc/sys", "/proc/driver", "/sys"})
+    rules.allow(name, read);
+  rules.allow(keep_own_process_folder().c_str(), read);
   for (const char* file : {"/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"}) rules.allow(file, ReadFile | WriteFile);
   rules.allow_matching("/dev/nvidia*", device | ReadDir);
   rules.allow(".", work);

@@ -69,8 +69,7 @@ Session::~Session() {
   if (wake_ >= 0) close(wake_);
 }
 
-bool Session::open(const up::Hello& hello, down::Job& job) {
-  send(hello);
+bool Session::receive(down::Job& job) {
   std::unique_lock lock(state_mutex_);
   state_changed_.wait(lock, [this] { return job_.has_value() || stop_requested() != Stop::None || is_peer_gone(); });
   if (!job_) return false;

@@ -32,8 +32,8 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  /// Says hello, then waits for the peer's Hello and Job. False: the peer left or broke the rules; exit_code() says which.
-  bool open(const protocol::up::Hello& hello, protocol::down::Job& job);
+  /// Waits for the peer's Hello and Job. False: the peer left, broke the rules or stopped us; exit_code() says which.
+  bool receive(protocol::down::Job& job);
 
   /// Sends a message; false when the peer is gone. May block while the pipe is full.
   template <class Message>
