@@ -152,7 +152,8 @@ void fill_dependent(ConfigPairs& pairs, const RunConfig& config) {
   const auto* preset = std::find_if(std::begin(presets), std::end(presets), [&](const SizePreset& p) { return size == p.name; });
   set_if_open(pairs, "layers", std::to_string(preset->layers));
   set_if_open(pairs, "width", std::to_string(preset->width));
-  set_if_open(pairs, "heads", std::to_string(preset->heads));
+  // The heads of a preset fit its own width only; another width keeps their width.
+  set_if_open(pairs, "heads", std::to_string(std::max<int64_t>(1, config.integer("width") * preset->heads / preset->width)));
   set_if_open(pairs, "context", std::to_string(preset->context));
   set_if_open(pairs, "batch_size", std::to_string(preset->batch_size));
   set_if_open(pairs, "learning_rate", preset->learning_rate);
@@ -177,11 +178,17 @@ bool check_rules(const RunConfig& config, ConfigError& error) {
   if (width / heads > 256)
     return refuse(error, "heads", "a head would be " + std::to_string(width / heads) + " wide; at most 256 is supported",
                   "Choose more heads: at least " + std::to_string((width + 255) / 256) + " for width " + number("width") + ".");
+  if (width % 8 != 0 || width / heads % 8 != 0)
+    return refuse(error, "width",
+                  "width and the width of a head must be multiples of 8, here " + number("width") + " and " + std::to_string(width / heads),
+                  "Choose for example width 64 with heads 2.");
+  if (config.integer("context") < 2)
+    return refuse(error, "context", "context " + number("context") + " is too short to predict anything", "Give at least 2 tokens.");
   if (config.text("tokenizer") == "byte" && vocab_size != byte_vocabulary)
     return refuse(error, "vocab_size", "vocab_size " + number("vocab_size") + " does not go with tokenizer byte, which has 257 tokens",
                   "Leave vocab_size out, or set tokenizer to bpe.");
-  if (config.text("tokenizer") == "bpe" && vocab_size < byte_vocabulary)
-    return refuse(error, "vocab_size", "vocab_size " + number("vocab_size") + " is less than the 257 tokens that bpe begins with",
+  if (config.text("tokenizer") == "bpe" && vocab_size <= byte_vocabulary)
+    return refuse(error, "vocab_size", "vocab_size " + number("vocab_size") + " leaves no room beyond the 257 tokens that bpe begins with",
                   "Give 258 or more.");
   if (config.integer("warmup_steps") > config.integer("steps"))
     return refuse(error, "warmup_steps", "warmup_steps " + number("warmup_steps") + " is more than steps " + number("steps"),

@@ -103,6 +103,9 @@ TEST(RunConfig, BadValuesNameWhatIsAllowed) {
 TEST(RunConfig, FieldsThatMustAgree) {
   EXPECT_TRUE(holds(refused({{"width", "100"}, {"heads", "3"}}).hint, "102"));
   EXPECT_TRUE(holds(refused({{"width", "1024"}, {"heads", "2"}}).hint, "at least 4"));
+  EXPECT_EQ(refused({{"width", "36"}, {"heads", "1"}}).key, "width");
+  EXPECT_EQ(refused({{"context", "1"}}).key, "context");
+  EXPECT_EQ(frozen({{"size", "nano"}, {"width", "256"}}).integer("heads"), 8) << "heads keep their width";
   EXPECT_EQ(refused({{"vocab_size", "300"}}).key, "vocab_size");
   EXPECT_EQ(refused({{"tokenizer", "bpe"}, {"vocab_size", "100"}}).key, "vocab_size");
   EXPECT_EQ(frozen({{"tokenizer", "bpe"}}).integer("vocab_size"), 2048);
