@@ -1,0 +1,261 @@
+// Forward order, build-time backward, lifetimes and placement, see plan.hpp.
+//
+// Gradients of a sum are the sum's gradient itself, so values may share one gradient buffer; it is written in place only
+// when nobody else has yet to read it.
+#include "engine/graph/plan.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+namespace pgtrain::engine::graph {
+namespace {
+
+constexpr std::uint64_t kAlignment = 256;
+constexpr std::uint64_t kLogitsBytes = std::uint64_t{32} << 20;
+constexpr std::int64_t kSmallestChunk = 128;
+
+std::uint64_t aligned(std::uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+class Compiler {
+ public:
+  Compiler(const Graph& graph, Mode mode) : graph_(graph), trains_(mode == Mode::Train) {}
+
+  ExecutionPlan run() {
+    plan_.value_buffer.assign(graph_.values.size(), -1);
+    gradient_.assign(graph_.values.size(), -1);
+    is_pending_.assign(graph_.values.size(), false);
+    for (std::size_t id = 0; id < graph_.values.size(); ++id) {
+      const ValueInfo& value = graph_.values[id];
+      if (value.kind == ValueKind::Parameter) continue;
+      plan_.value_buffer[id] = new_buffer(static_cast<std::uint64_t>(value.count()) * core::size_of(value.type));
+      if (value.kind == ValueKind::Input) plan_.buffers.back().first = 0;
+    }
+    for (std::size_t node = 0; node < graph_.nodes.size(); ++node) forward(static_cast<std::int32_t>(node));
+    if (trains_)
+      for (std::size_t node = graph_.nodes.size(); node-- > 0;) backward(static_cast<std::int32_t>(node));
+    keep_to_the_end();
+    place();
+    return std::move(plan_);
+  }
+
+ private:
+  std::int32_t new_buffer(std::uint64_t bytes) {
+    plan_.buffers.push_back({aligned(bytes), INT32_MAX, -1, 0});
+    return static_cast<std::int32_t>(plan_.buffers.size() - 1);
+  }
+  std::int32_t new_gradient(std::int32_t value) {
+    const ValueInfo& info = graph_.values[static_cast<std::size_t>(value)];
+    return new_buffer(static_cast<std::uint64_t>(info.count()) * core::size_of(info.type));
+  }
+  std::int64_t count_of(std::int32_t value) const { return graph_.values[static_cast<std::size_t>(value)].count(); }
+  bool is_activation(std::int32_t value) const { return graph_.values[static_cast<std::size_t>(value)].kind == ValueKind::Activation; }
+
+  void touch(std::int32_t buffer) {
+    if (buffer < 0) return;
+    Buffer& b = plan_.buffers[static_cast<std::size_t>(buffer)];
+    const auto now = static_cast<std::int32_t>(plan_.steps.size());
+    b.first = std::min(b.first, now);
+    b.last = std::max(b.last, now);
+  }
+  void touch_value(std::int32_t value) {
+    if (value >= 0) touch(plan_.value_buffer[static_cast<std::size_t>(value)]);
+  }
+  void emit(const Step& step) {
+    for (std::int32_t buffer : {step.dout, step.dsum, step.dx, step.scratch, step.out, step.a, step.b}) touch(buffer);
+    plan_.steps.push_back(step);
+  }
+
+  void forward(std::int32_t index) {
+    const Node& node = graph_.nodes[static_cast<std::size_t>(index)];
+    Step step{.kind = Step::Kind::Forward, .node = index};
+    for (std::int32_t value : node.inputs) touch_value(value);
+    touch_value(node.output);
+    touch_value(node.second);
+    for (std::int32_t value : node.saved) touch_value(value);
+    if (node.kind == OpKind::LinearCrossEntropy) {
+      step.scratch = new_buffer(static_cast<std::uint64_t>(logits_rows(graph_, node) * logits_pitch(graph_, node)) * core::size_of(graph_.compute));
+      if (trains_) {
+        step.dx = new_gradient(node.inputs[0]);
+        set_gradient(node.inputs[0], step.dx);
+      }
+    }
+    emit(step);
+  }
+
+  // --- gradients -------------------------------------------------------------------------------------------------
+  std::int32_t& gradient(std::int32_t value) { return gradient_[static_cast<std::size_t>(value)]; }
+
+  void set_gradient(std::int32_t value, std::int32_t buffer) {
+    gradient(value) = buffer;
+    is_pending_[static_cast<std::size_t>(value)] = true;
+  }
+  // Whether nobody but `value` has yet to read its gradient's buffer.
+  bool is_alone(std::int32_t value) {
+    for (std::size_t other = 0; other < gradient_.size(); ++other)
+      if (static_cast<std::int32_t>(other) != value && is_pending_[other] && gradient_[other] == gradient(value)) return false;
+    return true;
+  }
+
+  // Where an operation puts what it adds to a value's gradient: fresh memory, or (accumulating) what is there.
+  struct Target {
+    std::int32_t buffer = -1;
+    bool accumulates = false;
+    std::int32_t join = -1;  // an older gradient that has to be added afterwards
+  };
+  Target target_for(std::int32_t value, bool can_accumulate) {
+    if (gradient(value) < 0) return {new_gradient(value), false, -1};
+    if (can_accumulate && is_alone(value)) return {gradient(value), true, -1};
+    return {new_gradient(value), false, gradient(value)};
+  }
+  void settle(std::int32_t value, const Target& target) {
+    if (target.join >= 0)
+      emit({.kind = Step::Kind::AddGradients, .out = target.buffer, .a = target.buffer, .b = target.join, .count = count_of(value)});
+    set_gradient(value, target.buffer);
+  }
+  // The gradient in `buffer` belongs to `value` as well.
+  void share(std::int32_t value, std::int32_t buffer) {
+    if (gradient(value) < 0) return set_gradient(value, buffer);
+    const std::int32_t old = gradient(value);
+    const std::int32_t out = is_alone(value) ? old : new_gradient(value);
+    emit({.kind = Step::Kind::AddGradients, .out = out, .a = old, .b = buffer, .count = count_of(value)});
+    set_gradient(value, out);
+  }
+
+  void backward(std::int32_t index) {
+    const Node& node = graph_.nodes[static_cast<std::size_t>(index)];
+    if (node.kind == OpKind::LinearCrossEntropy) return;  // its forward step makes the gradients as well
+    const std::int32_t dout = gradient(node.output);
+    if (dout < 0 && (node.second < 0 || gradient(node.second) < 0)) return;  // nothing depends on it
+    const bool alone = dout >= 0 && is_alone(node.output);
+    is_pending_[static_cast<std::size_t>(node.output)] = false;
+    Step step{.kind = Step::Kind::Backward, .node = index, .dout = dout};
+    switch (node.kind) {
+      case OpKind::Embedding:
+        emit(step);
+        break;
+      case OpKind::Add:
+        share(node.inputs[0], dout);
+        share(node.inputs[1], dout);
+        break;
+      case OpKind::LayerNorm:
+        layer_norm(node, step, node.inputs[0], alone);
+        break;
+      case OpKind::AddLayerNorm:
+        add_layer_norm(node, step, alone);
+        break;
+      case OpKind::Linear:
+        linear(node, step, alone);
+        break;
+      case OpKind::Attention:
+        attention(node, step);
+        break;
+      case OpKind::LinearCrossEntropy:
+        break;
+    }
+  }
+
+  void layer_norm(const Node& node, Step step, std::int32_t x, bool alone) {
+    const Target target = gradient(x) < 0 && alone ? Target{step.dout, false, -1} : target_for(x, true);
+    touch_value(x);
+    for (std::int32_t value : node.saved) touch_value(value);
+    step.dx = target.buffer;
+    step.dx_accumulates = target.accumulates;
+    emit(step);
+    settle(x, target);
+  }
+
+  void add_layer_norm(const Node& node, Step step, bool alone) {
+    if (step.dout >= 0) layer_norm(node, step, node.second, alone);
+    const std::int32_t whole = gradient(node.second);
+    is_pending_[static_cast<std::size_t>(node.second)] = false;
+    share(node.inputs[0], whole);
+    share(node.inputs[1], whole);
+  }
+
+  void linear(const Node& node, Step step, bool alone) {
+    const std::int32_t x = node.inputs[0];
+    if (node.activation == Activation::Gelu) {
+      step.scratch = alone ? step.dout : new_gradient(node.output);
+      touch_value(node.saved[0]);
+    }
+    touch_value(x);
+    Target target;
+    if (is_activation(x)) {
+      target = target_for(x, true);
+      step.dx = target.buffer;
+      step.dx_accumulates = target.accumulates;
+    }
+    emit(step);
+    if (is_activation(x)) settle(x, target);
+  }
+
+  void attention(const Node& node, Step step) {
+    const Target target = target_for(node.inputs[0], false);
+    for (std::int32_t value : {node.inputs[0], node.inputs[1], node.output, node.saved[0]}) touch_value(value);
+    step.scratch = new_buffer(static_cast<std::uint64_t>(node.batch * node.heads * node.length) * sizeof(float));
+    step.dx = target.buffer;
+    emit(step);
+    settle(node.inputs[0], target);
+  }
+
+  // --- placement -------------------------------------------------------------------------------------------------
+  void keep_to_the_end() {
+    const auto end = static_cast<std::int32_t>(plan_.steps.size());
+    for (std::size_t id = 0; id < graph_.values.size(); ++id)
+      if (graph_.values[id].kind == ValueKind::Input || static_cast<std::int32_t>(id) == graph_.losses) {
+        Buffer& buffer = plan_.buffers[static_cast<std::size_t>(plan_.value_buffer[id])];
+        buffer.first = std::min(buffer.first, 0);
+        buffer.last = end;
+      }
+  }
+
+  // Largest first, each at the lowest offset that is free during its whole life.
+  void place() {
+    std::vector<std::size_t> order(plan_.buffers.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return plan_.buffers[a].bytes > plan_.buffers[b].bytes; });
+    std::vector<std::size_t> placed;
+    for (std::size_t index : order) {
+      Buffer& buffer = plan_.buffers[index];
+      if (buffer.last < 0) continue;
+      std::vector<std::pair<std::uint64_t, std::uint64_t>> taken;
+      for (std::size_t other : placed) {
+        const Buffer& o = plan_.buffers[other];
+        if (o.first <= buffer.last && buffer.first <= o.last) taken.emplace_back(o.offset, o.offset + o.bytes);
+      }
+      std::sort(taken.begin(), taken.end());
+      std::uint64_t offset = 0;
+      for (const auto& [begin, end] : taken) {
+        if (offset + buffer.bytes <= begin) break;
+        offset = std::max(offset, end);
+      }
+      buffer.offset = offset;
+      placed.push_back(index);
+      plan_.arena_bytes = std::max(plan_.arena_bytes, offset + buffer.bytes);
+    }
+  }
+
+  const Graph& graph_;
+  bool trains_;
+  ExecutionPlan plan_;
+  std::vector<std::int32_t> gradient_;  // buffer by value id
+  std::vector<bool> is_pending_;        // its producer has yet to read its gradient
+};
+
+}  // namespace
+
+std::int64_t logits_pitch(const Graph& graph, const Node& node) {
+  const std::int64_t vocabulary = graph.values[static_cast<std::size_t>(node.inputs[1])].rows;
+  return (vocabulary + 15) / 16 * 16;  // keeps rows aligned for tensor cores and vectors
+}
+
+std::int64_t logits_rows(const Graph& graph, const Node& node) {
+  const std::int64_t rows = graph.values[static_cast<std::size_t>(node.inputs[0])].rows;
+  const auto row_bytes = static_cast<std::uint64_t>(logits_pitch(graph, node)) * core::size_of(graph.compute);
+  const auto fitting = static_cast<std::int64_t>(kLogitsBytes / row_bytes);
+  return std::min(rows, std::max(kSmallestChunk, fitting));
+}
+
+ExecutionPlan compile(const Graph& graph, Mode mode) { return Compiler(graph, mode).run(); }
+
+}  // namespace pgtrain::engine::graph

@@ -1,0 +1,44 @@
+// What compile() makes of a graph: a flat list of steps and one arena in which every buffer has a fixed place.
+// Internal to src/engine/graph; executor.cpp runs it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/graph/executor.hpp"
+#include "engine/graph/graph.hpp"
+
+namespace pgtrain::engine::graph {
+
+// A stretch of the arena that is in use from step `first` to step `last`.
+struct Buffer {
+  std::uint64_t bytes = 0;
+  std::int32_t first = INT32_MAX, last = -1;
+  std::uint64_t offset = 0;
+};
+
+struct Step {
+  enum class Kind : std::uint8_t { Forward, Backward, AddGradients };
+  Kind kind = Kind::Forward;
+  std::int32_t node = -1;
+  // Buffers of gradients, -1 where there is none. AddGradients: out = a + b.
+  std::int32_t dout = -1, dsum = -1, dx = -1, scratch = -1;
+  bool dx_accumulates = false;
+  std::int32_t out = -1, a = -1, b = -1;
+  std::int64_t count = 0;
+};
+
+struct ExecutionPlan {
+  std::vector<Buffer> buffers;
+  std::vector<std::int32_t> value_buffer;  // by value id; -1 for parameters
+  std::vector<Step> steps;
+  std::uint64_t arena_bytes = 0;
+};
+
+// Rows of logits that a linear_cross_entropy holds at once, and the distance between them in elements.
+std::int64_t logits_rows(const Graph& graph, const Node& node);
+std::int64_t logits_pitch(const Graph& graph, const Node& node);
+
+ExecutionPlan compile(const Graph& graph, Mode mode);
+
+}  // namespace pgtrain::engine::graph
