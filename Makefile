@@ -13,6 +13,9 @@ PG_CONFIG_FOUND = $(shell bash $(ROOT)/scripts/environment.sh PG_CONFIG)
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 export JOBS
 DESTDIR ?=
+# V=1 shows the commands.
+QUIET := $(if $(V),,-s)
+export V
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := all
@@ -30,7 +33,7 @@ all: module engine
 
 module:
 	@mkdir -p $(BUILD)/module
-	@$(MAKE) -C $(BUILD)/module -f $(ROOT)/src/pg/Makefile -j$(JOBS) all PG_CONFIG=$(PG_CONFIG_FOUND)
+	@$(MAKE) $(QUIET) -C $(BUILD)/module -f $(ROOT)/src/pg/Makefile -j$(JOBS) all PG_CONFIG=$(PG_CONFIG_FOUND)
 
 $(BUILD)/cmake/build.ninja:
 	@mkdir -p $(BUILD)/cmake
@@ -44,7 +47,7 @@ tests: $(BUILD)/cmake/build.ninja
 
 ## install       install into PostgreSQL (DESTDIR is honoured); as root
 install: all
-	@$(MAKE) -C $(BUILD)/module -f $(ROOT)/src/pg/Makefile install PG_CONFIG=$(PG_CONFIG_FOUND) DESTDIR=$(DESTDIR)
+	@$(MAKE) $(QUIET) -C $(BUILD)/module -f $(ROOT)/src/pg/Makefile install PG_CONFIG=$(PG_CONFIG_FOUND) DESTDIR=$(DESTDIR)
 	@bash $(ROOT)/scripts/install_programs.sh "$(DESTDIR)"
 
 ## demo          from nothing to a trained model (TEXT=file trains on your text)
