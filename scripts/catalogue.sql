@@ -1,4 +1,4 @@
--- What the extension offers, one line each: kind, name, comment, signature, parted by '|'. Read by test/checks/run.sh and
+-- What the extension offers and what a run's configuration may hold, one line each: kind, name, comment, signature, parted by '|'. Read by test/checks/run.sh and
 -- by scripts/functions_page.sh; run it with psql -A -t in a database that has the extension.
 with offered as (
   select 'function' as kind, p.proname::text as name, obj_description(p.oid, 'pg_proc') as comment,
@@ -18,6 +18,11 @@ with offered as (
    where c.relnamespace = 'pgtrain'::regnamespace and c.relkind in ('r', 'p', 'v', 'm')
   union all
   select 'setting', name, short_desc, boot_val from pg_settings where name like 'pgtrain.%'
+  union all
+  select 'config', name, concat_ws(' ', description || '.', 'Unit: ' || unit || '.'),
+         format('%s; %s', coalesce(default_value, default_rule, ''),
+                coalesce(array_to_string(choices, ', '), concat_ws(' ', 'from ' || minimum, 'to ' || maximum)))
+    from pgtrain.config_fields()
 )
 select concat_ws('|', kind, name, regexp_replace(coalesce(comment, ''), '[|\s]+', ' ', 'g'), regexp_replace(signature, '[|\s]+', ' ', 'g'))
   from offered order by kind, name, signature;

@@ -26,3 +26,15 @@ for domain in $(sed -e 's/#.*//' "$sql/order.txt"); do
     $1 == "view" && $2 in mine { sub(/\.$/, "", $3); views = views sprintf("- `%s` (view: %s)  \n  %s.\n", $2, $4, $3) }
     END { printf "%s", views }' "$catalogue"
 done
+
+cat <<'END'
+
+## Configuration of a run
+
+The argument `config` of `create_training`, `plan_run` and `submit_run` is a JSON object with any of these fields. An unknown
+field is refused with the nearest known one. `select * from pgtrain.config_fields()` shows the same list.
+
+| field | default | allowed | meaning |
+| --- | --- | --- | --- |
+END
+awk -F '|' '$1 == "config" { split($4, value, "; "); sub(/\.\.$/, ".", $3); printf "| `%s` | %s | %s | %s |\n", $2, value[1], value[2], $3 }' "$catalogue"
