@@ -111,8 +111,8 @@ begin
     dataset := pgtrain_private.lock_dataset(append_records.dataset_id);
     select r.n, jsonb_typeof(r.record) as kind into bad from unnest(records) with ordinality r (record, n)
      where r.record is null or jsonb_typeof(r.record) <> 'object'
-        or not (jsonb_typeof(r.record -> 'text') = 'string'
-                or (jsonb_typeof(r.record -> 'prompt') = 'string' and jsonb_typeof(r.record -> 'completion') = 'string'))
+        or (jsonb_typeof(r.record -> 'text') = 'string'
+            or (jsonb_typeof(r.record -> 'prompt') = 'string' and jsonb_typeof(r.record -> 'completion') = 'string')) is not true
      order by r.n limit 1;
     if found then
         raise exception using errcode = 'PT422', message = format('sample %s is not acceptable', dataset.sample_count + bad.n),

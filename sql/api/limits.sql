@@ -64,7 +64,7 @@ declare
     wanted pgtrain.resource_type := pgtrain_private.find_resource(resource);
 begin
     if amount is null or amount < 0 or amount > 4611686018427387904 then
-        raise exception using errcode = '22023', message = format('cannot hold %s of %s', amount, resource);
+        raise exception using errcode = '22023', message = format('cannot hold %s of %s', coalesce(amount::text, 'null'), resource);
     end if;
     for attempt in 1..2 loop
         with moved as (
@@ -203,6 +203,10 @@ begin
     end if;
     if not exists (select from pgtrain.users u where u.id = set_usage_limit.user_id) then
         raise exception using errcode = 'PT404', message = format('user %s does not exist', set_usage_limit.user_id);
+    end if;
+    if not coalesce(reset_period = any (enum_range(null::pgtrain.reset_period)::text[]), true) then
+        raise exception using errcode = '22023', message = format('period "%s" is unknown', reset_period),
+            detail = format('Periods: %s.', array_to_string(enum_range(null::pgtrain.reset_period), ', '));
     end if;
     counter := pgtrain_private.prepare_counter(set_usage_limit.user_id, pgtrain_private.find_resource(resource));
     period := coalesce(reset_period::pgtrain.reset_period, counter.reset_period);

@@ -195,10 +195,11 @@ select pgtrain_private.protect_table('image_groups', 'owner_id', 'training');
 select pgtrain_private.protect_table('image_sizes', 'owner_id', 'training');
 create index favorites_entity_idx on pgtrain.favorites (entity, entity_id);
 
--- Public datasets are read by everybody who may read datasets at all.
-create policy read_public on pgtrain.datasets for select
+-- Public datasets are read by everybody who may read datasets at all. (Policies are tried in reverse order of their names: the
+-- cheap one comes first.)
+create policy public_read on pgtrain.datasets for select
     using (is_public and (select pgtrain.has_permission('read', 'datasets')));
-create policy read_public on pgtrain.dataset_samples for select
+create policy public_read on pgtrain.dataset_samples for select
     using (exists (select from pgtrain.datasets d where d.id = dataset_samples.dataset_id and d.is_public)
            and (select pgtrain.has_permission('read', 'datasets')));
 create policy update_in_reach on pgtrain.datasets for update

@@ -57,12 +57,20 @@ create function pgtrain_private.owner_scope(action text, entity text) returns bi
     language c stable strict parallel restricted as 'MODULE_PATHNAME', 'pgtrain_owner_scope';
 comment on function pgtrain_private.owner_scope(text, text) is 'Whose rows the caller may reach: a user id, -1 for everybody''s, null for none';
 
+create function pgtrain_private.scope_low_support(internal) returns internal
+    language c immutable strict parallel safe as 'MODULE_PATHNAME', 'pgtrain_scope_low_support';
+comment on function pgtrain_private.scope_low_support(internal) is 'Planner support of scope_low: what it will probably be';
+
 create function pgtrain_private.scope_low(scope bigint) returns bigint
-    language c immutable strict parallel safe leakproof as 'MODULE_PATHNAME', 'pgtrain_scope_low';
+    language c immutable strict parallel safe leakproof support pgtrain_private.scope_low_support as 'MODULE_PATHNAME', 'pgtrain_scope_low';
 comment on function pgtrain_private.scope_low(bigint) is 'Lowest owner within a scope, for index conditions';
 
+create function pgtrain_private.scope_high_support(internal) returns internal
+    language c immutable strict parallel safe as 'MODULE_PATHNAME', 'pgtrain_scope_high_support';
+comment on function pgtrain_private.scope_high_support(internal) is 'Planner support of scope_high: what it will probably be';
+
 create function pgtrain_private.scope_high(scope bigint) returns bigint
-    language c immutable strict parallel safe leakproof as 'MODULE_PATHNAME', 'pgtrain_scope_high';
+    language c immutable strict parallel safe leakproof support pgtrain_private.scope_high_support as 'MODULE_PATHNAME', 'pgtrain_scope_high';
 comment on function pgtrain_private.scope_high(bigint) is 'Highest owner within a scope, for index conditions';
 
 create function pgtrain_private.in_scope_support(internal) returns internal

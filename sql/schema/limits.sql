@@ -2,8 +2,8 @@
 -- The ledger is append-only; for each user and resource the sum of its amounts is used_value at any moment, because both are
 -- written by one statement (pgtrain_private.book_usage).
 
-create type pgtrain.resource_type as enum ('training_jobs', 'training_tokens', 'api_calls', 'storage_mb', 'instances', 'compute_nodes');
-comment on type pgtrain.resource_type is 'What is limited and counted';
+create type pgtrain.resource_type as enum ('training_jobs', 'training_tokens', 'api_calls', 'storage_mb', 'instances', 'compute_nodes', 'concurrent_runs');
+comment on type pgtrain.resource_type is 'What is limited and counted; concurrent_runs is compared when a run is claimed and never counted';
 create type pgtrain.reset_period as enum ('never', 'daily', 'weekly', 'monthly', 'yearly');
 comment on type pgtrain.reset_period is 'How often a counter starts again';
 create type pgtrain.plan_type as enum ('free', 'paid', 'enterprise');
@@ -183,7 +183,8 @@ insert into pgtrain.plan_limits (id, plan_id, resource_type, limit_value, reset_
     (7, 1, 'api_calls', 1000, 'monthly'), (8, 2, 'api_calls', 10000, 'monthly'), (9, 3, 'api_calls', -1, 'monthly'),
     (10, 1, 'storage_mb', 1024, 'never'), (11, 2, 'storage_mb', 10240, 'never'), (12, 3, 'storage_mb', 102400, 'never'),
     (13, 1, 'instances', 10, 'never'), (14, 2, 'instances', 50, 'never'), (15, 3, 'instances', -1, 'never'),
-    (16, 1, 'compute_nodes', 3, 'never'), (17, 2, 'compute_nodes', 10, 'never'), (18, 3, 'compute_nodes', -1, 'never');
+    (16, 1, 'compute_nodes', 3, 'never'), (17, 2, 'compute_nodes', 10, 'never'), (18, 3, 'compute_nodes', -1, 'never'),
+    (19, 1, 'concurrent_runs', 2, 'never'), (20, 2, 'concurrent_runs', 10, 'never'), (21, 3, 'concurrent_runs', -1, 'never');
 create trigger merge_seed before insert on pgtrain.plans for each row execute function pgtrain_private.merge_seed('id');
 create trigger merge_seed before insert on pgtrain.plan_limits for each row execute function pgtrain_private.merge_seed('id');
 

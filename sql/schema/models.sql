@@ -62,7 +62,7 @@ comment on column pgtrain.models.created_at is 'When made';
 comment on column pgtrain.models.updated_at is 'When last changed';
 
 select pgtrain_private.protect_table('models', 'owner_id', 'models');
-create policy read_public on pgtrain.models for select
+create policy public_read on pgtrain.models for select
     using (is_public and (select pgtrain.has_permission('read', 'models')));
 create policy update_in_reach on pgtrain.models for update
     using (pgtrain_private.in_scope(owner_id, (select pgtrain_private.owner_scope('update', 'models'))));

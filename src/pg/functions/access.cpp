@@ -3,19 +3,7 @@
 #include "pg/compat.hpp"
 
 extern "C" {
-#include "access/stratnum.h"
-#include "catalog/pg_am.h"
-#include "catalog/pg_operator.h"
-#include "catalog/pg_opfamily.h"
-#include "catalog/pg_type.h"
-#include "miscadmin.h"
-#include "nodes/makefuncs.h"
-#include "nodes/nodeFuncs.h"
-#include "nodes/supportnodes.h"
-#include "optimizer/optimizer.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
-#include "utils/selfuncs.h"
 }
 
 #include <limits>
@@ -32,7 +20,7 @@ using pgtrain::pg::Error;
 
 namespace {
 
-constexpr int64 scope_all = -1;
+using pgtrain::pg::rbac::scope_all;
 
 std::string_view text_argument(FunctionCallInfo fcinfo, int index) {
   const text *value = PG_GETARG_TEXT_PP(index);
@@ -118,17 +106,17 @@ PGTRAIN_FUNCTION(pgtrain_current_session_id) {
 PGTRAIN_FUNCTION(pgtrain_is_server_administrator) { PG_RETURN_BOOL(rbac::is_server_administrator()); }
 
 // Per row. Plain, because it runs a million times in a scan.
-PGTRAIN_FUNCTION(pgtrain_in_scope) {
+PGTRAIN_LEAF_FUNCTION(pgtrain_in_scope) {
   const int64 scope = PG_GETARG_INT64(1);
   PG_RETURN_BOOL(scope == PG_GETARG_INT64(0) || scope == scope_all);
 }
 
-PGTRAIN_FUNCTION(pgtrain_scope_low) {
+PGTRAIN_LEAF_FUNCTION(pgtrain_scope_low) {
   const int64 scope = PG_GETARG_INT64(0);
   PG_RETURN_INT64(scope == scope_all ? std::numeric_limits<int64>::min() : scope);
 }
 
-PGTRAIN_FUNCTION(pgtrain_scope_high) {
+PGTRAIN_LEAF_FUNCTION(pgtrain_scope_high) {
   const int64 scope = PG_GETARG_INT64(0);
   PG_RETURN_INT64(scope == scope_all ? std::numeric_limits<int64>::max() : scope);
 }

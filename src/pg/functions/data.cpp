@@ -11,6 +11,7 @@ extern "C" {
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/plancache.h"
 #include "utils/tuplestore.h"
 }
 
@@ -54,10 +55,16 @@ Elements elements_of(ArrayType *array, Oid type) {
 constexpr int batch_rows = 1000;
 constexpr size_t batch_bytes = 8 * 1024 * 1024;
 
-void require_one_text_column(SPIPlanPtr plan) {
-  if (!SPI_is_cursor_plan(plan))
+void require_one_select(SPIPlanPtr plan) {
+  List *sources = SPI_plan_get_plan_sources(plan);
+  bool is_select = SPI_is_cursor_plan(plan);
+  if (is_select) {
+    auto *source = static_cast<CachedPlanSource *>(linitial(sources));
+    is_select = source->commandTag == CMDTAG_SELECT && !static_cast<Query *>(linitial(source->query_list))->hasModifyingCTE;
+  }
+  if (!is_select)
     ereport(ERROR, (errcode(ERRCODE_INVALID_CURSOR_DEFINITION), errmsg("the query of a dataset must be one SELECT or VALUES"),
-                    errdetail("It is more than one statement, or one that returns no rows.")));
+                    errdetail("It is more than one statement, or one that writes or gives no rows.")));
 }
 
 void require_text_column(TupleDesc description) {
@@ -76,7 +83,7 @@ void collect_rows(const char *query, Tuplestorestate *store, TupleDesc *descript
   XactReadOnly = true;
   SPIPlanPtr plan = SPI_prepare(query, 0, nullptr);
   if (plan == nullptr) elog(ERROR, "cannot prepare the query of the dataset: %s", SPI_result_code_string(SPI_result));
-  require_one_text_column(plan);
+  require_one_select(plan);
   Portal portal = SPI_cursor_open(nullptr, plan, nullptr, nullptr, true);
   require_text_column(portal->tupDesc);
   *description = CreateTupleDescCopy(portal->tupDesc);

@@ -134,15 +134,16 @@ int64_t current_user_id() {
   Identity &identity = in_force();
   if (identity.user_id == 0) return 0;
   const uint64_t now_generation = current_generation();
-  if (identity.expires_at <= GetCurrentStatementStartTimestamp()) {
-    reason = "the session has expired";
-    return 0;
-  }
   if (identity.checked_generation != now_generation) {
     identity.is_valid = still_valid(identity);
     identity.checked_generation = now_generation;
   }
-  return identity.is_valid ? identity.user_id : 0;
+  if (!identity.is_valid) return 0;
+  if (identity.expires_at <= GetCurrentStatementStartTimestamp()) {
+    reason = "the session has expired";
+    return 0;
+  }
+  return identity.user_id;
 }
 
 int64_t current_session_id() { return current_user_id() == 0 ? 0 : in_force().session_id; }

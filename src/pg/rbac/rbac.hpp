@@ -25,6 +25,9 @@ struct Identity {
 // How far a right reaches: nothing, rows of one's own, rows of everybody.
 enum class Reach { None, Own, Any };
 
+// The scope of row security that stands for everybody's rows; any other scope is the one user id.
+inline constexpr int64_t scope_all = -1;
+
 // Installs the callbacks and hooks. Called from _PG_init.
 void init();
 

@@ -52,7 +52,8 @@ Expr *comparison(Oid family, StrategyNumber strategy, Node *owner, Expr *limit) 
   return clause;
 }
 
-// owner >= scope_low(scope) and owner <= scope_high(scope): exact, so the row is not checked again.
+// owner >= scope_low(scope) and owner <= scope_high(scope). Said to be lossy although it is exact: the row is checked against the
+// real scope in any case, so that no plan, however old, can hand out a row because of what it was estimated with.
 Node *index_condition(SupportRequestIndexCondition *request) {
   if (request->indexarg != 0 || !is_funcclause(request->node) || request->index->relam != BTREE_AM_OID) return nullptr;
   List *arguments = reinterpret_cast<FuncExpr *>(request->node)->args;
@@ -65,16 +66,22 @@ Node *index_condition(SupportRequestIndexCondition *request) {
   Expr *low = comparison(request->opfamily, BTGreaterEqualStrategyNumber, owner, lowest);
   Expr *high = comparison(request->opfamily, BTLessEqualStrategyNumber, owner, highest);
   if (low == nullptr || high == nullptr) return nullptr;
-  request->lossy = false;
+  request->lossy = true;
   return reinterpret_cast<Node *>(list_make2(low, high));
+}
+
+// The scope of this moment, as far as it can be guessed without the entity.
+int64 likely_scope() {
+  const int64 user = rbac::current_user_id();
+  return rbac::reach(user, "read", "admin") == rbac::Reach::Any ? rbac::scope_all : user;
 }
 
 // The scope itself is only known at run time. Who reads the administration reads everybody's rows; for everyone else what the
 // statistics say of their own id is the best guess, and nobody (0) passes no row. A guess: the plan is right for all callers.
 Node *selectivity(SupportRequestSelectivity *request) {
   if (request->is_join || list_length(request->args) != 2) return nullptr;
-  const int64 user = rbac::current_user_id();
-  if (rbac::reach(user, "read", "admin") == rbac::Reach::Any) {
+  const int64 user = likely_scope();
+  if (user == rbac::scope_all) {
     request->selectivity = 1.0;
     return reinterpret_cast<Node *>(request);
   }
@@ -85,7 +92,29 @@ Node *selectivity(SupportRequestSelectivity *request) {
   return reinterpret_cast<Node *>(request);
 }
 
+// scope_low and scope_high of an unknown scope, for estimates only: the calls are made by index_condition after the query's
+// constants were folded, so what is returned here never gets into a plan (and would be checked there, see above).
+Node *estimate_bound(SupportRequestSimplify *request, bool low) {
+  if (IsA(linitial(request->fcall->args), Const)) return nullptr;
+  const int64 scope = likely_scope();
+  const int64 bound = scope != rbac::scope_all ? scope : low ? PG_INT64_MIN : PG_INT64_MAX;
+  return reinterpret_cast<Node *>(
+      makeConst(INT8OID, -1, InvalidOid, sizeof(int64), Int64GetDatum(bound), false, FLOAT8PASSBYVAL));
+}
+
 }  // namespace
+
+PGTRAIN_FUNCTION(pgtrain_scope_low_support) {
+  auto *request = static_cast<Node *>(static_cast<void *>(PG_GETARG_POINTER(0)));
+  if (!IsA(request, SupportRequestSimplify)) PG_RETURN_POINTER(nullptr);
+  PG_RETURN_POINTER(estimate_bound(reinterpret_cast<SupportRequestSimplify *>(request), true));
+}
+
+PGTRAIN_FUNCTION(pgtrain_scope_high_support) {
+  auto *request = static_cast<Node *>(static_cast<void *>(PG_GETARG_POINTER(0)));
+  if (!IsA(request, SupportRequestSimplify)) PG_RETURN_POINTER(nullptr);
+  PG_RETURN_POINTER(estimate_bound(reinterpret_cast<SupportRequestSimplify *>(request), false));
+}
 
 PGTRAIN_FUNCTION(pgtrain_in_scope_support) {
   auto *request = static_cast<Node *>(static_cast<void *>(PG_GETARG_POINTER(0)));

@@ -1,0 +1,140 @@
+-- Data: datasets, samples and what is refused; the frozen state; datasets made of a query with the caller's own rights.
+\set VERBOSITY terse
+set client_min_messages = warning;
+\pset format unaligned
+select current_user as superuser \gset
+create role regress_data login;
+select pgtrain.grant_application('regress_data');
+create table public.regress_secret (t text);
+insert into public.regress_secret values ('not yours');
+create schema regress_data_schema authorization regress_data;
+select pgtrain.register_user('dat_anna', 'anna@data.test', 'a long enough secret') as anna \gset
+select pgtrain.register_user('dat_ben', 'ben@data.test', 'a long enough secret') as ben \gset
+select session_token as anna_token from pgtrain.login('dat_anna', 'a long enough secret') \gset
+select session_token as ben_token from pgtrain.login('dat_ben', 'a long enough secret') \gset
+\c - regress_data
+set client_min_messages = warning;
+select pgtrain.authenticate(:'anna_token', true) = :anna as is_anna;
+
+select pgtrain.create_dataset('poems', 'short ones', tags => array['verse'], license => 'CC0') as poems \gset
+select pgtrain.create_dataset('poems');
+select pgtrain.create_dataset('');
+select pgtrain.create_dataset(null);
+select pgtrain.create_dataset('x', type => 'poem');
+select pgtrain.create_dataset('x', format => 'poem');
+select name, description, type, format, license, tags, is_public, sample_count, size_bytes, longest_bytes, content_hash from pgtrain.datasets;
+
+-- All or none of the samples.
+select pgtrain.append_samples(:poems, array['one', 'zwölf', 'three']);
+\set VERBOSITY default
+select pgtrain.append_samples(:poems, array['four', null]);
+select pgtrain.append_samples(:poems, array['four', '', null]);
+\set VERBOSITY terse
+select pgtrain.append_samples(:poems, null);
+select pgtrain.append_samples(:poems, '{}');
+select pgtrain.append_samples(-1, array['x']);
+select sample_count, size_bytes, longest_bytes, length(content_hash) from pgtrain.datasets where id = :poems;
+select ordinal, content, content_hash = sha256(convert_to(content::text, 'UTF8')) as is_hash from pgtrain.dataset_samples where dataset_id = :poems order by ordinal;
+
+-- The hash is that of the content in order, however it was added.
+select pgtrain.create_dataset('poems 2') as poems2 \gset
+select pgtrain.append_samples(:poems2, array['one']), pgtrain.append_samples(:poems2, array['zwölf', 'three']);
+select pgtrain.create_dataset('poems 3') as poems3 \gset
+select pgtrain.append_samples(:poems3, array['one', 'three', 'zwölf']);
+select a.content_hash = b.content_hash as same, a.content_hash = c.content_hash as same_when_shuffled
+  from pgtrain.datasets a, pgtrain.datasets b, pgtrain.datasets c where a.id = :poems and b.id = :poems2 and c.id = :poems3;
+select d.content_hash = sha256(sha256(sha256(''::bytea || h1) || h2) || h3) as is_chain
+  from pgtrain.datasets d, lateral (select max(content_hash::text) filter (where ordinal = 1)::bytea h1, max(content_hash::text) filter (where ordinal = 2)::bytea h2,
+       max(content_hash::text) filter (where ordinal = 3)::bytea h3 from pgtrain.dataset_samples s where s.dataset_id = d.id) s where d.id = :poems;
+
+-- Records.
+select pgtrain.append_records(:poems, array['{"prompt": "a", "completion": "b"}', '{"text": "t", "more": 1}']::jsonb[]);
+\set VERBOSITY default
+select pgtrain.append_records(:poems, array['{"text": "t"}', '{"prompt": "a"}']::jsonb[]);
+select pgtrain.append_records(:poems, array['[1]']::jsonb[]);
+select pgtrain.append_records(:poems, array[null]::jsonb[]);
+select pgtrain.append_records(:poems, array['{"text": ""}']::jsonb[]);
+select pgtrain.append_records(:poems, array['{"text": 5}']::jsonb[]);
+\set VERBOSITY terse
+select sample_count, size_bytes, longest_bytes from pgtrain.datasets where id = :poems;
+
+-- Descriptive columns by plain SQL; nothing else.
+update pgtrain.datasets set description = 'changed', tags = '{}' where id = :poems;
+update pgtrain.datasets set sample_count = 0 where id = :poems;
+update pgtrain.datasets set is_public = true where id = :poems;
+delete from pgtrain.dataset_samples;
+insert into pgtrain.dataset_samples (dataset_id, ordinal, content, content_hash) values (:poems, 99, '{}', '');
+
+-- Of a query.
+select pgtrain.dataset_from_query('numbers', 'select ''number '' || n from generate_series(1, 2500) n order by n', 'counted') as numbers \gset
+select name, source, sample_count, size_bytes, longest_bytes from pgtrain.datasets where id = :numbers;
+select content from pgtrain.dataset_samples where dataset_id = :numbers and ordinal in (1, 1001, 2500) order by ordinal;
+select pgtrain.dataset_from_query('chars', 'values (''a''::varchar), (''b'')') > 0 as made;
+select pgtrain.dataset_from_query('from rows of ours', format('select content ->> ''text'' from pgtrain.dataset_samples where dataset_id = %s and content ? ''text''', :poems)) > 0 as made;
+\set VERBOSITY default
+select pgtrain.dataset_from_query('bad', 'values (''a''), (null)');
+select pgtrain.dataset_from_query('bad', 'values (''a''), ('''')');
+select pgtrain.dataset_from_query('bad', 'select 1');
+select pgtrain.dataset_from_query('bad', 'select ''a''::text, ''b''::text');
+select pgtrain.dataset_from_query('bad', 'select ''a''::text where false');
+select pgtrain.dataset_from_query('bad', 'select ''a''::text; select ''b''::text');
+select pgtrain.dataset_from_query('bad', 'delete from pgtrain.favorites returning ''a''::text');
+select pgtrain.dataset_from_query('bad', 'with d as (delete from pgtrain.favorites returning 1) select ''a''::text from d');
+select pgtrain.dataset_from_query('bad', 'create table regress_data_schema.t (a int)');
+select pgtrain.dataset_from_query('bad', 'select t from public.regress_secret');
+select pgtrain.dataset_from_query('bad', 'selec');
+select pgtrain.dataset_from_query('bad', null);
+\set VERBOSITY terse
+create table regress_data_schema.written (t text);
+create function regress_data_schema.writes() returns text language plpgsql as $$ begin insert into regress_data_schema.written values ('x'); return 'x'; end $$;
+select pgtrain.dataset_from_query('bad', 'select regress_data_schema.writes()');
+select count(*) from regress_data_schema.written;
+insert into regress_data_schema.written values ('writing works again');
+create function regress_data_schema.who() returns text language sql as $$ select current_user::text $$;
+select pgtrain.dataset_from_query('who', 'select regress_data_schema.who()') as who \gset
+select content from pgtrain.dataset_samples where dataset_id = :who;
+select count(*) from pgtrain.datasets where name = 'bad';
+
+-- Somebody else sees nothing, also by guessing ids.
+begin;
+select pgtrain.authenticate(:'ben_token') = :ben as is_ben;
+select (select count(*) from pgtrain.datasets), (select count(*) from pgtrain.dataset_samples), (select count(*) from pgtrain.user_training_datasets);
+\set VERBOSITY sqlstate
+savepoint s;
+select pgtrain.append_samples(:poems, array['x']);
+rollback to s;
+select pgtrain.delete_dataset(:poems);
+rollback;
+
+\set VERBOSITY terse
+-- Public ones are read by everybody and written by their owner.
+\c - :superuser
+set client_min_messages = warning;
+update pgtrain.datasets set is_public = true where id = :poems2;
+\c - regress_data
+set client_min_messages = warning;
+begin;
+select pgtrain.authenticate(:'ben_token') = :ben as is_ben;
+select d.name, count(*) from pgtrain.datasets d join pgtrain.dataset_samples s on s.dataset_id = d.id group by 1;
+update pgtrain.datasets set description = 'mine now' returning name;
+\set VERBOSITY sqlstate
+select pgtrain.append_samples(:poems2, array['x']);
+\set VERBOSITY terse
+rollback;
+
+-- What was frozen stays: samples are never changed, only a whole dataset goes.
+\c - :superuser
+set client_min_messages = warning;
+select sample_count, text_bytes, longest_bytes from pgtrain_private.freeze_dataset(:poems);
+select count(*) from pgtrain_private.freeze_dataset(null);
+update pgtrain.dataset_samples set content = '{"text": "forged"}' where dataset_id = :poems;
+delete from pgtrain.dataset_samples where dataset_id = :poems;
+truncate pgtrain.dataset_samples;
+select pgtrain.delete_dataset(:poems);
+select count(*) from pgtrain.dataset_samples where dataset_id = :poems;
+select title, subject ->> 'name' as name from pgtrain.audit_log where title = 'dataset_deleted' and subject ->> 'dataset_id' = :'poems';
+
+drop table public.regress_secret;
+drop schema regress_data_schema cascade;
+drop owned by regress_data;
+drop role regress_data;

@@ -1,0 +1,53 @@
+-- Models: described by users, published by runs, templates of administrators.
+\set VERBOSITY terse
+set client_min_messages = warning;
+\pset format unaligned
+create role regress_models;
+select pgtrain.grant_application('regress_models');
+select pgtrain.register_user('mod_anna', 'anna@models.test', 'a long enough secret') as anna \gset
+select pgtrain.register_user('mod_root', 'root@models.test', 'a long enough secret') as root \gset
+select pgtrain.grant_role(:root, 'admin');
+select session_token as anna_token from pgtrain.login('mod_anna', 'a long enough secret') \gset
+select session_token as root_token from pgtrain.login('mod_root', 'a long enough secret') \gset
+
+-- Publishing is idempotent and never fails for a name.
+select pgtrain_private.publish_model(-1, :anna, 'poet', '{"context": 64}') as poet \gset
+select pgtrain_private.publish_model(-1, :anna, 'poet') = :poet as same;
+select pgtrain_private.publish_model(-2, :anna, 'poet') <> :poet as another;
+
+set role regress_models;
+select count(*) from pgtrain.models where name like 'poet%';
+begin;
+select pgtrain.authenticate(:'anna_token') = :anna as is_anna;
+select kind, name, context_length, run_id from pgtrain.models order by id;
+select pgtrain.create_model('claude', provider => 'anthropic', model_id => 'claude-3-haiku-20240307', temperature => 0.7) > 0 as made;
+savepoint s;
+select pgtrain.create_model('claude');
+rollback to s;
+select pgtrain.create_model('mine', 'local');
+rollback to s;
+select pgtrain.create_model('template', 'reference');
+rollback to s;
+select pgtrain.create_model('hot', temperature => -1);
+rollback to s;
+update pgtrain.models set owner_id = null;
+rollback to s;
+update pgtrain.models set display_name = 'Poet' where name = 'poet';
+select name, display_name from pgtrain.models where display_name is not null;
+commit;
+
+begin;
+select pgtrain.authenticate(:'root_token') = :root as is_root;
+select pgtrain.create_model('mod template', 'reference', provider => 'openai', system_prompt => 'Be brief.') as template \gset
+commit;
+begin;
+select pgtrain.authenticate(:'anna_token') = :anna as is_anna;
+select name, provider, is_favorite from pgtrain.reference_models where id = :template;
+insert into pgtrain.favorites (user_id, entity, entity_id) values (:anna, 'models', :template);
+select name, is_favorite from pgtrain.reference_models where id = :template;
+delete from pgtrain.favorites;
+update pgtrain.models set display_name = 'hijacked' where id = :template;
+rollback;
+reset role;
+drop owned by regress_models;
+drop role regress_models;
