@@ -71,7 +71,7 @@ Session::~Session() {
 
 bool Session::receive(down::Job& job) {
   std::unique_lock lock(state_mutex_);
-  state_changed_.wait(lock, [this] { return job_.has_value() || stop_requested() != Stop::None || is_peer_gone(); });
+  state_changed_.wait(lock, [this] { return job_.has_value() || stop_requested() != Stop::None || is_deserted(); });
   if (!job_) return false;
   job = std::move(*job_);
   grace_ms_ = job.grace_ms;
@@ -81,14 +81,14 @@ bool Session::receive(down::Job& job) {
 bool Session::send_bytes(const std::string& bytes) {
   std::lock_guard lock(write_mutex_);
   size_t sent = 0;
-  while (sent < bytes.size() && !is_peer_gone()) {
+  while (sent < bytes.size() && !is_output_lost_.load()) {
     const ssize_t count = write(output_, bytes.data() + sent, bytes.size() - sent);
     if (count > 0)
       sent += static_cast<size_t>(count);
     else if (count < 0 && errno == EAGAIN)
       wait_writable(output_);  // the peer may share its end as non-blocking
     else if (errno != EINTR)
-      peer_gone();
+      desert(is_output_lost_);
   }
   return sent == bytes.size();
 }
@@ -103,7 +103,7 @@ bool Session::announce(const up::File& file) {
 
 bool Session::wait_for_acks(size_t open_allowed) {
   std::unique_lock lock(state_mutex_);
-  while (open_files_.size() > open_allowed && stop_requested() != Stop::Cancel && !is_peer_gone()) {
+  while (open_files_.size() > open_allowed && stop_requested() != Stop::Cancel && !is_deserted()) {
     worked();  // waiting for the worker is not hanging
     state_changed_.wait_for(lock, std::chrono::milliseconds(200));
   }
@@ -122,7 +122,7 @@ void Session::start_heartbeat(std::chrono::milliseconds interval) {
 void Session::beat_loop(std::chrono::milliseconds interval) {
   uint64_t last = 0;
   std::unique_lock lock(state_mutex_);
-  while (!state_changed_.wait_for(lock, interval, [this] { return is_closing_ || is_peer_gone(); })) {
+  while (!state_changed_.wait_for(lock, interval, [this] { return is_closing_ || is_output_lost_.load(); })) {
     const uint64_t now = work_units_.load(std::memory_order_relaxed);
     if (now == last) continue;
     last = now;
@@ -136,14 +136,14 @@ void Session::read_loop() {
   FrameReader reader(Direction::Down);
   std::optional<Clock::time_point> deadline;
   for (;;) {
-    pollfd watched[3] = {{wake_, POLLIN, 0}, {signals_, POLLIN, 0}, {is_peer_gone() ? -1 : input_, POLLIN, 0}};
-    poll(watched, 3, deadline ? 50 : -1);
+    pollfd watched[3] = {{wake_, POLLIN, 0}, {signals_, POLLIN, 0}, {is_input_over_ ? -1 : input_, POLLIN, 0}};
+    poll(watched, 3, deadline ? 50 : 1000);
     if (watched[0].revents != 0) return;
     if (watched[1].revents != 0) read_signals();
-    if (watched[2].revents != 0 && !read_input(reader)) peer_gone();
-    if (!is_peer_gone()) continue;
+    if (watched[2].revents != 0 && !read_input(reader)) desert(is_input_over_);
+    if (!is_deserted()) continue;
     if (!deadline) deadline = Clock::now() + std::chrono::milliseconds(grace_ms_.load());
-    // Nobody listens any more and the checkpoint did not come in time: what the main thread does is of no use.
+    // The worker has gone or waits for our end, and the checkpoint did not come in time.
     if (Clock::now() > *deadline) _exit(static_cast<int>(ExitCode::PeerGone));
   }
 }
@@ -236,9 +236,9 @@ void Session::refuse(const std::string& why) {
                   "Install module and trainer of one release and restart the server."});
 }
 
-void Session::peer_gone() {
+void Session::desert(std::atomic<bool>& which) {
   std::lock_guard lock(state_mutex_);  // else a waiter between its test and its sleep misses the news
-  is_peer_gone_ = true;
+  which = true;
   Stop none = Stop::None;
   stop_.compare_exchange_strong(none, Stop::Pause);
   state_changed_.notify_all();

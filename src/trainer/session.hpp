@@ -1,7 +1,7 @@
 // session.hpp: the trainer's end of the pipe. One thread reads (messages, end of input, SIGTERM) and one beats the heart;
 // the main thread asks stop_requested() and sends. Promises: whole frames only, whichever thread sends; a lost peer
-// is noticed and never raises SIGPIPE; no heartbeat while no work moves; once the peer is gone the process leaves
-// within the job's grace time even if the main thread hangs.
+// is noticed and never raises SIGPIPE; no heartbeat while no work moves; once input has ended the process leaves
+// within the job's grace time even if the main thread hangs. The peer may close its end and still read ours.
 // Used by the trainer and, since it must speak the same way, by the fake trainer of the tests.
 #pragma once
 
@@ -35,7 +35,7 @@ class Session {
   /// Waits for the peer's Hello and Job. False: the peer left, broke the rules or stopped us; exit_code() says which.
   bool receive(protocol::down::Job& job);
 
-  /// Sends a message; false when the peer is gone. May block while the pipe is full.
+  /// Sends a message; false when nobody reads. May block while the pipe is full.
   template <class Message>
   bool send(const Message& message) {
     return send_bytes(protocol::encode(message));
@@ -47,7 +47,8 @@ class Session {
   /// Sends a file announcement and remembers that its Ack is open.
   bool announce(const protocol::up::File& file);
 
-  /// Waits until no more than `open_allowed` announced files lack their Ack. False when told to cancel or the peer is gone.
+  /// Waits until no more than `open_allowed` announced files lack their Ack. False when told to cancel, or when no Ack
+  /// can come any more.
   bool wait_for_acks(size_t open_allowed);
 
   /// Calls `handler(name)` on the reading thread at each Ack of an announced file.
@@ -60,10 +61,9 @@ class Session {
   void worked() { work_units_.fetch_add(1, std::memory_order_relaxed); }
 
   Stop stop_requested() const { return stop_.load(std::memory_order_acquire); }
-  bool is_peer_gone() const { return is_peer_gone_.load(std::memory_order_acquire); }
 
-  /// How long a checkpoint may take after the peer is gone; from the job.
-  void set_grace(std::chrono::milliseconds grace) { grace_ms_ = grace.count(); }
+  /// True when input has ended or nobody reads what is sent: no message will come any more.
+  bool is_deserted() const { return is_input_over_.load() || is_output_lost_.load(); }
 
   /// Which exit code a session that could not go on ends with.
   ExitCode exit_code() const { return is_peer_broken_ ? ExitCode::ProtocolViolation : ExitCode::PeerGone; }
@@ -74,7 +74,7 @@ class Session {
   bool read_input(protocol::FrameReader& reader);
   bool handle(const protocol::Frame& frame);
   void refuse(const std::string& why);
-  void peer_gone();
+  void desert(std::atomic<bool>& which);
   void beat_loop(std::chrono::milliseconds interval);
 
   const int input_, output_;
@@ -90,7 +90,7 @@ class Session {
   bool is_closing_ = false;
 
   std::atomic<Stop> stop_{Stop::None};
-  std::atomic<bool> is_peer_gone_{false}, is_peer_broken_{false};
+  std::atomic<bool> is_input_over_{false}, is_output_lost_{false}, is_peer_broken_{false};
   std::atomic<uint64_t> work_units_{0};
   std::atomic<int64_t> grace_ms_{10000};
   std::thread reader_, heart_;

@@ -141,7 +141,7 @@ class Run {
     for (int64_t i = 0; i < config_.integer("samples"); ++i) session_.send(up::Sample{state.step, "", "sample " + std::to_string(i)});
     publish(state);
     reach(scene_, "publish");
-    if (!session_.wait_for_acks(0)) return session_.is_peer_gone() ? ExitCode::PeerGone : finish(DoneStatus::Cancelled, state.step);
+    if (!session_.wait_for_acks(0) && session_.stop_requested() == Stop::Cancel) return finish(DoneStatus::Cancelled, state.step);
     return finish(DoneStatus::Completed, state.step);
   }
 

@@ -1,0 +1,36 @@
+// report.hpp: the engine's observer that turns what happens in a run into messages, and hands checkpoints over.
+#pragma once
+
+#include "engine/train/training.hpp"
+#include "trainer/channel.hpp"
+
+namespace pgtrain::trainer {
+
+class Reporter : public engine::train::Observer {
+ public:
+  explicit Reporter(Channel& channel) : channel_(channel) {}
+
+  void task(const std::string& name, const std::string& state) override;
+  void plan(const engine::train::MemoryPlan& plan) override;
+  void progress(const engine::train::Progress& progress) override;
+  void evaluation(engine::train::EvaluationPhase phase, double loss, std::uint64_t tokens, std::int64_t step) override;
+  void sample(std::int64_t step, const std::string& prompt, const std::string& text) override;
+  /// Renames the file to checkpoint-STEP.safetensors, so that the engine's next one does not replace it while it is
+  /// being stored; waits for the one before, so that at most two lie in the folder.
+  void checkpoint(std::int64_t step, const std::string& path, std::uint64_t bytes, const std::string& sha256) override;
+  engine::train::StopRequest stop_requested() override;
+
+ private:
+  Channel& channel_;
+};
+
+/// Announces the files of a completed run and reports how it went; waits until they are stored.
+void report_result(Channel& channel, const engine::train::TrainingResult& result, int64_t wanted_steps);
+
+/// Failure code of the protocol for an engine's error code.
+protocol::FailureCode failure_code(const std::string& engine_code);
+
+/// Bytes as people read them: 1.4 GiB.
+std::string show_bytes(uint64_t bytes);
+
+}  // namespace pgtrain::trainer
