@@ -44,23 +44,26 @@ std::uint64_t GptConfig::parameters() const {
 
 std::vector<GptParameter> gpt_parameters(const GptConfig& config) {
   const std::int64_t c = config.width;
+  const auto block = [](int layer) { return "transformer.h." + std::to_string(layer) + "."; };
+  // Matrices first: the optimiser then touches what decays and what does not in one call each.
   std::vector<GptParameter> out;
   out.push_back({"transformer.wte.weight", {config.vocab_size, c}, GptInit::Normal, true});
   out.push_back({"transformer.wpe.weight", {config.context, c}, GptInit::Normal, true});
   for (int layer = 0; layer < config.layers; ++layer) {
-    const std::string block = "transformer.h." + std::to_string(layer) + ".";
-    out.push_back({block + "ln_1.weight", {c}, GptInit::One, false});
-    out.push_back({block + "ln_1.bias", {c}, GptInit::Zero, false});
-    out.push_back({block + "attn.c_attn.weight", {c, 3 * c}, GptInit::Normal, true});
-    out.push_back({block + "attn.c_attn.bias", {3 * c}, GptInit::Zero, false});
-    out.push_back({block + "attn.c_proj.weight", {c, c}, GptInit::ResidualNormal, true});
-    out.push_back({block + "attn.c_proj.bias", {c}, GptInit::Zero, false});
-    out.push_back({block + "ln_2.weight", {c}, GptInit::One, false});
-    out.push_back({block + "ln_2.bias", {c}, GptInit::Zero, false});
-    out.push_back({block + "mlp.c_fc.weight", {c, 4 * c}, GptInit::Normal, true});
-    out.push_back({block + "mlp.c_fc.bias", {4 * c}, GptInit::Zero, false});
-    out.push_back({block + "mlp.c_proj.weight", {4 * c, c}, GptInit::ResidualNormal, true});
-    out.push_back({block + "mlp.c_proj.bias", {c}, GptInit::Zero, false});
+    out.push_back({block(layer) + "attn.c_attn.weight", {c, 3 * c}, GptInit::Normal, true});
+    out.push_back({block(layer) + "attn.c_proj.weight", {c, c}, GptInit::ResidualNormal, true});
+    out.push_back({block(layer) + "mlp.c_fc.weight", {c, 4 * c}, GptInit::Normal, true});
+    out.push_back({block(layer) + "mlp.c_proj.weight", {4 * c, c}, GptInit::ResidualNormal, true});
+  }
+  for (int layer = 0; layer < config.layers; ++layer) {
+    out.push_back({block(layer) + "ln_1.weight", {c}, GptInit::One, false});
+    out.push_back({block(layer) + "ln_1.bias", {c}, GptInit::Zero, false});
+    out.push_back({block(layer) + "attn.c_attn.bias", {3 * c}, GptInit::Zero, false});
+    out.push_back({block(layer) + "attn.c_proj.bias", {c}, GptInit::Zero, false});
+    out.push_back({block(layer) + "ln_2.weight", {c}, GptInit::One, false});
+    out.push_back({block(layer) + "ln_2.bias", {c}, GptInit::Zero, false});
+    out.push_back({block(layer) + "mlp.c_fc.bias", {4 * c}, GptInit::Zero, false});
+    out.push_back({block(layer) + "mlp.c_proj.bias", {c}, GptInit::Zero, false});
   }
   out.push_back({"transformer.ln_f.weight", {c}, GptInit::One, false});
   out.push_back({"transformer.ln_f.bias", {c}, GptInit::Zero, false});

@@ -1,0 +1,53 @@
+// The state of a run between two steps, as one safetensors file: weights, both moments, the place in the data, counts.
+//
+// A run continued from it takes the same steps, bit for bit. Reading refuses (config_invalid, model_invalid) a checkpoint
+// of other options, other data or another model, naming what differs.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/graph/executor.hpp"
+#include "engine/io/file.hpp"
+
+namespace pgtrain::engine::train {
+
+// What a checkpoint must agree with.
+struct RunIdentity {
+  std::string options;      // describe_for_resume()
+  std::string precision;    // fp32 | bf16
+  std::string data_sha256;  // of the samples file
+};
+
+struct RunState {
+  std::int64_t step = 0;  // steps taken
+  std::uint64_t tokens = 0;
+  bool has_loss_before = false;
+  double loss_before = 0, last_loss = 0;
+  std::vector<std::int64_t> cursor;  // data::TrainingStream
+  std::string tokenizer;             // tokenizer.json
+};
+
+io::WrittenFile write_checkpoint(const std::string& path, const RunIdentity& identity, const RunState& state, const graph::ParameterStore& store);
+
+class CheckpointReader {
+ public:
+  explicit CheckpointReader(const std::string& path);
+  ~CheckpointReader();
+  CheckpointReader(const CheckpointReader&) = delete;
+  CheckpointReader& operator=(const CheckpointReader&) = delete;
+
+  const std::string& precision() const { return precision_; }
+  const RunState& state() const { return state_; }
+  void check(const RunIdentity& identity) const;
+  void load(graph::ParameterStore& store) const;  // weights and moments
+
+ private:
+  struct File;
+  File* file_;
+  std::string precision_;
+  RunState state_;
+};
+
+}  // namespace pgtrain::engine::train

@@ -1,0 +1,81 @@
+// The door's functions: plan_training, train, generate.
+#include "engine/train/training.hpp"
+
+#include "engine/core/error.hpp"
+#include "engine/core/utf8.hpp"
+#include "engine/models/gpt/decoder.hpp"
+#include "engine/models/gpt/graph.hpp"
+#include "engine/train/artifacts.hpp"
+#include "engine/train/options.hpp"
+#include "engine/train/training_run.hpp"
+#include "engine/train/writer.hpp"
+
+namespace pgtrain::engine::train {
+namespace {
+
+std::string mebibytes(std::uint64_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB"; }
+
+}  // namespace
+
+core::DType choose_precision(const TrainingOptions& options, const backend::Backend& backend) {
+  if (options.precision == "auto") return backend.info().best_dtype;
+  return options.precision == "bf16" ? core::DType::Bf16 : core::DType::F32;
+}
+
+MemoryPlan plan_model(const TrainingOptions& resolved, const models::GptConfig& config, core::DType compute, const backend::Backend& backend) {
+  const graph::Graph graph = models::build_gpt(config, compute, resolved.batch_size, resolved.context);
+  const graph::MemoryUse use = graph::plan_memory(graph, graph::Mode::Train, backend);
+  MemoryPlan plan;
+  plan.parameters = config.parameters();
+  plan.weight_bytes = use.weight_bytes;
+  plan.gradient_bytes = use.gradient_bytes;
+  plan.optimizer_bytes = use.optimizer_bytes;
+  plan.activation_bytes = use.activation_bytes;
+  plan.workspace_bytes = use.workspace_bytes;
+  // The decoder's caches, while samples are drawn.
+  if (resolved.samples > 0) plan.workspace_bytes += models::GptDecoder::planned_bytes(config, compute);
+  // One micro-batch of ids lies in the activations; on the host another one waits.
+  plan.data_bytes = 4 * sizeof(std::int32_t) * static_cast<std::uint64_t>(resolved.batch_size) * static_cast<std::uint64_t>(resolved.context);
+  plan.peak_bytes = plan.weight_bytes + plan.gradient_bytes + plan.optimizer_bytes + plan.activation_bytes + plan.workspace_bytes + plan.data_bytes;
+  plan.tokens_per_step = static_cast<std::uint64_t>(resolved.batch_size) * static_cast<std::uint64_t>(resolved.context) *
+                         static_cast<std::uint64_t>(resolved.gradient_accumulation);
+  plan.precision = compute == core::DType::Bf16 ? "bf16" : "fp32";
+  return plan;
+}
+
+void check_fits(const TrainingOptions& resolved, const MemoryPlan& plan, const backend::Backend& backend) {
+  const std::uint64_t device = backend.info().memory_bytes;
+  const bool is_limited = resolved.memory_limit_bytes > 0 && (device == 0 || resolved.memory_limit_bytes < device);
+  const std::uint64_t limit = is_limited ? resolved.memory_limit_bytes : device;
+  if (limit == 0 || plan.peak_bytes <= limit) return;
+  throw core::Error("out_of_memory", "the run needs " + mebibytes(plan.peak_bytes) + ", " + backend.info().name + " has " + mebibytes(limit) + (is_limited ? " allowed" : ""),
+                    "weights " + mebibytes(plan.weight_bytes) + ", gradients " + mebibytes(plan.gradient_bytes) + ", optimiser " + mebibytes(plan.optimizer_bytes) +
+                        ", activations " + mebibytes(plan.activation_bytes) + ", workspace " + mebibytes(plan.workspace_bytes),
+                    "Choose a smaller batch_size (with more gradient_accumulation), context or size.");
+}
+
+MemoryPlan plan_training(const TrainingOptions& options, const backend::Backend& backend) {
+  const TrainingOptions resolved = resolve(options);
+  return plan_model(resolved, model_config(resolved, resolved.vocab_size, 256), choose_precision(resolved, backend), backend);
+}
+
+TrainingResult train(const TrainingOptions& options, const std::string& documents_path, const std::string& checkpoint_path,
+                     const std::string& work_folder, backend::Backend& backend, Observer& observer) {
+  return TrainingRun(resolve(options), documents_path, checkpoint_path, work_folder, backend, observer).run();
+}
+
+GenerateResult generate(const std::string& model_folder, const GenerateOptions& options, backend::Backend& backend, const std::function<bool()>& stop) {
+  const auto refuse = [](const char* field, const char* allowed) {
+    throw core::Error("config_invalid", std::string(field) + " is outside the range", "", allowed);
+  };
+  if (options.max_tokens < 1) refuse("max_tokens", "Give at least 1.");
+  if (!(options.temperature >= 0 && options.temperature <= 100)) refuse("temperature", "Give a value from 0 to 100.");
+  if (options.top_k < 0) refuse("top_k", "Give 0 (off) or more.");
+  if (!(options.top_p > 0 && options.top_p <= 1)) refuse("top_p", "Give a value above 0, at most 1.");
+  if (core::first_invalid_utf8(options.prompt) != std::string::npos) refuse("prompt", "Give valid UTF-8.");
+  const LoadedModel model = load_model(model_folder, backend);
+  models::GptDecoder decoder(model.config, *model.store);
+  return write_text(decoder, model.config, model.tokenizer, options, stop);
+}
+
+}  // namespace pgtrain::engine::train
