@@ -13,15 +13,15 @@
 
 #include "engine/backend/cuda/kernel.cuh"
 
-namespace gpu {
+namespace pgtrain::engine::backend::gpu {
 void raise(const char *call, cudaError_t error) {
     std::fprintf(stderr, "%s: %s\n", call, cudaGetErrorName(error));
     std::_Exit(3);
 }
-}  // namespace gpu
+}  // namespace pgtrain::engine::backend::gpu
 
 namespace {
-using namespace gpu;
+using namespace pgtrain::engine::backend::gpu;
 constexpr int kBlock = 256;
 
 // ---- wrong

@@ -4,7 +4,7 @@
 #include "engine/backend/cuda/kernel.cuh"
 #include "engine/backend/cuda/kernels.hpp"
 
-namespace gpu {
+namespace pgtrain::engine::backend::gpu {
 namespace {
 constexpr int kThreads = 256;
 
@@ -30,4 +30,4 @@ __global__ void adamw_kernel(AdamW a) {
 void adamw(const AdamW &a, cudaStream_t stream) {
     launch("adamw", adamw_kernel, blocks_for(a.count, kThreads), kThreads, 0, stream, a);
 }
-}  // namespace gpu
+}  // namespace pgtrain::engine::backend::gpu

@@ -4,7 +4,7 @@
 #pragma once
 #include "engine/backend/cuda/tensor_core.cuh"
 
-namespace gpu {
+namespace pgtrain::engine::backend::gpu {
 constexpr int kTile = 64, kTileWarps = 4, kTileThreads = kTileWarps * kWarp, kLargestHead = 128;
 
 // Copies up to 64 rows of `width` elements (row pitch `pitch`) to shared rows of H + pad; the rest becomes zero.
@@ -62,4 +62,4 @@ __device__ __forceinline__ bool tile_is_visible(const int *segments, int first_q
     return !segments || last_key >= first_query || segments[last_key] == segments[first_query];
 }
 inline int padded_head(int head_size) { return head_size <= 32 ? 32 : head_size <= 64 ? 64 : 128; }
-}  // namespace gpu
+}  // namespace pgtrain::engine::backend::gpu

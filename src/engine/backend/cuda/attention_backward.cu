@@ -4,7 +4,7 @@
 #include "engine/backend/cuda/attention.cuh"
 #include "engine/backend/cuda/kernels.hpp"
 
-namespace gpu {
+namespace pgtrain::engine::backend::gpu {
 namespace {
 template <class T> __global__ void attention_delta_kernel(AttentionBackward<T> a, int64_t rows) {
     const int lane = threadIdx.x % kWarp;
@@ -48,7 +48,7 @@ template <class T> struct Place {
 };
 
 // Rows of a warp are keys here, columns queries: what falls out is already transposed for dv = p^T dout and dk = ds^T q.
-template <class T, int H> __global__ void __launch_bounds__(kTileThreads) attention_backward_kv_kernel(AttentionBackward<T> a) {
+template <class T, int H> __global__ void __launch_bounds__(kTileThreads, 1) attention_backward_kv_kernel(AttentionBackward<T> a) {
     constexpr int kPitch = H + kPad<T>, kScorePitch = kTile + kPad<T>, kParts = kTile / 8;
     GPU_DYNAMIC_SHARED(unsigned char, raw);
     auto &s = *reinterpret_cast<BackwardShared<T, H> *>(raw);
@@ -112,7 +112,7 @@ template <class T, int H> __global__ void __launch_bounds__(kTileThreads) attent
     write_rows(out + at.channels, at.pitch, a.length - warp_row, a.head_size, dv, 1.0f, 1.0f);
 }
 
-template <class T, int H> __global__ void __launch_bounds__(kTileThreads) attention_backward_q_kernel(AttentionBackward<T> a) {
+template <class T, int H> __global__ void __launch_bounds__(kTileThreads, 1) attention_backward_q_kernel(AttentionBackward<T> a) {
     constexpr int kPitch = H + kPad<T>, kScorePitch = kTile + kPad<T>, kParts = kTile / 8;
     GPU_DYNAMIC_SHARED(unsigned char, raw);
     auto &s = *reinterpret_cast<BackwardShared<T, H> *>(raw);
@@ -187,4 +187,4 @@ template <class T> void attention_backward(const AttentionBackward<T> &a, cudaSt
 }
 template void attention_backward(const AttentionBackward<float> &, cudaStream_t);
 template void attention_backward(const AttentionBackward<bf16> &, cudaStream_t);
-}  // namespace gpu
+}  // namespace pgtrain::engine::backend::gpu

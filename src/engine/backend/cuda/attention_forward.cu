@@ -4,7 +4,7 @@
 #include "engine/backend/cuda/attention.cuh"
 #include "engine/backend/cuda/kernels.hpp"
 
-namespace gpu {
+namespace pgtrain::engine::backend::gpu {
 namespace {
 template <class T, int H> struct ForwardShared {
     T q[kTile * (H + kPad<T>)], k[kTile * (H + kPad<T>)], v[kTile * (H + kPad<T>)];
@@ -116,4 +116,4 @@ template <class T> void attention_forward(const AttentionForward<T> &a, cudaStre
 }
 template void attention_forward(const AttentionForward<float> &, cudaStream_t);
 template void attention_forward(const AttentionForward<bf16> &, cudaStream_t);
-}  // namespace gpu
+}  // namespace pgtrain::engine::backend::gpu

@@ -2,7 +2,7 @@
 #include "engine/backend/cuda/kernel.cuh"
 #include "engine/backend/cuda/kernels.hpp"
 
-namespace gpu {
+namespace pgtrain::engine::backend::gpu {
 namespace {
 constexpr int kColumns = 128, kMaxChunks = 128;
 
@@ -32,4 +32,4 @@ template <class T> void column_sum(float *out, bool accumulate, const T *x, int6
 }
 template void column_sum(float *, bool, const float *, int64_t, int64_t, float *, cudaStream_t);
 template void column_sum(float *, bool, const bf16 *, int64_t, int64_t, float *, cudaStream_t);
-}  // namespace gpu
+}  // namespace pgtrain::engine::backend::gpu

@@ -4,7 +4,7 @@
 #include "engine/backend/cuda/kernel.cuh"
 #include "engine/backend/cuda/kernels.hpp"
 
-namespace gpu {
+namespace pgtrain::engine::backend::gpu {
 namespace {
 constexpr int kThreads = 256;
 
@@ -45,4 +45,4 @@ void cross_entropy(T *logits, int64_t pitch, float *losses, const int32_t *targe
 }
 template void cross_entropy(float *, int64_t, float *, const int32_t *, int64_t, int, float, bool, cudaStream_t);
 template void cross_entropy(bf16 *, int64_t, float *, const int32_t *, int64_t, int, float, bool, cudaStream_t);
-}  // namespace gpu
+}  // namespace pgtrain::engine::backend::gpu

@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-namespace gpu {
+namespace pgtrain::engine::backend::gpu {
 #ifdef PGTRAIN_GPU_EMULATED
 const char *const kCublasLtNames[] = {"", nullptr};  // the test program itself carries a stand-in
 #else
@@ -49,4 +49,4 @@ const CublasLt *load_cublaslt(const char *const *names, std::string *why_not) {
     found = calls;
     return &found;
 }
-}  // namespace gpu
+}  // namespace pgtrain::engine::backend::gpu

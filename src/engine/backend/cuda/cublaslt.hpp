@@ -7,7 +7,7 @@
 
 #include "engine/backend/cuda/gpu.h"
 
-namespace gpu {
+namespace pgtrain::engine::backend::gpu {
 struct CublasLt {
     decltype(&cublasLtCreate) create;
     decltype(&cublasLtDestroy) destroy;
@@ -28,4 +28,4 @@ struct CublasLt {
 // a call is missing. The library stays open for the life of the process.
 const CublasLt *load_cublaslt(const char *const *names, std::string *why_not);
 extern const char *const kCublasLtNames[];
-}  // namespace gpu
+}  // namespace pgtrain::engine::backend::gpu

@@ -2,7 +2,7 @@
 #include "engine/backend/cuda/kernel.cuh"
 #include "engine/backend/cuda/kernels.hpp"
 
-namespace gpu {
+namespace pgtrain::engine::backend::gpu {
 namespace {
 constexpr int kThreads = 256;
 
@@ -42,4 +42,4 @@ template void scale(float *, float, int64_t, cudaStream_t);
 template void scale(bf16 *, float, int64_t, cudaStream_t);
 template void cast(float *, const bf16 *, int64_t, cudaStream_t);
 template void cast(bf16 *, const float *, int64_t, cudaStream_t);
-}  // namespace gpu
+}  // namespace pgtrain::engine::backend::gpu

@@ -3,7 +3,7 @@
 #include "engine/backend/cuda/kernel.cuh"
 #include "engine/backend/cuda/kernels.hpp"
 
-namespace gpu {
+namespace pgtrain::engine::backend::gpu {
 namespace {
 constexpr int kThreads = 128;
 
@@ -63,4 +63,4 @@ template void embedding_forward(float *, const float *, const int32_t *, int64_t
 template void embedding_forward(bf16 *, const bf16 *, const int32_t *, int64_t, int, int, cudaStream_t);
 template void embedding_backward(float *, const float *, const int32_t *, int64_t, int, int, cudaStream_t);
 template void embedding_backward(float *, const bf16 *, const int32_t *, int64_t, int, int, cudaStream_t);
-}  // namespace gpu
+}  // namespace pgtrain::engine::backend::gpu

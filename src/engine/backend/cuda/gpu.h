@@ -15,7 +15,7 @@
 #include <string>
 #include <utility>
 
-namespace gpu {
+namespace pgtrain::engine::backend::gpu {
 using bf16 = __nv_bfloat16;
 
 // Turns a failed CUDA call into the engine's error, naming the call (device.cpp).
@@ -43,4 +43,4 @@ void launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_
 #endif
 
 inline unsigned blocks_for(int64_t items, int64_t per_block) { return unsigned((items + per_block - 1) / per_block); }
-}  // namespace gpu
+}  // namespace pgtrain::engine::backend::gpu

@@ -2,7 +2,7 @@
 #pragma once
 #include "engine/backend/cuda/gpu.h"
 
-namespace gpu {
+namespace pgtrain::engine::backend::gpu {
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kWarp = 32;
 
@@ -56,4 +56,4 @@ __device__ __forceinline__ float block_max(float v, float *parts) {
     __syncthreads();
     return warp_max(lane < warps ? parts[lane] : -INFINITY);
 }
-}  // namespace gpu
+}  // namespace pgtrain::engine::backend::gpu

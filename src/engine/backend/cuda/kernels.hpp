@@ -4,7 +4,7 @@
 #pragma once
 #include "engine/backend/cuda/gpu.h"
 
-namespace gpu {
+namespace pgtrain::engine::backend::gpu {
 // Partial sums of any reduction here fit into this many floats, for rows up to kScratchFloats / 2 wide.
 constexpr int64_t kScratchFloats = int64_t(4) << 20;
 
@@ -29,13 +29,24 @@ template <class T> struct AttentionBackward {
 };
 template <class T> void attention_backward(const AttentionBackward<T> &a, cudaStream_t stream);
 
+template <class T> struct AttentionDecode {
+    const T *qkv;               // [3 * heads * head_size], the new position of one sequence
+    T *key_cache, *value_cache;  // [context, heads * head_size]; the new position is stored
+    T *out;                     // [heads * head_size]
+    int heads, head_size, position;
+    float scale;
+};
+template <class T> void attention_decode(const AttentionDecode<T> &a, cudaStream_t stream);
+
 template <class T>
 void embedding_forward(T *out, const T *table, const int32_t *ids, int64_t rows, int width, int vocabulary, cudaStream_t stream);
 template <class T>
 void embedding_backward(float *dtable, const T *dout, const int32_t *ids, int64_t rows, int width, int vocabulary, cudaStream_t stream);
 
+// With a residual: total = x + residual first, then y of total; total may be x or residual.
 template <class T>
-void layer_norm_forward(T *y, float *mean, float *rstd, const T *x, const T *gain, const T *bias, int64_t rows, int width, float epsilon, cudaStream_t stream);
+void layer_norm_forward(T *y, float *mean, float *rstd, const T *x, const T *residual, T *total, const T *gain, const T *bias, int64_t rows, int width,
+                        float epsilon, cudaStream_t stream);
 // dgain and dbias are added to; dx is added to or overwritten and may be dy's own memory.
 template <class T>
 void layer_norm_backward(T *dx, bool accumulate_dx, float *dgain, float *dbias, const T *dy, const T *x, const T *gain, const float *mean, const float *rstd,
@@ -43,6 +54,16 @@ void layer_norm_backward(T *dx, bool accumulate_dx, float *dgain, float *dbias, 
 
 template <class T> void gelu_forward(T *y, const T *x, int64_t n, cudaStream_t stream);
 template <class T> void gelu_backward(T *dx, const T *dy, const T *x, int64_t n, cudaStream_t stream);
+// What a product's epilogue does not do: value = pre + bias; c = gelu(value) or value; keep (may be pre) receives value.
+template <class T, class B> struct Finish {
+    T *c;
+    const T *pre;
+    T *keep;        // or null
+    const B *bias;  // [n] or null
+    int64_t m, n, c_pitch, pre_pitch;
+    bool gelu;
+};
+template <class T, class B> void finish_product(const Finish<T, B> &a, cudaStream_t stream);
 template <class T> void add(T *y, const T *a, const T *b, int64_t n, cudaStream_t stream);
 template <class T> void scale(T *x, float factor, int64_t n, cudaStream_t stream);
 template <class To, class From> void cast(To *to, const From *from, int64_t n, cudaStream_t stream);
@@ -67,4 +88,4 @@ struct AdamW {
     float gradient_scale, clip;      // clip 0: none
 };
 void adamw(const AdamW &a, cudaStream_t stream);
-}  // namespace gpu
+}  // namespace pgtrain::engine::backend::gpu

@@ -1,20 +1,31 @@
-// Layer norm over the last dimension. Forward: a warp a row, mean and variance in two passes over the (cached) row. Backward:
+// Layer norm over the last dimension. Forward: a warp a row, mean and variance in two passes over the (cached) row; with a
+// residual the row is x + residual, which is also written out, rounded as the backward will read it. Backward:
 // dx by a warp a row; gain and bias gradients by column slices of row chunks, then one sum over the chunks.
 #include "engine/backend/cuda/kernel.cuh"
 #include "engine/backend/cuda/kernels.hpp"
 
-namespace gpu {
+namespace pgtrain::engine::backend::gpu {
 namespace {
 constexpr int kThreads = 256, kRowsPerBlock = kThreads / kWarp, kColumns = 128, kMaxChunks = 128;
 
 template <class T>
-__global__ void layer_norm_forward_kernel(T *y, float *mean, float *rstd, const T *x, const T *gain, const T *bias, int64_t rows, int width, float epsilon) {
+__global__ void layer_norm_forward_kernel(T *y, float *mean, float *rstd, const T *x, const T *residual, T *total, const T *gain, const T *bias, int64_t rows,
+                                          int width, float epsilon) {
     const int lane = threadIdx.x % kWarp;
     const int64_t row = int64_t(blockIdx.x) * kRowsPerBlock + threadIdx.x / kWarp;
     if (row >= rows) return;  // whole warps; no barrier follows
-    const T *in = x + row * width;
     float sum = 0.0f;
-    for (int c = lane; c < width; c += kWarp) sum += to_float(in[c]);
+    const T *in = x + row * width;
+    if (residual) {
+        T *out = total + row * width;
+        for (int c = lane; c < width; c += kWarp) {
+            out[c] = from_float<T>(to_float(in[c]) + to_float(residual[row * width + c]));
+            sum += to_float(out[c]);
+        }
+        in = out;  // each lane reads back only what it wrote
+    } else {
+        for (int c = lane; c < width; c += kWarp) sum += to_float(in[c]);
+    }
     const float m = warp_sum(sum) / float(width);
     float squares = 0.0f;
     for (int c = lane; c < width; c += kWarp) {
@@ -82,9 +93,10 @@ __global__ void layer_norm_backward_sum_kernel(float *dgain, float *dbias, const
 }  // namespace
 
 template <class T>
-void layer_norm_forward(T *y, float *mean, float *rstd, const T *x, const T *gain, const T *bias, int64_t rows, int width, float epsilon, cudaStream_t stream) {
-    launch("layer_norm_forward", layer_norm_forward_kernel<T>, blocks_for(rows, kRowsPerBlock), kThreads, 0, stream, y, mean, rstd, x, gain, bias, rows,
-           width, epsilon);
+void layer_norm_forward(T *y, float *mean, float *rstd, const T *x, const T *residual, T *total, const T *gain, const T *bias, int64_t rows, int width,
+                        float epsilon, cudaStream_t stream) {
+    launch("layer_norm_forward", layer_norm_forward_kernel<T>, blocks_for(rows, kRowsPerBlock), kThreads, 0, stream, y, mean, rstd, x, residual, total, gain,
+           bias, rows, width, epsilon);
 }
 template <class T>
 void layer_norm_backward(T *dx, bool accumulate_dx, float *dgain, float *dbias, const T *dy, const T *x, const T *gain, const float *mean, const float *rstd,
@@ -103,9 +115,9 @@ void layer_norm_backward(T *dx, bool accumulate_dx, float *dgain, float *dbias, 
                blocks_for(rows, kRowsPerBlock), kThreads, 0, stream, dx, dy, x, gain, mean, rstd, rows, width);
 }
 #define INSTANTIATE(T)                                                                                                                   \
-    template void layer_norm_forward(T *, float *, float *, const T *, const T *, const T *, int64_t, int, float, cudaStream_t);          \
+    template void layer_norm_forward(T *, float *, float *, const T *, const T *, T *, const T *, const T *, int64_t, int, float, cudaStream_t); \
     template void layer_norm_backward(T *, bool, float *, float *, const T *, const T *, const T *, const float *, const float *, int64_t, int, \
                                       float *, cudaStream_t);
 INSTANTIATE(float)
 INSTANTIATE(bf16)
-}  // namespace gpu
+}  // namespace pgtrain::engine::backend::gpu

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <string>
 
-namespace gpu {
+namespace pgtrain::engine::backend::gpu {
 namespace {
 cudaDataType_t data_type(Type t) { return t == Type::Float ? CUDA_R_32F : CUDA_R_16BF; }
 // The heuristic may only count on the alignment that the pointers really have, up to what it can use.
@@ -119,4 +119,4 @@ void Multiplier::run(const Product &p) {
                  library_.matmul(handle_, plan.description, &p.alpha, p.b, plan.first, p.a, plan.second, &p.beta, p.c, plan.result, p.c, plan.result,
                                  &plan.algorithm, workspace_, workspace_bytes_, stream_));
 }
-}  // namespace gpu
+}  // namespace pgtrain::engine::backend::gpu

@@ -6,7 +6,7 @@
 
 #include "engine/backend/cuda/cublaslt.hpp"
 
-namespace gpu {
+namespace pgtrain::engine::backend::gpu {
 enum class Type : uint8_t { Float, Bf16 };
 struct Product {
     int64_t m = 0, n = 0, k = 0;
@@ -40,4 +40,4 @@ class Multiplier {
     cublasLtHandle_t handle_ = nullptr;
     std::map<Key, Plan> plans_;
 };
-}  // namespace gpu
+}  // namespace pgtrain::engine::backend::gpu

@@ -3,7 +3,7 @@
 #include "engine/backend/cuda/kernel.cuh"
 #include "engine/backend/cuda/kernels.hpp"
 
-namespace gpu {
+namespace pgtrain::engine::backend::gpu {
 namespace {
 constexpr int kThreads = 256, kMaxBlocks = 1024;
 
@@ -34,4 +34,4 @@ void sum(float *out, bool accumulate, const float *x, int64_t n, float *scratch,
 void sum_of_squares(float *out, bool accumulate, const float *x, int64_t n, float *scratch, cudaStream_t stream) {
     run<true>(out, accumulate, x, n, scratch, stream);
 }
-}  // namespace gpu
+}  // namespace pgtrain::engine::backend::gpu

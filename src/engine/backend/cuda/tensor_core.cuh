@@ -21,7 +21,7 @@ void load_8x8x4_transposed(void *lanes[32]);
 }  // namespace emu
 #endif
 
-namespace gpu {
+namespace pgtrain::engine::backend::gpu {
 __device__ __forceinline__ void multiply_16x8x16(float (&sum)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
 #ifdef PGTRAIN_GPU_EMULATED
     const unsigned b[2] = {b0, b1};
@@ -99,4 +99,4 @@ __device__ __forceinline__ void warp_multiply(float (&sum)[N][4], const float *a
         }
     }
 }
-}  // namespace gpu
+}  // namespace pgtrain::engine::backend::gpu

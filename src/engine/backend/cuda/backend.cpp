@@ -1,0 +1,257 @@
+// The CUDA side of the table in backend/backend.hpp: checks what the kernels rely on, picks the type, queues the work on the
+// device's one stream. Called through libpgtrain_cuda.so by the engine, and directly by the emulated tests.
+#include "engine/backend/backend.hpp"
+
+#include <cstdio>
+#include <memory>
+
+#include "engine/backend/cuda/device.hpp"
+#include "engine/backend/cuda/staging.hpp"
+#include "engine/core/error.hpp"
+
+namespace pgtrain::engine::backend::gpu {
+namespace {
+constexpr std::int64_t kMostGridRows = 65535, kMostInt = 0x7fffffff;
+
+void require(bool holds, const std::string &what) {
+    if (!holds) throw core::Error("config_invalid", "the CUDA backend cannot run this shape", what);
+}
+std::string uuid_text(const cudaDeviceProp &p) {
+    std::string text = "GPU-";
+    char byte[3];
+    for (int i = 0; i < 16; i++) {
+        std::snprintf(byte, sizeof byte, "%02x", unsigned(static_cast<unsigned char>(p.uuid.bytes[i])));
+        text += byte;
+        if (i == 3 || i == 5 || i == 7 || i == 9) text += '-';
+    }
+    return text;
+}
+Type type_of(DType t) { return t == DType::Bf16 ? Type::Bf16 : Type::Float; }
+
+// Calls f with a null pointer of the compute type.
+template <class F> void with_type(DType type, F f) {
+    require(type != DType::I32, "the operation has no int32 form");
+    if (type == DType::Bf16) f(static_cast<bf16 *>(nullptr));
+    else f(static_cast<float *>(nullptr));
+}
+template <class T> T *as(T *, void *p) { return static_cast<T *>(p); }
+template <class T> const T *as(T *, const void *p) { return static_cast<const T *>(p); }
+
+class CudaBackend final : public Backend {
+  public:
+    explicit CudaBackend(int index) : device_(index), staging_(device_.stream()) {
+        const cudaDeviceProp &p = device_.properties();
+        info_.name = "cuda:" + std::to_string(index);
+        info_.description = p.name;
+        info_.uuid = uuid_text(p);
+        info_.isa = "sm_" + std::to_string(p.major) + std::to_string(p.minor);
+        info_.memory_bytes = p.totalGlobalMem;
+        info_.units = p.multiProcessorCount;
+        info_.best_dtype = DType::Bf16;
+    }
+    const DeviceInfo &info() const override { return info_; }
+    std::uint64_t workspace_bytes() const override { return Device::reserved_bytes(); }
+
+    void *allocate(std::size_t bytes) override {
+        void *memory = nullptr;
+        check("cudaMalloc", cudaMalloc(&memory, bytes ? bytes : 1));
+        return memory;
+    }
+    void release(void *memory) noexcept override { cudaFree(memory); }
+    void upload(void *to, const void *from, std::size_t bytes) override {
+        if (bytes) staging_.upload(to, from, bytes);
+    }
+    void download(void *to, const void *from, std::size_t bytes) override {
+        if (bytes) check("cudaMemcpyAsync from the device", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, device_.stream()));
+        device_.synchronize();
+    }
+    void copy(void *to, const void *from, std::size_t bytes) override {
+        if (bytes) check("cudaMemcpyAsync on the device", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, device_.stream()));
+    }
+    void zero(void *memory, std::size_t bytes) override {
+        if (bytes) check("cudaMemsetAsync", cudaMemsetAsync(memory, 0, bytes, device_.stream()));
+    }
+    void synchronize() override { device_.synchronize(); }
+
+    void matmul(const Matmul &a) override;
+    void embedding_forward(const EmbeddingForward &a) override {
+        if (a.rows == 0) return;
+        require(a.rows * a.width < kMostInt * std::int64_t(256) && a.width <= kMostInt && a.vocabulary <= kMostInt, "embedding too large");
+        with_type(a.type, [&](auto *t) {
+            gpu::embedding_forward(as(t, a.out), as(t, a.table), a.ids, a.rows, int(a.width), int(a.vocabulary), device_.stream());
+        });
+    }
+    void embedding_backward(const EmbeddingBackward &a) override {
+        if (a.rows == 0) return;
+        require(a.rows <= kMostInt && a.width <= kMostInt && a.vocabulary <= kMostInt, "embedding too large");
+        with_type(a.type, [&](auto *t) {
+            gpu::embedding_backward(a.dtable, as(t, a.dout), a.ids, a.rows, int(a.width), int(a.vocabulary), device_.stream());
+        });
+    }
+    void layer_norm_forward(const LayerNormForward &a) override {
+        if (a.rows == 0) return;
+        require(a.width <= kScratchFloats / 2, "rows of a layer norm hold at most 2^21 elements");
+        with_type(a.type, [&](auto *t) {
+            gpu::layer_norm_forward(as(t, a.y), a.mean, a.rstd, as(t, a.x), as(t, a.residual), as(t, a.sum), as(t, a.gain), as(t, a.bias), a.rows,
+                                    int(a.width), a.epsilon, device_.stream());
+        });
+    }
+    void layer_norm_backward(const LayerNormBackward &a) override {
+        if (a.rows == 0) return;
+        require(a.width <= kScratchFloats / 2, "rows of a layer norm hold at most 2^21 elements");
+        with_type(a.type, [&](auto *t) {
+            gpu::layer_norm_backward(as(t, a.dx), a.accumulate_dx, a.dgain, a.dbias, as(t, a.dy), as(t, a.x), as(t, a.gain), a.mean, a.rstd, a.rows,
+                                     int(a.width), device_.scratch(), device_.stream());
+        });
+    }
+    void attention_forward(const backend::AttentionForward &a) override {
+        if (a.batch * a.length == 0) return;
+        require_attention(a.batch, a.length, a.heads, a.head_size);
+        with_type(a.type, [&](auto *t) {
+            using T = std::remove_pointer_t<decltype(t)>;
+            gpu::attention_forward(gpu::AttentionForward<T>{as(t, a.qkv), as(t, a.out), a.log_sum, a.segments, int(a.batch), int(a.length), int(a.heads),
+                                                            int(a.head_size), a.scale},
+                                   device_.stream());
+        });
+    }
+    void attention_backward(const backend::AttentionBackward &a) override {
+        if (a.batch * a.length == 0) return;
+        require_attention(a.batch, a.length, a.heads, a.head_size);
+        with_type(a.type, [&](auto *t) {
+            using T = std::remove_pointer_t<decltype(t)>;
+            gpu::attention_backward(gpu::AttentionBackward<T>{as(t, a.qkv), as(t, a.out), as(t, a.dout), a.log_sum, a.delta, a.segments, as(t, a.dqkv),
+                                                              int(a.batch), int(a.length), int(a.heads), int(a.head_size), a.scale},
+                                    device_.stream());
+        });
+    }
+    void attention_decode(const backend::AttentionDecode &a) override {
+        require_attention(1, a.position + 1, a.heads, a.head_size);
+        with_type(a.type, [&](auto *t) {
+            using T = std::remove_pointer_t<decltype(t)>;
+            gpu::attention_decode(gpu::AttentionDecode<T>{as(t, a.qkv), as(t, a.keys), as(t, a.values), as(t, a.out), int(a.heads), int(a.head_size),
+                                                          int(a.position), a.scale},
+                                  device_.stream());
+        });
+    }
+    void cross_entropy(const CrossEntropy &a) override {
+        if (a.rows == 0) return;
+        require(a.rows <= kMostInt && a.vocabulary <= kMostInt, "cross-entropy too large");
+        with_type(a.type, [&](auto *t) {
+            gpu::cross_entropy(as(t, a.logits), a.pitch ? a.pitch : a.vocabulary, a.losses, a.targets, a.rows, int(a.vocabulary), a.scale, a.gradient,
+                               device_.stream());
+        });
+    }
+    void gelu_forward(DType type, void *y, const void *x, std::int64_t count) override {
+        if (count) with_type(type, [&](auto *t) { gpu::gelu_forward(as(t, y), as(t, x), count, device_.stream()); });
+    }
+    void gelu_backward(DType type, void *dx, const void *dy, const void *x, std::int64_t count) override {
+        if (count) with_type(type, [&](auto *t) { gpu::gelu_backward(as(t, dx), as(t, dy), as(t, x), count, device_.stream()); });
+    }
+    void add(DType type, void *y, const void *a, const void *b, std::int64_t count) override {
+        if (count) with_type(type, [&](auto *t) { gpu::add(as(t, y), as(t, a), as(t, b), count, device_.stream()); });
+    }
+    void scale(DType type, void *x, float factor, std::int64_t count) override {
+        if (count) with_type(type, [&](auto *t) { gpu::scale(as(t, x), factor, count, device_.stream()); });
+    }
+    void cast(DType to_type, void *to, DType from_type, const void *from, std::int64_t count) override {
+        if (to_type == from_type) return copy(to, from, std::size_t(count) * core::size_of(to_type));
+        require(to_type != DType::I32 && from_type != DType::I32, "cast has no int32 form");
+        if (count == 0) return;
+        if (to_type == DType::Bf16) gpu::cast(static_cast<bf16 *>(to), static_cast<const float *>(from), count, device_.stream());
+        else gpu::cast(static_cast<float *>(to), static_cast<const bf16 *>(from), count, device_.stream());
+    }
+    void column_sum(DType type, float *out, const void *x, std::int64_t rows, std::int64_t width) override {
+        if (rows == 0 || width == 0) return;
+        require(width <= kScratchFloats, "column_sum takes at most 2^22 columns");
+        with_type(type, [&](auto *t) { gpu::column_sum(out, true, as(t, x), rows, width, device_.scratch(), device_.stream()); });
+    }
+    void sum(float *out, const float *x, std::int64_t count, bool accumulate) override {
+        gpu::sum(out, accumulate, x, count, device_.scratch(), device_.stream());
+    }
+    void sum_of_squares(float *out, const float *x, std::int64_t count, bool accumulate) override {
+        gpu::sum_of_squares(out, accumulate, x, count, device_.scratch(), device_.stream());
+    }
+    void adamw(const backend::AdamW &a) override {
+        if (a.count == 0) return;
+        gpu::adamw({a.parameter, a.m, a.v, a.gradient, static_cast<bf16 *>(a.shadow), a.squared_norm, a.count, a.learning_rate, a.beta1, a.beta2, a.epsilon,
+                    a.weight_decay, a.correction1, a.correction2, a.gradient_scale, a.clip},
+                   device_.stream());
+    }
+
+  private:
+    static void require_attention(std::int64_t batch, std::int64_t length, std::int64_t heads, std::int64_t head_size) {
+        require(head_size >= 1 && head_size <= 128, "a head has " + std::to_string(head_size) + " channels, at most 128 are supported");
+        require(batch <= kMostGridRows && heads <= kMostGridRows, "attention takes at most 65535 sequences and heads");
+        require(length <= kMostInt - 64, "sequence too long");
+    }
+    template <class T, class B> void finish(const Matmul &a, const Product &p) {
+        Finish<T, B> f{};
+        f.c = static_cast<T *>(a.c);
+        f.pre = static_cast<const T *>(p.c);
+        f.pre_pitch = p.c_pitch;
+        f.keep = static_cast<T *>(a.gelu_input);
+        f.bias = p.bias ? nullptr : static_cast<const B *>(a.bias);
+        f.m = a.m;
+        f.n = a.n;
+        f.c_pitch = a.c_pitch ? a.c_pitch : a.n;
+        f.gelu = a.gelu;
+        finish_product(f, device_.stream());
+    }
+
+    Device device_;
+    Staging staging_;
+    DeviceInfo info_;
+};
+
+void CudaBackend::matmul(const Matmul &a) {
+    if (a.m == 0 || a.n == 0) return;
+    require(a.in != DType::I32 && a.out != DType::I32 && (a.in == DType::Bf16 || a.out == DType::F32), "products are fp32 to fp32, bf16 to bf16 or bf16 to fp32");
+    require(a.k > 0, "a product needs an inner size of at least 1");
+    require(!a.gelu || a.beta == 0.0f, "gelu after a product needs beta 0");
+    const bool bias_apart = a.bias && a.in != a.out;  // the epilogue takes a bias of the result's type only
+    Product p;
+    p.m = a.m, p.n = a.n, p.k = a.k;
+    p.transpose_a = a.transpose_a, p.transpose_b = a.transpose_b;
+    p.a = a.a, p.b = a.b;
+    p.c = a.gelu && a.gelu_input ? a.gelu_input : a.c;
+    p.a_pitch = a.a_pitch ? a.a_pitch : a.transpose_a ? a.m : a.k;
+    p.b_pitch = a.b_pitch ? a.b_pitch : a.transpose_b ? a.k : a.n;
+    p.c_pitch = p.c != a.c || !a.c_pitch ? a.n : a.c_pitch;
+    p.in = type_of(a.in), p.out = type_of(a.out);
+    p.alpha = a.alpha, p.beta = a.beta;
+    p.bias = bias_apart ? nullptr : a.bias;
+    device_.multiplier().run(p);
+    if (!a.gelu && !bias_apart) return;
+    if (a.out == DType::Bf16) finish<bf16, bf16>(a, p);
+    else if (a.in == DType::Bf16) finish<float, bf16>(a, p);
+    else finish<float, float>(a, p);
+}
+
+void tell(const std::string &what, char *error, std::size_t bytes) {
+    if (error && bytes) std::snprintf(error, bytes, "%s", what.c_str());
+}
+}  // namespace
+}  // namespace pgtrain::engine::backend::gpu
+
+using namespace pgtrain::engine;
+
+extern "C" [[gnu::visibility("default")]] backend::Backend *pgtrain_cuda_backend(int device, char *error, std::size_t error_bytes) {
+    try {
+        return new backend::gpu::CudaBackend(device);
+    } catch (const core::Error &e) {
+        backend::gpu::tell(e.message + (e.detail.empty() ? "" : ": " + e.detail), error, error_bytes);
+    } catch (const std::exception &e) {
+        backend::gpu::tell(e.what(), error, error_bytes);
+    }
+    return nullptr;
+}
+extern "C" [[gnu::visibility("default")]] int pgtrain_cuda_device_count(char *error, std::size_t error_bytes) {
+    try {
+        const backend::gpu::Found found = backend::gpu::find_devices();
+        backend::gpu::tell(found.why_not_more, error, error_bytes);
+        return int(found.usable);
+    } catch (const std::exception &e) {
+        backend::gpu::tell(e.what(), error, error_bytes);
+        return 0;
+    }
+}

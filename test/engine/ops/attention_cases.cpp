@@ -1,0 +1,133 @@
+// Attention: forward, backward and decode against the textbook formula in double, head sizes with and without vector width,
+// lengths around the tile of 64 and over three tiles, with packed documents and without.
+#include "cases.hpp"
+
+namespace pgtrain::test {
+namespace {
+struct Shape {
+  int batch, length, heads, head_size;
+  bool packed;
+};
+struct Reference {
+  std::vector<double> out, dqkv, log_sum;
+};
+Reference reference(const Shape& s, float scale, const std::vector<float>& qkv, const std::vector<float>& dout, const std::vector<std::int32_t>& segments) {
+  const int channels = s.heads * s.head_size;
+  const std::size_t rows = std::size_t(s.batch) * std::size_t(s.length);
+  Reference r{std::vector<double>(rows * channels), std::vector<double>(rows * 3 * channels), std::vector<double>(rows * s.heads)};
+  for (int b = 0; b < s.batch; ++b)
+    for (int h = 0; h < s.heads; ++h)
+      for (int i = 0; i < s.length; ++i) {
+        const auto place = [&](int t, int part, int c) { return (std::size_t(b) * s.length + t) * 3 * channels + std::size_t(part) * channels + h * s.head_size + c; };
+        const std::size_t row = (std::size_t(b) * s.length + i) * channels + std::size_t(h) * s.head_size;
+        std::vector<double> p(std::size_t(i) + 1);
+        double total = 0, delta = 0;
+        for (int j = 0; j <= i; ++j) {
+          if (s.packed && segments[std::size_t(b) * s.length + i] != segments[std::size_t(b) * s.length + j]) continue;
+          double score = 0;
+          for (int c = 0; c < s.head_size; ++c) score += double(qkv[place(i, 0, c)]) * qkv[place(j, 1, c)];
+          total += p[std::size_t(j)] = std::exp(score * scale);
+        }
+        r.log_sum[(std::size_t(b) * s.heads + h) * s.length + i] = std::log(total);
+        for (int c = 0; c < s.head_size; ++c) {
+          double v = 0;
+          for (int j = 0; j <= i; ++j) v += p[std::size_t(j)] / total * qkv[place(j, 2, c)];
+          r.out[row + c] = v;
+          delta += v * dout[row + c];
+        }
+        for (int j = 0; j <= i; ++j) {
+          const double share = p[std::size_t(j)] / total;
+          double dp = 0;
+          for (int c = 0; c < s.head_size; ++c) {
+            dp += double(dout[row + c]) * qkv[place(j, 2, c)];
+            r.dqkv[place(j, 2, c)] += share * dout[row + c];
+          }
+          const double ds = share * (dp - delta) * scale;
+          for (int c = 0; c < s.head_size; ++c) {
+            r.dqkv[place(i, 0, c)] += ds * qkv[place(j, 1, c)];
+            r.dqkv[place(j, 1, c)] += ds * qkv[place(i, 0, c)];
+          }
+        }
+      }
+  return r;
+}
+std::vector<std::int32_t> random_documents(const Shape& s) {
+  std::vector<std::int32_t> segments;
+  for (int b = 0; b < s.batch; ++b)
+    for (int t = 0, number = 0; t < s.length; ++t) segments.push_back(number += random_below(19) == 0);
+  return segments;
+}
+
+void check_attention(Backend& backend, DType type, const Shape& s) {
+  const std::int64_t rows = std::int64_t(s.batch) * s.length, channels = std::int64_t(s.heads) * s.head_size;
+  const auto qkv = random_values(type, rows * 3 * channels), dout = random_values(type, rows * channels);
+  const auto segments = random_documents(s);
+  const float scale = float(1 / std::sqrt(double(s.head_size)));
+  const Reference want = reference(s, scale, qkv, dout, segments);
+
+  Buffer dqkv_in(backend, type, qkv), ddout(backend, type, dout), numbers(backend, segments);
+  Buffer out(backend, type, rows * channels), log_sum(backend, DType::F32, rows * s.heads), delta(backend, DType::F32, rows * s.heads);
+  Buffer dqkv(backend, type, rows * 3 * channels);
+  engine::backend::AttentionForward f;
+  f.type = type, f.qkv = dqkv_in.get(), f.out = out.get(), f.log_sum = log_sum.floats();
+  f.segments = s.packed ? numbers.numbers() : nullptr;
+  f.batch = s.batch, f.length = s.length, f.heads = s.heads, f.head_size = s.head_size, f.scale = scale;
+  backend.attention_forward(f);
+  engine::backend::AttentionBackward g;
+  g.type = type, g.qkv = dqkv_in.get(), g.out = out.get(), g.dout = ddout.get(), g.log_sum = log_sum.floats(), g.delta = delta.floats();
+  g.segments = f.segments, g.dqkv = dqkv.get();
+  g.batch = s.batch, g.length = s.length, g.heads = s.heads, g.head_size = s.head_size, g.scale = scale;
+  backend.attention_backward(g);
+
+  const bool narrow = type == DType::Bf16;
+  expect_close("output", out.read(), want.out, narrow ? 4e-3 : 2e-6);
+  double worst = 0;
+  const auto sums = log_sum.read();
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    const double d = std::fabs(sums[i] - want.log_sum[i]);
+    worst = d == d ? std::max(worst, d) : 1;
+  }
+  expect("log_sum is off by " + std::to_string(worst), worst < 2e-5);
+  expect_close("gradients", dqkv.read(), want.dqkv, narrow ? 8e-3 : 5e-6);
+}
+
+// Position by position, decode must give what the forward gives for the whole row.
+void check_decode(Backend& backend, DType type, int length, int heads, int head_size) {
+  const Shape s{1, length, heads, head_size, false};
+  const std::int64_t channels = std::int64_t(heads) * head_size;
+  const auto qkv = random_values(type, length * 3 * channels), nothing = random_values(type, length * channels);
+  const float scale = float(1 / std::sqrt(double(head_size)));
+  const Reference want = reference(s, scale, qkv, nothing, random_documents(s));
+  Buffer keys(backend, type, length * channels), values(backend, type, length * channels), out(backend, type, channels);
+  std::vector<float> rows;
+  for (int t = 0; t < length; ++t) {
+    Buffer row(backend, type, std::vector<float>(qkv.begin() + t * 3 * channels, qkv.begin() + (t + 1) * 3 * channels));
+    engine::backend::AttentionDecode d;
+    d.type = type, d.qkv = row.get(), d.keys = keys.get(), d.values = values.get(), d.out = out.get();
+    d.position = t, d.heads = heads, d.head_size = head_size, d.scale = scale;
+    backend.attention_decode(d);
+    for (float v : out.read()) rows.push_back(v);
+  }
+  expect_close("decoded rows", rows, want.out, type == DType::Bf16 ? 4e-3 : 2e-6);
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (DType type : kTypes) {
+    const Shape shapes[] = {{1, 1, 1, 32, false}, {2, 63, 2, 32, false}, {1, 65, 2, 64, true}, {2, 200, 1, 64, true},
+                            {1, 150, 2, 128, false}, {1, 70, 3, 20, true}, {1, 40, 2, 5, false}};
+    for (const Shape& s : shapes)
+      all.push_back({"attention " + type_name(type) + " " + std::to_string(s.batch) + "x" + std::to_string(s.length) + " heads " + std::to_string(s.heads) +
+                         "x" + std::to_string(s.head_size) + (s.packed ? " packed" : ""),
+                     [=](Backend& b) { check_attention(b, type, s); }});
+    all.push_back({"attention decode " + type_name(type), [=](Backend& b) {
+                     check_decode(b, type, 11, 2, 32);
+                     check_decode(b, type, 5, 3, 20);
+                     check_decode(b, type, 6, 1, 128);
+                   }});
+  }
+  return all;
+}
+const AddCases added(cases());
+}  // namespace
+}  // namespace pgtrain::test
