@@ -144,7 +144,8 @@ void TrainingRun::prepare_model() {
   const graph::Graph graph = models::build_gpt(config_, compute_, options_.batch_size, options_.context);
   store_ = std::make_unique<graph::ParameterStore>(graph, backend_, graph::Mode::Train);
   executor_ = std::make_unique<graph::Executor>(graph, *store_, graph::Mode::Train);
-  squared_norm_ = std::make_unique<DeviceFloat>(backend_);
+  optimizer_ = std::make_unique<Optimizer>(
+      *store_, OptimizerOptions{options_.weight_decay, options_.beta1, options_.beta2, options_.epsilon, options_.gradient_clip});
   if (resumed_ != nullptr) {
     resumed_->load(*store_);
     state_ = resumed_->state();
@@ -209,44 +210,16 @@ double TrainingRun::take_step() {
   }
   const double loss = loss_sum / static_cast<double>(predictions);
   check_finite(loss, "loss");
-  update_weights();
+  gradient_norm_ = optimizer_->gradient_norm();
+  check_finite(gradient_norm_, "gradient norm");
+  learning_rate_ = schedule_.rate(state_.step);
+  optimizer_->update(state_.step, learning_rate_);
   state_.cursor = stream_->cursor();
   state_.last_loss = loss;
   state_.tokens += predictions;
   attempt_tokens_ += predictions;
   ++state_.step;
   return loss;
-}
-
-void TrainingRun::update_weights() {
-  backend_.sum_of_squares(squared_norm_->memory, store_->gradients(), store_->count(), false);
-  float squares = 0;
-  backend_.download(&squares, squared_norm_->memory, sizeof squares);
-  gradient_norm_ = std::sqrt(static_cast<double>(squares));
-  check_finite(gradient_norm_, "gradient norm");
-  learning_rate_ = schedule_.rate(state_.step);
-  backend::AdamW call;
-  call.learning_rate = static_cast<float>(learning_rate_);
-  call.beta1 = static_cast<float>(options_.beta1), call.beta2 = static_cast<float>(options_.beta2);
-  call.epsilon = static_cast<float>(options_.epsilon);
-  const double taken = static_cast<double>(state_.step + 1);
-  call.correction1 = static_cast<float>(1.0 / (1.0 - std::pow(options_.beta1, taken)));
-  call.correction2 = static_cast<float>(1.0 / (1.0 - std::pow(options_.beta2, taken)));
-  call.clip = static_cast<float>(options_.gradient_clip);
-  call.squared_norm = options_.gradient_clip > 0 ? squared_norm_->memory : nullptr;
-  const auto& parameters = store_->parameters();
-  for (std::size_t first = 0; first < parameters.size();) {
-    std::size_t next = first + 1;
-    while (next < parameters.size() && parameters[next].decays == parameters[first].decays) ++next;
-    const std::int64_t begin = parameters[first].offset, end = next < parameters.size() ? parameters[next].offset : store_->count();
-    call.parameter = store_->weights() + begin, call.gradient = store_->gradients() + begin;
-    call.m = store_->first_moments() + begin, call.v = store_->second_moments() + begin;
-    call.shadow = store_->shadow() != nullptr ? static_cast<core::Bf16*>(store_->shadow()) + begin : nullptr;
-    call.count = end - begin;
-    call.weight_decay = parameters[first].decays ? static_cast<float>(options_.weight_decay) : 0.0f;
-    backend_.adamw(call);
-    first = next;
-  }
 }
 
 void TrainingRun::check_finite(double value, const char* what) const {

@@ -19,6 +19,7 @@
 #include "engine/models/gpt/config.hpp"
 #include "engine/train/checkpoint.hpp"
 #include "engine/train/measured_backend.hpp"
+#include "engine/train/optimizer.hpp"
 #include "engine/train/schedule.hpp"
 #include "engine/train/training.hpp"
 
@@ -46,7 +47,6 @@ class TrainingRun {
   void prepare_model();
   bool steps_until_done();              // false: max_seconds was reached
   double take_step();                   // mean loss of the step
-  void update_weights();
   double evaluate();
   void report_evaluation(EvaluationPhase phase, double loss);
   void draw_samples();
@@ -72,16 +72,7 @@ class TrainingRun {
   models::GptConfig config_;
   std::unique_ptr<graph::ParameterStore> store_;
   std::unique_ptr<graph::Executor> executor_;
-  // Sum of squares of the gradient, on the device.
-  struct DeviceFloat {
-    explicit DeviceFloat(backend::Backend& on) : backend(on), memory(static_cast<float*>(on.allocate(sizeof(float)))) {}
-    ~DeviceFloat() { backend.release(memory); }
-    DeviceFloat(const DeviceFloat&) = delete;
-    DeviceFloat& operator=(const DeviceFloat&) = delete;
-    backend::Backend& backend;
-    float* memory;
-  };
-  std::unique_ptr<DeviceFloat> squared_norm_;
+  std::unique_ptr<Optimizer> optimizer_;
 
   Schedule schedule_;
   RunState state_;                       // of the last whole step; cursor included

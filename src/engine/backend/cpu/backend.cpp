@@ -1,0 +1,179 @@
+// The CPU backend: fits the kernels and the product libraries to the table of backend.hpp. Memory is counted against the
+// limit, so that a model that is too large is refused with the numbers instead of being killed by the system.
+#include <omp.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <vector>
+
+#include "engine/backend/cpu/kernels.hpp"
+#include "engine/backend/cpu/matmul.hpp"
+#include "engine/backend/devices.hpp"
+#include "engine/core/error.hpp"
+
+namespace pgtrain::engine::backend {
+namespace {
+
+using cpu::Kernels;
+
+constexpr std::uint64_t kScratchBytesPerThread = std::uint64_t{4} << 20;
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+
+std::string processor_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  return "CPU";
+}
+
+// The machine's memory, or the control group's share of it.
+std::uint64_t memory_bytes() {
+  std::uint64_t bytes = static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(sysconf(_SC_PAGE_SIZE));
+  for (const char* name : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+    std::uint64_t limit = 0;
+    if (std::ifstream file(name); file >> limit && limit > 0) bytes = std::min(bytes, limit);
+  }
+  return bytes;
+}
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(const OpenOptions& options)
+      : threads_(options.threads > 0 ? options.threads : std::max(1, omp_get_num_procs())), kernels_(cpu::best_kernels()), scratch_(threads_),
+        bf16_(cpu::open_bf16_products(threads_)) {
+    info_.name = "cpu";
+    info_.description = processor_name();
+    info_.uuid = "cpu";
+    info_.isa = std::string(kernels_.isa) + (bf16_ != nullptr ? " with bf16 products" : "");
+    info_.memory_bytes = memory_bytes();
+    info_.units = threads_;
+    info_.best_dtype = bf16_ != nullptr ? DType::Bf16 : DType::F32;
+    limit_ = options.memory_limit_bytes > 0 ? std::min(options.memory_limit_bytes, info_.memory_bytes) : info_.memory_bytes;
+  }
+  ~CpuBackend() override {
+    while (!blocks_.empty()) release(blocks_.begin()->first);
+  }
+
+  const DeviceInfo& info() const override { return info_; }
+  std::uint64_t workspace_bytes() const override { return static_cast<std::uint64_t>(threads_) * kScratchBytesPerThread; }
+
+  void* allocate(std::size_t bytes) override {
+    const std::size_t whole = (std::max<std::size_t>(bytes, 1) + 255) / 256 * 256;
+    if (used_ + whole > limit_)
+      throw core::Error("out_of_memory", "the CPU's memory limit is reached: " + std::to_string(whole) + " bytes more are needed",
+                        std::to_string(used_) + " of " + std::to_string(limit_) + " bytes are in use", "Choose a smaller size, batch_size or context.");
+    const std::size_t alignment = whole >= kHugePage ? kHugePage : 256;
+    void* memory = std::aligned_alloc(alignment, (whole + alignment - 1) / alignment * alignment);
+    if (memory == nullptr) throw core::Error("out_of_memory", "the system refused " + std::to_string(whole) + " bytes");
+    if (alignment == kHugePage) (void)madvise(memory, whole, MADV_HUGEPAGE);  // advice only: fewer page faults and misses
+    blocks_[memory] = whole;
+    used_ += whole;
+    return memory;
+  }
+  void release(void* memory) noexcept override {
+    if (memory == nullptr) return;
+    const auto block = blocks_.find(memory);
+    if (block == blocks_.end()) return;
+    used_ -= block->second;
+    blocks_.erase(block);
+    std::free(memory);
+  }
+  void upload(void* to, const void* from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
+  void download(void* to, const void* from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
+  void copy(void* to, const void* from, std::size_t bytes) override { std::memmove(to, from, bytes); }
+  void zero(void* memory, std::size_t bytes) override { std::memset(memory, 0, bytes); }
+  void synchronize() override {}
+
+  void matmul(const Matmul& given) override {
+    Matmul a = given;
+    if (a.a_pitch == 0) a.a_pitch = a.transpose_a ? a.m : a.k;
+    if (a.b_pitch == 0) a.b_pitch = a.transpose_b ? a.k : a.n;
+    if (a.c_pitch == 0) a.c_pitch = a.n;
+    // A gelu that keeps its input is a pass of its own: the product goes to gelu_input, which needs C's layout.
+    if (a.gelu && a.gelu_input != nullptr) a.c = a.gelu_input;
+    if (a.in == DType::F32)
+      cpu::matmul_float(a, threads_);
+    else if (bf16_ != nullptr)
+      bf16_->run(a);
+    else
+      widened(a);
+    const bool bias_is_done = a.in == DType::Bf16 && bf16_ != nullptr;
+    if (a.bias != nullptr && !bias_is_done) kernels_.add_bias(a.out, a.c, a.c_pitch, a.in, a.bias, a.m, a.n, threads_);
+    if (a.gelu) kernels_.gelu_forward(a.out, given.c, a.c, (a.m - 1) * a.c_pitch + a.n, threads_);
+  }
+  void embedding_forward(const EmbeddingForward& a) override {
+    const std::size_t bytes = static_cast<std::size_t>(a.width) * core::size_of(a.type);
+    for (std::int64_t r = 0; r < a.rows; ++r)
+      std::memcpy(static_cast<char*>(a.out) + static_cast<std::size_t>(r) * bytes, static_cast<const char*>(a.table) + static_cast<std::size_t>(a.ids[r]) * bytes, bytes);
+  }
+  void embedding_backward(const EmbeddingBackward& a) override { kernels_.embedding_backward(a, threads_); }
+  void layer_norm_forward(const LayerNormForward& a) override { kernels_.layer_norm_forward(a, threads_); }
+  void layer_norm_backward(const LayerNormBackward& a) override { kernels_.layer_norm_backward(a, scratch_); }
+  void attention_forward(const AttentionForward& a) override { kernels_.attention_forward(a, scratch_); }
+  void attention_backward(const AttentionBackward& a) override { kernels_.attention_backward(a, scratch_); }
+  void attention_decode(const AttentionDecode& a) override { kernels_.attention_decode(a, scratch_); }
+  void cross_entropy(const CrossEntropy& a) override { kernels_.cross_entropy(a, threads_); }
+  void gelu_forward(DType type, void* y, const void* x, std::int64_t count) override { kernels_.gelu_forward(type, y, x, count, threads_); }
+  void gelu_backward(DType type, void* dx, const void* dy, const void* x, std::int64_t count) override { kernels_.gelu_backward(type, dx, dy, x, count, threads_); }
+  void add(DType type, void* y, const void* a, const void* b, std::int64_t count) override { kernels_.add(type, y, a, b, count, threads_); }
+  void scale(DType type, void* x, float factor, std::int64_t count) override { kernels_.scale(type, x, factor, count, threads_); }
+  void cast(DType to_type, void* to, DType from_type, const void* from, std::int64_t count) override { kernels_.cast(to_type, to, from_type, from, count, threads_); }
+  void column_sum(DType type, float* out, const void* x, std::int64_t rows, std::int64_t width) override { kernels_.column_sum(type, out, x, rows, width, threads_); }
+  void sum(float* out, const float* x, std::int64_t count, bool accumulate) override { *out = static_cast<float>(kernels_.sum(x, count)) + (accumulate ? *out : 0.0f); }
+  void sum_of_squares(float* out, const float* x, std::int64_t count, bool accumulate) override {
+    *out = static_cast<float>(kernels_.sum_of_squares(x, count)) + (accumulate ? *out : 0.0f);
+  }
+  void adamw(const AdamW& a) override {
+    float factor = a.gradient_scale;
+    if (a.clip > 0 && a.squared_norm != nullptr) {
+      const float norm = std::sqrt(*a.squared_norm) * a.gradient_scale;
+      if (norm > a.clip) factor *= a.clip / norm;
+    }
+    kernels_.adamw(a, factor, threads_);
+  }
+
+ private:
+  // bf16 without a bf16 library: the operands become float, the result is rounded once.
+  void widened(const Matmul& a) {
+    const auto span = [](bool transposed, std::int64_t rows, std::int64_t columns, std::int64_t pitch) {
+      return ((transposed ? columns : rows) - 1) * pitch + (transposed ? rows : columns);
+    };
+    const std::int64_t a_count = span(a.transpose_a, a.m, a.k, a.a_pitch), b_count = span(a.transpose_b, a.k, a.n, a.b_pitch), c_count = span(false, a.m, a.n, a.c_pitch);
+    wide_a_.resize(static_cast<std::size_t>(a_count));
+    wide_b_.resize(static_cast<std::size_t>(b_count));
+    kernels_.cast(DType::F32, wide_a_.data(), DType::Bf16, a.a, a_count, threads_);
+    kernels_.cast(DType::F32, wide_b_.data(), DType::Bf16, a.b, b_count, threads_);
+    Matmul wide = a;
+    wide.a = wide_a_.data();
+    wide.b = wide_b_.data();
+    if (a.out == DType::Bf16) {
+      wide_c_.resize(static_cast<std::size_t>(c_count));
+      if (a.beta != 0.0f) kernels_.cast(DType::F32, wide_c_.data(), DType::Bf16, a.c, c_count, threads_);
+      wide.c = wide_c_.data();
+    }
+    cpu::matmul_float(wide, threads_);
+    if (a.out == DType::Bf16) kernels_.cast(DType::Bf16, a.c, DType::F32, wide_c_.data(), c_count, threads_);
+  }
+
+  int threads_;
+  const Kernels& kernels_;
+  cpu::Scratch scratch_;
+  std::unique_ptr<cpu::Bf16Products> bf16_;
+  DeviceInfo info_;
+  std::uint64_t limit_ = 0, used_ = 0;
+  std::map<void*, std::size_t> blocks_;
+  std::vector<float> wide_a_, wide_b_, wide_c_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> open_cpu(const OpenOptions& options) { return std::make_unique<CpuBackend>(options); }
+
+}  // namespace pgtrain::engine::backend

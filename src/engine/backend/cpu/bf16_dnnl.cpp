@@ -1,0 +1,87 @@
+// bf16 products by oneDNN's matmul primitive: plain strided layouts, so that nothing is reordered by us, and one primitive
+// kept for each shape. A product of K rows into float weight gradients adds by the sum post-op.
+#include <omp.h>
+
+#include <array>
+#include <map>
+#include <oneapi/dnnl/dnnl.hpp>
+
+#include "engine/backend/cpu/matmul.hpp"
+#include "engine/core/error.hpp"
+
+namespace pgtrain::engine::backend::cpu {
+namespace {
+
+using Key = std::array<std::int64_t, 10>;
+using Type = dnnl::memory::data_type;
+
+class DnnlProducts : public Bf16Products {
+ public:
+  explicit DnnlProducts(int threads) : threads_(threads) {}
+
+  void run(const Matmul& a) override {
+    try {
+      omp_set_num_threads(threads_);  // oneDNN asks OpenMP how many
+      Product& product = find(a);
+      product.arguments.at(DNNL_ARG_SRC).set_data_handle(const_cast<void*>(a.a));
+      product.arguments.at(DNNL_ARG_WEIGHTS).set_data_handle(const_cast<void*>(a.b));
+      product.arguments.at(DNNL_ARG_DST).set_data_handle(a.c);
+      if (a.bias != nullptr) product.arguments.at(DNNL_ARG_BIAS).set_data_handle(const_cast<void*>(a.bias));
+      product.primitive.execute(stream_, product.arguments);
+    } catch (const dnnl::error& error) {
+      throw core::Error("device_fault", std::string("a oneDNN matrix product failed: ") + error.what());
+    }
+  }
+
+ private:
+  struct Product {
+    dnnl::matmul primitive;
+    std::unordered_map<int, dnnl::memory> arguments;
+  };
+
+  Product& find(const Matmul& a) {
+    const std::int64_t flags = (a.transpose_a ? 1 : 0) | (a.transpose_b ? 2 : 0) | (a.bias != nullptr ? 4 : 0) | (a.out == DType::F32 ? 8 : 0);
+    const Key key{a.m, a.n, a.k, a.a_pitch, a.b_pitch, a.c_pitch, flags, static_cast<std::int64_t>(std::bit_cast<std::uint32_t>(a.alpha)),
+                  static_cast<std::int64_t>(std::bit_cast<std::uint32_t>(a.beta)), 0};
+    const auto found = products_.find(key);
+    if (found != products_.end()) return found->second;
+    return products_.emplace(key, make(a)).first->second;
+  }
+
+  Product make(const Matmul& a) {
+    using Dims = dnnl::memory::dims;
+    const dnnl::memory::desc source({a.m, a.k}, Type::bf16, a.transpose_a ? Dims{1, a.a_pitch} : Dims{a.a_pitch, 1});
+    const dnnl::memory::desc weights({a.k, a.n}, Type::bf16, a.transpose_b ? Dims{1, a.b_pitch} : Dims{a.b_pitch, 1});
+    const dnnl::memory::desc target({a.m, a.n}, a.out == DType::F32 ? Type::f32 : Type::bf16, Dims{a.c_pitch, 1});
+    const dnnl::memory::desc bias({1, a.n}, Type::bf16, Dims{a.n, 1});
+    dnnl::primitive_attr attributes;
+    if (a.alpha != 1.0f) attributes.set_output_scales(0, {a.alpha});
+    if (a.beta != 0.0f) {
+      dnnl::post_ops operations;
+      operations.append_sum(a.beta);
+      attributes.set_post_ops(operations);
+    }
+    const dnnl::matmul::desc description = a.bias != nullptr ? dnnl::matmul::desc(source, weights, bias, target) : dnnl::matmul::desc(source, weights, target);
+    Product product{dnnl::matmul(dnnl::matmul::primitive_desc(description, attributes, engine_)), {}};
+    product.arguments.emplace(DNNL_ARG_SRC, dnnl::memory(source, engine_, nullptr));
+    product.arguments.emplace(DNNL_ARG_WEIGHTS, dnnl::memory(weights, engine_, nullptr));
+    product.arguments.emplace(DNNL_ARG_DST, dnnl::memory(target, engine_, nullptr));
+    if (a.bias != nullptr) product.arguments.emplace(DNNL_ARG_BIAS, dnnl::memory(bias, engine_, nullptr));
+    return product;
+  }
+
+  int threads_;
+  dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
+  dnnl::stream stream_{engine_};
+  std::map<Key, Product> products_;
+};
+
+}  // namespace
+
+std::unique_ptr<Bf16Products> open_bf16_products(int threads) {
+  const dnnl::cpu_isa isa = dnnl::get_effective_cpu_isa();
+  const bool is_capable = isa == dnnl::cpu_isa::avx512_core_bf16 || isa == dnnl::cpu_isa::avx512_core_amx;
+  return is_capable ? std::make_unique<DnnlProducts>(threads) : nullptr;
+}
+
+}  // namespace pgtrain::engine::backend::cpu

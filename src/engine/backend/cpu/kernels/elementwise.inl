@@ -1,0 +1,154 @@
+// One pass over memory each: gelu and its derivative, sums, casts, AdamW.
+constexpr std::int64_t kGrain = 4096;
+
+template <class Body, class T>
+inline void map1(T* y, const T* x, std::int64_t count, int threads, Body body) {
+  split(count, kGrain, threads, [&](std::int64_t begin, std::int64_t end, int) {
+    std::int64_t i = begin;
+    for (; i + W <= end; i += W) store(y + i, body(load(x + i)));
+    if (i < end) store_tail(y + i, body(load_tail(x + i, end - i)), end - i);
+  });
+}
+template <class Body, class T>
+inline void map2(T* y, const T* a, const T* b, std::int64_t count, int threads, Body body) {
+  split(count, kGrain, threads, [&](std::int64_t begin, std::int64_t end, int) {
+    std::int64_t i = begin;
+    for (; i + W <= end; i += W) store(y + i, body(load(a + i), load(b + i)));
+    if (i < end) store_tail(y + i, body(load_tail(a + i, end - i), load_tail(b + i, end - i)), end - i);
+  });
+}
+
+// gelu in its tanh form (Hendrycks, Gimpel 2016), as GPT-2 uses it.
+constexpr float kGeluA = 0.7978845608028654f, kGeluB = 0.044715f;
+
+void gelu_forward(DType type, void* y, const void* x, std::int64_t count, int threads) {
+  by_type(type, [&](auto tag) {
+    using T = decltype(tag);
+    map1(static_cast<T*>(y), static_cast<const T*>(x), count, threads,
+         [](vf v) { return v * 0.5f * (1.0f + hyperbolic_tangent(kGeluA * (v + kGeluB * v * v * v))); });
+  });
+}
+
+void gelu_backward(DType type, void* dx, const void* dy, const void* x, std::int64_t count, int threads) {
+  by_type(type, [&](auto tag) {
+    using T = decltype(tag);
+    map2(static_cast<T*>(dx), static_cast<const T*>(dy), static_cast<const T*>(x), count, threads, [](vf g, vf v) {
+      const vf t = hyperbolic_tangent(kGeluA * (v + kGeluB * v * v * v));
+      return g * (0.5f * (1.0f + t) + 0.5f * v * (1.0f - t * t) * kGeluA * (1.0f + 3.0f * kGeluB * v * v));
+    });
+  });
+}
+
+void add(DType type, void* y, const void* a, const void* b, std::int64_t count, int threads) {
+  by_type(type, [&](auto tag) {
+    using T = decltype(tag);
+    map2(static_cast<T*>(y), static_cast<const T*>(a), static_cast<const T*>(b), count, threads, [](vf u, vf v) { return u + v; });
+  });
+}
+
+void scale(DType type, void* x, float factor, std::int64_t count, int threads) {
+  by_type(type, [&](auto tag) {
+    using T = decltype(tag);
+    map1(static_cast<T*>(x), static_cast<const T*>(x), count, threads, [factor](vf v) { return v * factor; });
+  });
+}
+
+void cast(DType to_type, void* to, DType from_type, const void* from, std::int64_t count, int threads) {
+  by_type(to_type, [&](auto to_tag) {
+    by_type(from_type, [&](auto from_tag) {
+      auto* y = static_cast<decltype(to_tag)*>(to);
+      const auto* x = static_cast<const decltype(from_tag)*>(from);
+      split(count, kGrain, threads, [&](std::int64_t begin, std::int64_t end, int) {
+        std::int64_t i = begin;
+        for (; i + W <= end; i += W) store(y + i, load(x + i));
+        for (; i < end; ++i) put(y + i, core::to_float(x[i]));
+      });
+    });
+  });
+}
+
+// Each thread owns columns, so rows are added in their order whatever the thread count.
+void column_sum(DType type, float* out, const void* x, std::int64_t rows, std::int64_t width, int threads) {
+  by_type(type, [&](auto tag) {
+    const auto* values = static_cast<const decltype(tag)*>(x);
+    split(width, 4 * W, threads, [&](std::int64_t begin, std::int64_t end, int) {
+      std::int64_t c = begin;
+      for (; c + 4 * W <= end; c += 4 * W) {
+        vf s0{}, s1{}, s2{}, s3{};
+        for (std::int64_t r = 0; r < rows; ++r) {
+          const auto* row = values + r * width + c;
+          s0 += load(row), s1 += load(row + W), s2 += load(row + 2 * W), s3 += load(row + 3 * W);
+        }
+        store(out + c, load(out + c) + s0), store(out + c + W, load(out + c + W) + s1);
+        store(out + c + 2 * W, load(out + c + 2 * W) + s2), store(out + c + 3 * W, load(out + c + 3 * W) + s3);
+      }
+      for (; c < end; ++c) {
+        float s = 0;
+        for (std::int64_t r = 0; r < rows; ++r) s += core::to_float(values[r * width + c]);
+        out[c] += s;
+      }
+    });
+  });
+}
+
+void add_bias(DType type, void* c, std::int64_t pitch, DType bias_type, const void* bias, std::int64_t rows, std::int64_t width, int threads) {
+  by_type(type, [&](auto tag) {
+    by_type(bias_type, [&](auto bias_tag) {
+      auto* values = static_cast<decltype(tag)*>(c);
+      const auto* b = static_cast<const decltype(bias_tag)*>(bias);
+      split(rows, 16, threads, [&](std::int64_t begin, std::int64_t end, int) {
+        for (std::int64_t r = begin; r < end; ++r) {
+          auto* row = values + r * pitch;
+          std::int64_t i = 0;
+          for (; i + W <= width; i += W) store(row + i, load(row + i) + load(b + i));
+          for (; i < width; ++i) put(row + i, core::to_float(row[i]) + core::to_float(b[i]));
+        }
+      });
+    });
+  });
+}
+
+// Blocks of floats, then the blocks' sums in double: the same bits for any thread count.
+template <class Body>
+inline double block_sum(const float* x, std::int64_t count, Body body) {
+  double total = 0;
+  for (std::int64_t begin = 0; begin < count; begin += kGrain) {
+    const std::int64_t end = std::min(count, begin + kGrain);
+    vf s{};
+    std::int64_t i = begin;
+    for (; i + W <= end; i += W) s += body(load(x + i));
+    if (i < end) s += body(load_tail(x + i, end - i));
+    total += static_cast<double>(horizontal_sum(s));
+  }
+  return total;
+}
+double sum(const float* x, std::int64_t count) {
+  return block_sum(x, count, [](vf v) { return v; });
+}
+double sum_of_squares(const float* x, std::int64_t count) {
+  return block_sum(x, count, [](vf v) { return v * v; });
+}
+
+void adamw(const AdamW& a, float gradient_factor, int threads) {
+  auto* shadow = static_cast<Bf16*>(a.shadow);
+  split(a.count, kGrain, threads, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t i = begin; i < end; i += W) {
+      const std::int64_t n = std::min(W, end - i);
+      const bool whole = n == W;
+      const vf g = (whole ? load(a.gradient + i) : load_tail(a.gradient + i, n)) * gradient_factor;
+      const vf m = (whole ? load(a.m + i) : load_tail(a.m + i, n)) * a.beta1 + g * (1.0f - a.beta1);
+      const vf v = (whole ? load(a.v + i) : load_tail(a.v + i, n)) * a.beta2 + g * g * (1.0f - a.beta2);
+      vf p = whole ? load(a.parameter + i) : load_tail(a.parameter + i, n);
+      vf root = v * a.correction2;
+      for (std::int64_t lane = 0; lane < W; ++lane) root[lane] = std::sqrt(root[lane]);
+      p = p - a.learning_rate * a.weight_decay * p - a.learning_rate * (m * a.correction1) / (root + a.epsilon);
+      if (whole) {
+        store(a.m + i, m), store(a.v + i, v), store(a.parameter + i, p);
+        if (shadow != nullptr) store(shadow + i, p);
+      } else {
+        store_tail(a.m + i, m, n), store_tail(a.v + i, v, n), store_tail(a.parameter + i, p, n);
+        if (shadow != nullptr) store_tail(shadow + i, p, n);
+      }
+    }
+  });
+}
