@@ -93,9 +93,10 @@ create or replace function pgtrain_private.run_usage(run_id bigint, resource pgt
     select max(e.user_id),
            coalesce(sum(e.amount) filter (where e.kind in ('hold', 'release')), 0)::bigint,
            coalesce(sum(e.amount) filter (where e.kind in ('charge', 'refund')), 0)::bigint
-      from pgtrain.usage_entries e where e.run_id = run_usage.run_id and e.resource_type = resource;
+      from pgtrain.usage_entries e
+     where e.run_id = run_usage.run_id and e.resource_type = resource and exists (select from pgtrain.users u where u.id = e.user_id);
 $$;
-comment on function pgtrain_private.run_usage(bigint, pgtrain.resource_type) is 'Outstanding hold and charges of a run';
+comment on function pgtrain_private.run_usage(bigint, pgtrain.resource_type) is 'Outstanding hold and charges of a run; nothing when its user is gone';
 
 -- The one place besides hold_usage that moves a counter: releases and charges in one statement with their entries.
 create or replace function pgtrain_private.book_usage(user_id bigint, resource pgtrain.resource_type, run_id bigint, released bigint, charged bigint) returns void
@@ -155,7 +156,7 @@ declare
     state record;
 begin
     -- In the order of the enum, so that two sessions lock counters in the same order.
-    for one in select distinct e.resource_type as resource, e.user_id from pgtrain.usage_entries e
+    for one in select distinct e.resource_type as resource, e.user_id from pgtrain.usage_entries e join pgtrain.users u on u.id = e.user_id
                 where e.run_id = release_usage.run_id order by 1 loop
         perform pgtrain_private.prepare_counter(one.user_id, one.resource);
         select * into state from pgtrain_private.run_usage(release_usage.run_id, one.resource);

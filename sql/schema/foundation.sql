@@ -172,5 +172,9 @@ begin
 end $$;
 comment on function pgtrain_private.merge_seed() is 'Row trigger before insert on seeded tables: an existing row of the same key is updated instead';
 
-select pgtrain_private.protect_table('audit_log', 'actor_id', 'admin');
-comment on policy read_in_reach on pgtrain.audit_log is 'Who may read administration sees the log, others nothing but their own acts if they may read those';
+select pgtrain_private.protect_table('audit_log', null, null);
+alter table pgtrain.audit_log enable row level security;
+alter table pgtrain.audit_log force row level security;
+create policy read_in_reach on pgtrain.audit_log for select
+    using (pgtrain_private.in_scope(coalesce(actor_id, 0), (select pgtrain_private.owner_scope('read', 'admin'))));
+comment on policy read_in_reach on pgtrain.audit_log is 'Who may read administration sees the log, also what nobody did';

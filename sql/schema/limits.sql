@@ -78,6 +78,7 @@ create table pgtrain.user_subscriptions (
 );
 create unique index user_subscriptions_live_key on pgtrain.user_subscriptions (user_id) where status in ('active', 'trialing', 'past_due');
 create index user_subscriptions_user_id_idx on pgtrain.user_subscriptions (user_id);
+create index user_subscriptions_plan_id_idx on pgtrain.user_subscriptions (plan_id);
 comment on table pgtrain.user_subscriptions is 'Subscriptions of users; at most one is live';
 comment on column pgtrain.user_subscriptions.id is 'Key';
 comment on column pgtrain.user_subscriptions.user_id is 'User';

@@ -12,7 +12,13 @@ extern "C" {
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 }
 
 // The server redirects the printf family to its own; std::snprintf must stay usable after this header.
@@ -37,11 +43,48 @@ extern "C" {
 
 namespace pgtrain::pg::compat {
 
-// Shared memory may be asked for in a hook from 15 on; in 14 it is asked for in _PG_init itself.
+// Refuses (15 and later) or warns of unknown settings with our prefix.
+inline void reserve_setting_prefix(const char *prefix) {
 #if PG_VERSION_NUM >= 150000
-inline constexpr bool has_shmem_request_hook = true;
+  MarkGUCPrefixReserved(prefix);
 #else
-inline constexpr bool has_shmem_request_hook = false;
+  EmitWarningsOnPlaceholders(prefix);
 #endif
+}
+
+inline constexpr int max_shmem_requests = 8;
+inline void (*shmem_requests[max_shmem_requests])();
+inline int shmem_request_count = 0;
+#if PG_VERSION_NUM >= 150000
+inline shmem_request_hook_type previous_shmem_request = nullptr;
+inline void run_shmem_requests() {
+  if (previous_shmem_request != nullptr) previous_shmem_request();
+  for (int i = 0; i < shmem_request_count; ++i) shmem_requests[i]();
+}
+#endif
+
+// Runs `request` (RequestAddinShmemSpace, RequestNamedLWLockTranche) when shared memory may be asked for: in a hook from 15 on,
+// at once before. Call it from _PG_init while shared_preload_libraries are loaded.
+inline void on_shmem_request(void (*request)()) {
+#if PG_VERSION_NUM >= 150000
+  if (shmem_request_count == max_shmem_requests) elog(ERROR, "pgtrain: too many requests for shared memory");
+  if (shmem_request_count == 0) {
+    previous_shmem_request = shmem_request_hook;
+    shmem_request_hook = run_shmem_requests;
+  }
+  shmem_requests[shmem_request_count++] = request;
+#else
+  request();
+#endif
+}
+
+// Whether the current role owns a database.
+inline bool owns_database(Oid database) {
+#if PG_VERSION_NUM >= 160000
+  return object_ownercheck(DatabaseRelationId, database, GetUserId());
+#else
+  return pg_database_ownercheck(database, GetUserId());
+#endif
+}
 
 }  // namespace pgtrain::pg::compat

@@ -1,10 +1,6 @@
 // Definition of the base settings, see guc.hpp.
 #include "pg/compat.hpp"
 
-extern "C" {
-#include "utils/guc.h"
-}
-
 #include <climits>
 
 #include "pg/guc.hpp"
@@ -45,11 +41,7 @@ void define() {
 }
 
 void reserve_prefix() {
-#if PG_VERSION_NUM >= 150000
-  MarkGUCPrefixReserved("pgtrain");
-#else
-  EmitWarningsOnPlaceholders("pgtrain");
-#endif
+  compat::reserve_setting_prefix("pgtrain");
 }
 
 }  // namespace guc

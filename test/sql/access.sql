@@ -155,6 +155,20 @@ begin; select pgtrain.authenticate(:'ben_token') = :ben as is_ben; explain (cost
 
 \c - :superuser
 set client_min_messages = warning;
+-- Attack: a function in an index, run when an administrator analyses the table.
+select pgtrain.register_user('axs_eve', 'eve@access.test', 'a long enough secret') as eve \gset
+\c - regress_access
+set client_min_messages = warning;
+create function regress_evil.grab(bigint) returns bigint language plpgsql immutable as $$ begin perform pgtrain.grant_role($1, 'admin'); return $1; exception when insufficient_privilege or invalid_authorization_specification then return 0; end $$;
+create table regress_evil.trap (id bigint);
+create index on regress_evil.trap (regress_evil.grab(id));
+insert into regress_evil.trap values (:eve);
+\c - :superuser
+set client_min_messages = warning;
+analyze regress_evil.trap;
+reindex table regress_evil.trap;
+select r.name from pgtrain.user_roles ur join pgtrain.roles r on r.id = ur.role_id where ur.user_id = :eve;
+
 drop schema regress_evil cascade;
 drop owned by regress_access, regress_access_other;
 drop role regress_access, regress_access_other;

@@ -176,7 +176,9 @@ void forget_for_good() {
 }
 
 bool is_server_administrator() {
-  return in_force().user_id == 0 && call::guarded([] { return superuser_arg(GetOuterUserId()); });
+  // In a restricted operation (ANALYZE, REFRESH, index build) functions of a table's owner run within a superuser's statement.
+  if (in_force().user_id != 0 || InSecurityRestrictedOperation()) return false;
+  return call::guarded([] { return superuser_arg(GetOuterUserId()); });
 }
 
 void as_owner(void (*body)(void *), void *argument) {

@@ -42,14 +42,8 @@ struct Shared {
 
 Shared *shared = nullptr;
 shmem_startup_hook_type previous_startup = nullptr;
-#if PG_VERSION_NUM >= 150000
-shmem_request_hook_type previous_request = nullptr;
-#endif
 
 void request_memory() {
-#if PG_VERSION_NUM >= 150000
-  if (previous_request != nullptr) previous_request();
-#endif
   RequestAddinShmemSpace(MAXALIGN(sizeof(Shared)));
   RequestNamedLWLockTranche(shared_name, 1);
 }
@@ -113,12 +107,7 @@ uint64_t key_of(std::string_view name) {
 
 void init_login_guard() {
   if (!process_shared_preload_libraries_in_progress) return;
-#if PG_VERSION_NUM >= 150000
-  previous_request = shmem_request_hook;
-  shmem_request_hook = request_memory;
-#else
-  request_memory();
-#endif
+  compat::on_shmem_request(request_memory);
   previous_startup = shmem_startup_hook;
   shmem_startup_hook = attach_memory;
 }

@@ -1,0 +1,58 @@
+# A dump of a database with the extension holds the rows of users, and what administrators changed about the seeds: restored
+# elsewhere, everything is as it was, tokens work, and new keys do not collide.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = PostgreSQL::Test::Cluster->new('dumped');
+$node->init;
+$node->append_conf('postgresql.conf', <<'CONF');
+shared_preload_libraries = 'pgtrain'
+pgtrain.password_memory = 64kB
+pgtrain.password_passes = 1
+CONF
+$node->start;
+$node->safe_psql('postgres', 'create database original');
+$node->safe_psql('original', 'create extension pgtrain');
+
+$node->safe_psql('original', <<'SQL');
+select pgtrain.register_user('anna', 'anna@dump.test', 'a long enough secret');
+select pgtrain.register_user('ben', 'ben@dump.test', 'a long enough secret');
+select pgtrain.create_role('reader', 'reads');
+select pgtrain.grant_permission('reader', 'read', 'datasets', 'any');
+select pgtrain.grant_role(1, 'reader', now() + interval '1 day');
+select pgtrain.revoke_permission('user', 'delete', 'models');
+select pgtrain.set_usage_limit(2, 'training_jobs', 77);
+select pgtrain_private.hold_usage(2, 'training_jobs', 3, -1);
+update pgtrain.plans set price_amount = 1234 where name = 'premium';
+SQL
+my $token = $node->safe_psql('original', "select session_token from pgtrain.login('anna', 'a long enough secret')");
+$node->safe_psql('original',
+    "begin; select pgtrain.authenticate('$token'); select pgtrain.append_samples(pgtrain.create_dataset('poems'), array['one', 'two']); commit");
+
+my $dump = $node->backup_dir . '.sql';
+$node->command_ok([ 'pg_dump', '--file', $dump, '--dbname', $node->connstr('original') ], 'dumped');
+unlike(slurp_file($dump), qr/\Q$token\E|a long enough secret/, 'the dump holds neither token nor password');
+$node->safe_psql('postgres', 'create database restored');
+$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $dump, '-d', $node->connstr('restored') ], 'restored');
+
+# Every table whose rows are the extension's to dump, row by row; updated_at is the server's.
+my $tables = $node->safe_psql('original',
+    q{select oid::regclass from pg_class, (select unnest(extconfig) as config from pg_extension where extname = 'pgtrain') e
+      where oid = config and relkind = 'r' order by 1});
+cmp_ok(scalar(split(/\n/, $tables)), '>', 15, 'there are tables to compare');
+my $different = '';
+for my $table (split /\n/, $tables) {
+    my $query = "select coalesce(jsonb_agg(row order by row), '[]') from (select to_jsonb(t) - 'updated_at' as row from $table t) r";
+    $different .= "$table\n" if $node->safe_psql('original', $query) ne $node->safe_psql('restored', $query);
+}
+is($different, '', 'all rows are the same');
+
+is($node->safe_psql('restored', "select pgtrain.authenticate('$token')"), '1', 'a session goes on');
+is($node->safe_psql('restored', "select pgtrain.register_user('carl', 'carl\@dump.test', 'a long enough secret')"), '3', 'keys go on');
+is($node->safe_psql('restored', "begin; select pgtrain.authenticate('$token'); select pgtrain.has_permission('delete', 'models'), pgtrain.has_permission('read', 'datasets', 'any'); commit"),
+    "1\nf|t", 'a permission that was taken stays taken, one that was given stays given');
+$node->stop;
+done_testing();
