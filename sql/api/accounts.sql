@@ -15,12 +15,12 @@ comment on function pgtrain_private.new_token() is '256 random bits as 43 URL-sa
 create or replace function pgtrain_private.token_hash(token text) returns bytea
     language c immutable strict as 'MODULE_PATHNAME', 'pgtrain_token_hash';
 comment on function pgtrain_private.token_hash(text) is 'What is stored of a token';
-create or replace function pgtrain_private.begin_login(name text) returns void
-    language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_begin_login';
-comment on function pgtrain_private.begin_login(text) is 'Counts a login attempt outside of the transaction, refuses a locked name';
-create or replace function pgtrain_private.end_login(name text) returns void
-    language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_end_login';
-comment on function pgtrain_private.end_login(text) is 'Wipes the count of begin_login after a success';
+create or replace function pgtrain_private.check_login(name text) returns void
+    language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_check_login';
+comment on function pgtrain_private.check_login(text) is 'Refuses a name that is locked after failed logins';
+create or replace function pgtrain_private.verify_login(name text, hash text, password text) returns boolean
+    language c volatile as 'MODULE_PATHNAME', 'pgtrain_verify_login';
+comment on function pgtrain_private.verify_login(text, text, text) is 'verify_password that counts failures of a name outside of the transaction';
 create or replace function pgtrain_private.login_lock_seconds(failures integer) returns bigint
     language c stable strict as 'MODULE_PATHNAME', 'pgtrain_login_lock_seconds';
 comment on function pgtrain_private.login_lock_seconds(integer) is 'How long an account is locked after so many failures';
@@ -92,7 +92,7 @@ end $$;
 comment on function pgtrain_private.start_session(bigint, text) is 'Makes a session row and its two tokens';
 
 -- A refusal returns no row instead of an error, so that the failure it counts is committed with the caller's transaction. What a
--- caller rolls back is still counted in shared memory (begin_login).
+-- caller rolls back is still counted in shared memory (verify_login).
 create or replace function pgtrain.login(identifier text, password text, user_agent text default null)
     returns table (user_id bigint, session_token text, refresh_token text, expires_at timestamptz)
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -104,7 +104,7 @@ begin
     if identifier is null or password is null then
         raise exception using errcode = '22004', message = 'identifier and password are needed';
     end if;
-    perform pgtrain_private.begin_login(lower(identifier));
+    perform pgtrain_private.check_login(lower(identifier));
     select * into account from pgtrain.users u
      where lower(u.username) = lower(identifier) or lower(u.email) = lower(identifier);
     if account.locked_until > now() then
@@ -112,7 +112,7 @@ begin
             detail = format('Logins are refused until %s.', account.locked_until), hint = 'Wait, or reset the password.';
     end if;
     select p.hash into stored from pgtrain.passwords p where p.user_id = account.id;
-    if not pgtrain_private.verify_password(stored, password) or not account.is_active then
+    if not pgtrain_private.verify_login(lower(identifier), stored, password) or not account.is_active then
         update pgtrain.users u
            set failed_login_count = u.failed_login_count + 1,
                locked_until = now() + make_interval(secs => nullif(pgtrain_private.login_lock_seconds(u.failed_login_count + 1), 0))
@@ -120,7 +120,6 @@ begin
         raise notice using message = 'login refused', hint = 'The name or the password is wrong, or the account is not active.';
         return;
     end if;
-    perform pgtrain_private.end_login(lower(identifier));
     if pgtrain_private.password_needs_rehash(stored) then
         update pgtrain.passwords p set hash = pgtrain_private.hash_password(password)
          where p.user_id = account.id and length(password) >= 8;

@@ -50,6 +50,13 @@ std::string time_text(TimestampTz time) {
   return text;
 }
 
+void refuse_when_locked(std::string_view name) {
+  const int64 until = rbac::locked_until(name);
+  if (until != 0)
+    throw Error(code::AccountLocked, "too many failed logins", "Logins are refused until " + time_text(until) + ".",
+                "Wait, or reset the password.");
+}
+
 }  // namespace
 
 // hash_password(password) returns the string to store.
@@ -90,18 +97,26 @@ PGTRAIN_FUNCTION(pgtrain_token_hash) {
   return text_result(hash);  // bytea and text share their layout
 }
 
-// begin_login(name): refuses a locked name, else counts the attempt.
-PGTRAIN_FUNCTION(pgtrain_begin_login) {
-  const int64 until = rbac::begin_attempt(text_argument(fcinfo, 0));
-  if (until != 0)
-    throw Error(code::AccountLocked, "too many failed logins", "Logins are refused until " + time_text(until) + ".",
-                "Wait, or reset the password.");
+// check_login(name): refuses a locked name before anything is looked up.
+PGTRAIN_FUNCTION(pgtrain_check_login) {
+  refuse_when_locked(text_argument(fcinfo, 0));
   PG_RETURN_VOID();
 }
 
-PGTRAIN_FUNCTION(pgtrain_end_login) {
-  rbac::clear_attempts(text_argument(fcinfo, 0));
-  PG_RETURN_VOID();
+// verify_login(name, hash, password): the lock is looked at again and the failure counted while the turn to hash is held, so that
+// any number of guesses at once get no more tries than one after the other (but for the hashes that run at the same time).
+PGTRAIN_FUNCTION(pgtrain_verify_login) {
+  const std::string name(text_argument(fcinfo, 0));
+  const std::string stored = PG_ARGISNULL(1) ? std::string() : std::string(text_argument(fcinfo, 1));
+  const std::string_view password = text_argument(fcinfo, 2);
+  rbac::HashTurn turn;
+  refuse_when_locked(name);
+  const bool matches = stored.empty() ? crypto::verify_nothing(password, cost()) : crypto::verify_password(stored, password);
+  if (matches)
+    rbac::clear_failures(name);
+  else
+    rbac::record_failure(name);
+  PG_RETURN_BOOL(matches);
 }
 
 PGTRAIN_FUNCTION(pgtrain_login_lock_seconds) { PG_RETURN_INT64(rbac::lock_seconds(PG_GETARG_INT32(0))); }

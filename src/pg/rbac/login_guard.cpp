@@ -14,6 +14,7 @@ extern "C" {
 }
 
 #include <algorithm>
+#include <new>
 
 #include "pg/call/guard.hpp"
 #include "pg/crypto/token.hpp"
@@ -24,10 +25,10 @@ namespace pgtrain::pg::rbac {
 namespace {
 
 struct Attempts {
-  uint64_t name;
-  int failures;
-  TimestampTz locked_until;
-  TimestampTz last;
+  uint64_t name = 0;
+  int failures = 0;
+  TimestampTz locked_until = 0;
+  TimestampTz last = 0;
 };
 
 constexpr size_t slot_count = 4096, neighbours = 8;
@@ -54,7 +55,7 @@ void attach_memory() {
   LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
   shared = static_cast<Shared *>(ShmemInitStruct(shared_name, sizeof(Shared), &found));
   if (!found) {
-    memset(shared, 0, sizeof(Shared));
+    new (shared) Shared{};
     shared->lock = &GetNamedLWLockTranche(shared_name)->lock;
     ConditionVariableInit(&shared->turn_free);
   }
@@ -85,13 +86,20 @@ class Locked {
   LWLock *lock_;
 };
 
-Attempts &slot_of(Shared &data, uint64_t name) {
-  const size_t first = name % slot_count;
-  Attempts *oldest = nullptr;
+Attempts *find_slot(Shared &data, uint64_t name) {
   for (size_t i = 0; i < neighbours; ++i) {
-    Attempts &slot = data.slots[(first + i) % slot_count];
-    if (slot.name == name) return slot;
-    if (oldest == nullptr || slot.last < oldest->last) oldest = &slot;
+    Attempts &slot = data.slots[(name + i) % slot_count];
+    if (slot.name == name) return &slot;
+  }
+  return nullptr;
+}
+
+Attempts &slot_of(Shared &data, uint64_t name) {
+  if (Attempts *found = find_slot(data, name)) return *found;
+  Attempts *oldest = &data.slots[name % slot_count];
+  for (size_t i = 1; i < neighbours; ++i) {
+    Attempts &slot = data.slots[(name + i) % slot_count];
+    if (slot.last < oldest->last) oldest = &slot;
   }
   *oldest = Attempts{name, 0, 0, 0};
   return *oldest;
@@ -119,24 +127,31 @@ int64_t lock_seconds(int failures) {
   return std::min<int64_t>(seconds, settings.login_lock_max_seconds);
 }
 
-int64_t begin_attempt(std::string_view name) {
+int64_t locked_until(std::string_view name) {
+  const uint64_t key = key_of(name);
+  const TimestampTz now = GetCurrentTimestamp();
+  Shared &data = table();
+  Locked locked(data);
+  const Attempts *slot = find_slot(data, key);
+  return slot != nullptr && slot->locked_until > now ? slot->locked_until : 0;
+}
+
+void record_failure(std::string_view name) {
   const uint64_t key = key_of(name);
   const TimestampTz now = GetCurrentTimestamp();
   Shared &data = table();
   Locked locked(data);
   Attempts &slot = slot_of(data, key);
-  if (slot.locked_until > now) return slot.locked_until;
   slot.last = now;
   slot.failures = std::min(slot.failures + 1, 1000000);
   slot.locked_until = TimestampTzPlusMilliseconds(now, lock_seconds(slot.failures) * 1000);
-  return 0;
 }
 
-void clear_attempts(std::string_view name) {
+void clear_failures(std::string_view name) {
   const uint64_t key = key_of(name);
   Shared &data = table();
   Locked locked(data);
-  slot_of(data, key) = Attempts{key, 0, 0, 0};
+  if (Attempts *slot = find_slot(data, key)) *slot = Attempts{};
 }
 
 HashTurn::HashTurn() {

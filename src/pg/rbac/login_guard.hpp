@@ -11,11 +11,14 @@ namespace pgtrain::pg::rbac {
 // Asks for shared memory. Called from rbac::init; harmless without preloading.
 void init_login_guard();
 
-// Counts an attempt before it is judged. Returns the server time until which the name is locked, 0 when it is not.
-int64_t begin_attempt(std::string_view name);
+// The server time until which a name is locked, 0 when it is not.
+int64_t locked_until(std::string_view name);
+
+// Counts a failure of a name and locks it when there were too many.
+void record_failure(std::string_view name);
 
 // Wipes the count of a name after a success.
-void clear_attempts(std::string_view name);
+void clear_failures(std::string_view name);
 
 // Time for which a name is locked after so many failures in a row, in seconds; 0 for not at all.
 int64_t lock_seconds(int failures);
