@@ -2,11 +2,13 @@
 -- one statement, so the sums agree at any moment; the row lock on the counter makes racing holds exact.
 -- hold_usage, settle_usage, charge_usage and release_usage are called by the training domain.
 
+-- Without an exception block, which would cost a subtransaction for each hold.
 create or replace function pgtrain_private.find_resource(resource text) returns pgtrain.resource_type
     language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
-    return resource::pgtrain.resource_type;
-exception when invalid_text_representation then
+    if resource = any (enum_range(null::pgtrain.resource_type)::text[]) then
+        return resource;
+    end if;
     raise exception using errcode = '22023', message = format('resource "%s" is unknown', resource),
         detail = format('Resources: %s.', array_to_string(enum_range(null::pgtrain.resource_type), ', '));
 end $$;
