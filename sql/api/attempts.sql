@@ -189,7 +189,7 @@ comment on function pgtrain_private.requeue_run(bigint, integer, pgtrain.end_rea
 
 -- ---------------------------------------------------------------- what a running attempt writes
 
-create or replace function pgtrain_private.load_job(run_id bigint, attempt integer, thread_count integer, out config jsonb, out data_bytes bigint,
+create or replace function pgtrain_private.load_job(run_id bigint, attempt integer, thread_count integer, device_id bigint, out config jsonb, out data_bytes bigint,
     out threads integer, out checkpoint_file bigint, out checkpoint_step bigint, out owner_id bigint, out name text)
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_variable
@@ -201,12 +201,13 @@ begin
     update pgtrain.training_runs r set threads = coalesce(r.threads, thread_count)
      where r.id = run_id and r.status = 'running'
     returning r.config, r.data_bytes, r.threads, r.owner_id, r.name into config, data_bytes, threads, owner_id, name;
+    update pgtrain.devices d set status = 'running' where d.id = device_id;
     update pgtrain.run_attempts a set resumed_from_step = checkpoint_step where a.run_id = load_job.run_id and a.attempt = load_job.attempt;
     if checkpoint_step is not null then
         perform pgtrain_private.add_event(run_id, owner_id, 'continued', jsonb_build_object('from_step', checkpoint_step));
     end if;
 end $$;
-comment on function pgtrain_private.load_job(bigint, integer, integer) is 'What a worker needs to start an attempt: configuration, threads, the checkpoint to continue from';
+comment on function pgtrain_private.load_job(bigint, integer, integer, bigint) is 'What a worker needs to start an attempt: configuration, threads, the checkpoint to continue from';
 
 create or replace function pgtrain_private.record_attempt(run_id bigint, attempt integer, lease_ms integer, progress jsonb, metrics jsonb,
     tasks jsonb, samples jsonb, events jsonb, evaluations jsonb) returns pgtrain_private.stop_request
@@ -223,9 +224,13 @@ begin
     returning a.requested into asked;
     if metrics is not null then
         insert into pgtrain.run_metrics as m (run_id, attempt, step, owner_id, loss, learning_rate, gradient_norm, tokens, tokens_per_second, held_out_loss, extra)
-        select run_id, attempt, x.step, owner, x.loss, x.learning_rate, x.gradient_norm, x.tokens, x.tokens_per_second, x.held_out_loss, x.extra
+        select run_id, attempt, x.step, owner, max(x.loss), max(x.learning_rate), max(x.gradient_norm), max(x.tokens), max(x.tokens_per_second),
+               max(x.held_out_loss),
+               (select jsonb_object_agg(e.key, e.value) from jsonb_array_elements(jsonb_agg(x.extra) filter (where x.extra is not null)) part,
+                       jsonb_each(part) e)
           from jsonb_to_recordset(metrics) x (step bigint, loss float8, learning_rate float8, gradient_norm float8, tokens bigint,
                                               tokens_per_second float8, held_out_loss float8, extra jsonb)
+         group by x.step
         on conflict on constraint run_metrics_pkey do update
            set loss = coalesce(excluded.loss, m.loss), learning_rate = coalesce(excluded.learning_rate, m.learning_rate),
                gradient_norm = coalesce(excluded.gradient_norm, m.gradient_norm), tokens = coalesce(excluded.tokens, m.tokens),
@@ -283,19 +288,25 @@ begin
 end $$;
 comment on function pgtrain_private.add_stored_file(bigint, integer, bigint, pgtrain_private.storage_kind, bigint, text) is 'Row of a file whose bytes the worker has verified; chunks follow in the same transaction';
 
-create or replace function pgtrain_private.add_checkpoint(run_id bigint, attempt integer, step bigint, file_id bigint, bytes bigint, sha256 text) returns void
+create or replace function pgtrain_private.add_checkpoint(run_id bigint, attempt integer, step bigint, file_id bigint, bytes bigint, sha256 text)
+    returns bigint[]
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
     owner bigint := pgtrain_private.fence_attempt(add_checkpoint.run_id, add_checkpoint.attempt);
+    replaced bigint[];
 begin
     -- Only the newest is kept: it is all that is needed to continue, and it is large.
-    delete from pgtrain_private.stored_files f using pgtrain.checkpoints c
-     where c.run_id = add_checkpoint.run_id and f.id = c.file_id;
+    with gone as (
+        delete from pgtrain_private.stored_files f using pgtrain.checkpoints c
+         where c.run_id = add_checkpoint.run_id and f.id = c.file_id
+        returning f.id, f.storage)
+    select array_agg(g.id) into replaced from gone g where g.storage = 'file';
     insert into pgtrain.checkpoints (run_id, attempt, owner_id, step, file_id, bytes, sha256)
     values (add_checkpoint.run_id, add_checkpoint.attempt, owner, add_checkpoint.step, add_checkpoint.file_id, add_checkpoint.bytes, add_checkpoint.sha256);
-    perform pgtrain_private.add_event(add_checkpoint.run_id, owner, 'checkpoint', jsonb_build_object('step', step, 'bytes', bytes));
+    perform pgtrain_private.add_event(add_checkpoint.run_id, owner, 'checkpoint', jsonb_build_object('step', add_checkpoint.step, 'bytes', add_checkpoint.bytes));
+    return coalesce(replaced, '{}');
 end $$;
-comment on function pgtrain_private.add_checkpoint(bigint, integer, bigint, bigint, bigint, text) is 'Makes a stored file the checkpoint of its run, in place of the one before';
+comment on function pgtrain_private.add_checkpoint(bigint, integer, bigint, bigint, bigint, text) is 'Makes a stored file the checkpoint of its run, in place of the one before; returns the files on disk that are not needed any more';
 
 -- running -> succeeded. One commit with the artifacts, which the worker has added in the same transaction.
 create or replace function pgtrain_private.publish_run(run_id bigint, attempt integer, result jsonb, artifacts jsonb) returns void
@@ -328,7 +339,9 @@ begin
            'held_out_loss', jsonb_build_object('loss', before), jsonb_build_object('loss', after), (before - after) / nullif(before, 0)
      where after is not null;
     delete from pgtrain_private.stored_files f using pgtrain.checkpoints c where c.run_id = run.id and f.id = c.file_id;
-    perform pgtrain_private.finish_run(run.id, publish_run.attempt, 'succeeded', 'completed');
+    -- Stopped by its own max_seconds, a run has its model all the same.
+    perform pgtrain_private.finish_run(run.id, publish_run.attempt, 'succeeded',
+        case when run.step < run.planned_steps then 'max_duration' else 'completed' end::pgtrain.end_reason);
 end $$;
 comment on function pgtrain_private.publish_run(bigint, integer, jsonb, jsonb) is
     'running -> succeeded in one commit: artifacts, measured evaluation, model, usage, event';
@@ -355,6 +368,16 @@ begin
     return freed;
 end $$;
 comment on function pgtrain_private.free_lost_attempts() is 'Frees the leases of workers that are gone or silent; their runs are queued again or fail';
+
+create or replace function pgtrain_private.refresh_device_status() returns void
+    language sql volatile set search_path = pg_catalog, pg_temp as $$
+    update pgtrain.devices d set status = s.status
+      from (select v.id, case when exists (select from pgtrain.run_attempts a where a.device_id = v.id and a.ended_at is null)
+                              then 'running' else 'idle' end::pgtrain.device_status as status
+              from pgtrain.devices v where v.status <> 'gone') s
+     where d.id = s.id and d.status <> s.status and d.status <> 'gone';
+$$;
+comment on function pgtrain_private.refresh_device_status() is 'Sets the status of devices by the attempts that run on them';
 
 create or replace function pgtrain_private.release_due_runs(out released integer, out next_due timestamptz)
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -425,3 +448,5 @@ begin
     perform pgtrain_private.write_audit('set_share', null, jsonb_build_object('user_id', set_share.user_id, 'weight', set_share.weight));
 end $$;
 comment on function pgtrain.set_share(bigint, double precision) is 'Weight of a user in the fair order: twice the weight is given twice the device time';
+
+revoke all on all routines in schema pgtrain, pgtrain_private from public;

@@ -47,3 +47,5 @@ select d.id, d.instance_id, d.kind, d.name, d.selector, d.status, d.memory_bytes
   join pgtrain.compute_nodes n on n.id = d.node_id
   left join pgtrain.run_attempts a on a.device_id = d.id and a.ended_at is null;
 comment on view pgtrain.gpus is 'Devices that runs are executed on, the run now on each if the caller may see it, and why there are not more';
+
+revoke all on all routines in schema pgtrain, pgtrain_private from public;

@@ -503,3 +503,5 @@ begin
 end $$;
 comment on function pgtrain.generate(bigint, text, integer, double precision, integer, double precision, bigint, bigint) is
     'Text written by a trained model, given a run or a model; equal seeds give equal text. Runs in a separate program on the CPU and can be cancelled';
+
+revoke all on all routines in schema pgtrain, pgtrain_private from public;

@@ -1,0 +1,260 @@
+// SQL functions of the training domain: freezing a configuration, waiting for a run, stored files, and the seams to the queue.
+#include "pg/compat.hpp"
+
+extern "C" {
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/numeric.h"
+#include "utils/timestamp.h"
+}
+
+#include <sodium.h>
+
+#include <algorithm>
+#include <string>
+
+#include "pg/boundary/function.hpp"
+#include "pg/call/spi.hpp"
+#include "pg/worker/file_store.hpp"
+#include "pg/worker/queue.hpp"
+#include "pg/worker/queue_events.hpp"
+#include "pg/worker/relay.hpp"
+#include "pg/worker/settings.hpp"
+#include "pg/worker/shared.hpp"
+#include "protocol/run_config.hpp"
+
+namespace {
+
+using namespace pgtrain::pg;
+using call::Type;
+
+// ---------------------------------------------------------------- freezing a configuration
+
+struct PlainPair {
+  const char *key;
+  int key_length;
+  const char *value;
+  int value_length;
+};
+
+constexpr int most_fields = 256;
+
+// Server world. Takes an object of plain values apart; the name of a value that is not plain comes back.
+int read_pairs(Jsonb *object, PlainPair *pairs, char *not_plain, size_t not_plain_size) {
+  int count = 0;
+  JsonbIterator *iterator = JsonbIteratorInit(&object->root);
+  JsonbValue value;
+  not_plain[0] = '\0';
+  for (JsonbIteratorToken token; (token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE && count < most_fields;) {
+    if (token == WJB_KEY) {
+      pairs[count].key = value.val.string.val;
+      pairs[count].key_length = value.val.string.len;
+    } else if (token == WJB_VALUE) {
+      PlainPair &pair = pairs[count++];
+      pair.value = "";
+      switch (value.type) {
+        case jbvNull: break;
+        case jbvString: pair.value = pnstrdup(value.val.string.val, value.val.string.len); break;
+        case jbvNumeric: pair.value = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value.val.numeric))); break;
+        case jbvBool: pair.value = value.val.boolean ? "true" : "false"; break;
+        default: pg_snprintf(not_plain, not_plain_size, "%.*s", pair.key_length, pair.key); return count;
+      }
+      pair.value_length = static_cast<int>(strlen(pair.value));
+    }
+  }
+  return count;
+}
+
+pgtrain::protocol::ConfigPairs pairs_of(Jsonb *object) {
+  PlainPair pairs[most_fields];
+  char not_plain[128];
+  const int count = call::guarded([&] { return read_pairs(object, pairs, not_plain, sizeof not_plain); });
+  if (not_plain[0] != '\0')
+    throw Error(code::InvalidData, std::string("config: \"") + not_plain + "\" must be a plain value, not an object or array", {},
+                "pgtrain.config_fields() lists what there is.");
+  if (count == most_fields) throw Error(code::InvalidData, "config has too many keys", {}, "pgtrain.config_fields() lists what there is.");
+  pgtrain::protocol::ConfigPairs result;
+  for (int i = 0; i < count; ++i)
+    result.emplace_back(std::string(pairs[i].key, pairs[i].key_length), std::string(pairs[i].value, pairs[i].value_length));
+  return result;
+}
+
+bool is_number(const pgtrain::protocol::ConfigField &field) {
+  using pgtrain::protocol::FieldKind;
+  return field.kind == FieldKind::Integer || field.kind == FieldKind::Unsigned64 || field.kind == FieldKind::Real;
+}
+
+std::string json_of(const pgtrain::protocol::RunConfig &config) {
+  const auto &fields = pgtrain::protocol::config_fields();
+  std::string text = "{";
+  for (size_t i = 0; i < config.pairs().size(); ++i) {
+    const auto &[key, value] = config.pairs()[i];
+    text += (i > 0 ? "," : "") + worker::json_text(key) + ":" + (is_number(fields.at(i)) ? value : worker::json_text(value));
+  }
+  return text + "}";
+}
+
+struct Frozen {
+  std::string given;  // the bytes of the jsonb it was made of
+  std::string config;
+  unsigned char hash[crypto_hash_sha256_BYTES];
+  int64_t steps = 0, tokens = 0;
+};
+
+// Programs submit the same configuration again and again.
+Frozen last_frozen;
+
+const Frozen &freeze(Jsonb *object) {
+  const std::string given(reinterpret_cast<const char *>(object), VARSIZE(object));
+  if (!last_frozen.given.empty() && last_frozen.given == given) return last_frozen;
+  pgtrain::protocol::RunConfig config;
+  pgtrain::protocol::ConfigError error;
+  if (!pgtrain::protocol::freeze_config(pairs_of(object), config, error))
+    throw Error(code::InvalidData, "config: " + error.message, error.key.empty() ? std::string() : "The key is \"" + error.key + "\".", error.hint);
+  Frozen frozen;
+  const std::string canonical = config.canonical_text();
+  crypto_hash_sha256(frozen.hash, reinterpret_cast<const unsigned char *>(canonical.data()), canonical.size());
+  frozen.config = json_of(config);
+  frozen.steps = config.integer("steps");
+  if (config.planned_tokens() > static_cast<uint64_t>(INT64_MAX)) throw Error(code::InvalidData, "config: steps x tokens of a step is beyond all counting");
+  frozen.tokens = static_cast<int64_t>(config.planned_tokens());
+  frozen.given = given;
+  last_frozen = std::move(frozen);
+  return last_frozen;
+}
+
+Datum bytes_datum(const void *bytes, size_t length) { return PointerGetDatum(cstring_to_text_with_len(static_cast<const char *>(bytes), static_cast<int>(length))); }
+
+// Server world.
+Datum frozen_row(FunctionCallInfo fcinfo, const Frozen &frozen) {
+  TupleDesc columns;
+  if (get_call_result_type(fcinfo, nullptr, &columns) != TYPEFUNC_COMPOSITE) elog(ERROR, "pgtrain: not a row type");
+  columns = BlessTupleDesc(columns);
+  Datum values[4] = {DirectFunctionCall1(jsonb_in, CStringGetDatum(frozen.config.c_str())), bytes_datum(frozen.hash, sizeof frozen.hash),
+                     Int64GetDatum(frozen.steps), Int64GetDatum(frozen.tokens)};
+  bool nulls[4] = {false, false, false, false};
+  return HeapTupleGetDatum(heap_form_tuple(columns, values, nulls));
+}
+
+// ---------------------------------------------------------------- waiting
+
+call::Statement run_state{
+    "select r.status in ('queued', 'running'), r.xmin::text = (pg_catalog.txid_current_if_assigned() % 4294967296)::text"
+    " from pgtrain.training_runs r where r.id = $1",
+    {Type::Int8}};
+
+enum class RunState { Open, Ended, Missing, OwnChange };
+
+// Its own connection each time, and so its own snapshot: what others commit is seen.
+RunState look_at_run(int64_t run_id) {
+  call::Spi spi;
+  const call::Rows rows = run_state.execute(spi, {run_id});
+  if (rows.empty()) return RunState::Missing;
+  if (!rows[0].boolean(0)) return RunState::Ended;
+  return !rows[0].is_null(1) && rows[0].boolean(1) ? RunState::OwnChange : RunState::Open;
+}
+
+uint64_t ended_runs() { return worker::shared() == nullptr ? 0 : *const_cast<volatile uint64_t *>(&worker::shared()->generation); }
+
+void nap(long wait_ms) {
+  call::guarded([wait_ms] {
+    (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, wait_ms, PG_WAIT_EXTENSION);
+    ResetLatch(MyLatch);
+    CHECK_FOR_INTERRUPTS();
+  });
+}
+
+bool wait_until_ended(int64_t run_id, int64_t timeout_ms) {
+  if (IsolationUsesXactSnapshot())
+    throw Error(code::InvalidState, "wait_for_run sees nothing new in a transaction of this isolation level", {}, "Use read committed.");
+  constexpr long shortest_ms = 2, longest_ms = 100;
+  const TimestampTz begin = GetCurrentTimestamp();
+  long wait_ms = shortest_ms;
+  uint64_t seen = ended_runs() - 1;
+  TimestampTz looked_at = 0;
+  for (;;) {
+    const TimestampTz now = GetCurrentTimestamp();
+    // Something ended somewhere, or it is time to look without a sign.
+    if (ended_runs() != seen || now - looked_at >= longest_ms * 1000) {
+      seen = ended_runs();
+      looked_at = now;
+      switch (look_at_run(run_id)) {
+        case RunState::Ended: return true;
+        case RunState::Missing: throw Error(code::NotFound, "run " + std::to_string(run_id) + " does not exist any more");
+        case RunState::OwnChange:
+          throw Error(code::InvalidState, "run " + std::to_string(run_id) + " was submitted in this very transaction", {},
+                      "Commit first: until then no worker can see the run.");
+        case RunState::Open: break;
+      }
+    }
+    const int64_t left = timeout_ms < 0 ? longest_ms : timeout_ms - (now - begin) / 1000;
+    if (left <= 0) return false;
+    nap(static_cast<long>(std::min<int64_t>(wait_ms, left)));
+    wait_ms = std::min(wait_ms * 2, longest_ms);
+  }
+}
+
+}  // namespace
+
+PGTRAIN_FUNCTION(pgtrain_freeze_run_config) {
+  const Frozen &frozen = freeze(PG_GETARG_JSONB_P(0));
+  return frozen_row(fcinfo, frozen);
+}
+
+PGTRAIN_FUNCTION(pgtrain_wait_until_ended) { PG_RETURN_BOOL(wait_until_ended(PG_GETARG_INT64(0), PG_GETARG_INT64(1))); }
+
+PGTRAIN_FUNCTION(pgtrain_read_stored_file) {
+  std::string content;
+  {
+    call::Spi spi;
+    content = worker::read_stored_file(spi, PG_GETARG_INT64(0));
+  }
+  const Datum result = call::guarded([&content] { return bytes_datum(content.data(), content.size()); });
+  return result;
+}
+
+PGTRAIN_FUNCTION(pgtrain_wake_for_run) {
+  worker::note_queued(PG_GETARG_INT64(0), PG_GETARG_INT16(1), PG_GETARG_BOOL(2));
+  PG_RETURN_VOID();
+}
+
+PGTRAIN_FUNCTION(pgtrain_wake_workers) {
+  worker::note_look_again();
+  PG_RETURN_VOID();
+}
+
+PGTRAIN_FUNCTION(pgtrain_forget_shares) {
+  worker::note_shares_changed();
+  PG_RETURN_VOID();
+}
+
+PGTRAIN_FUNCTION(pgtrain_lease_ended) {
+  worker::note_lease_ended(PG_GETARG_INT64(0), PG_GETARG_FLOAT8(1));
+  PG_RETURN_VOID();
+}
+
+PGTRAIN_FUNCTION(pgtrain_claim_run) {
+  if (worker::shared() == nullptr)
+    throw Error(code::NotPreloaded, "runs can only be claimed when pgtrain is preloaded", {}, "Add pgtrain to shared_preload_libraries and restart the server.");
+  worker::ClaimRequest request{std::nullopt, MyProcPid, INT64_MAX, true};
+  if (!PG_ARGISNULL(0)) request.device_id = PG_GETARG_INT64(0);
+  if (!PG_ARGISNULL(1)) request.worker_pid = PG_GETARG_INT32(1);
+  std::optional<worker::Claim> claim;
+  {
+    call::Spi spi;
+    claim = worker::claim_next(spi, request);
+  }
+  Datum values[2] = {Int64GetDatum(claim ? claim->run_id : 0), Int32GetDatum(claim ? claim->attempt : 0)};
+  bool nulls[2] = {!claim, !claim};
+  return call::guarded([&] {
+    TupleDesc columns;
+    if (get_call_result_type(fcinfo, nullptr, &columns) != TYPEFUNC_COMPOSITE) elog(ERROR, "pgtrain: not a row type");
+    return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(columns), values, nulls));
+  });
+}

@@ -1,0 +1,152 @@
+// The first part of an attempt (attempt.hpp): the job, the frozen data as a file, the checkpoint to continue from.
+// Data is read in short transactions by ordinal, so that no snapshot is held however large it is.
+#include "pg/compat.hpp"
+
+extern "C" {
+#include "miscadmin.h"
+#include "utils/timestamp.h"
+}
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "pg/worker/attempt.hpp"
+#include "pg/worker/devices.hpp"
+#include "pg/worker/settings.hpp"
+#include "pg/worker/shared.hpp"
+#include "pg/worker/transaction.hpp"
+#include "pg/worker/worker.hpp"
+
+namespace pgtrain::pg::worker {
+namespace {
+
+using call::Type;
+
+constexpr int64_t samples_at_once = 2000;
+constexpr int64_t ms = 1000;
+constexpr char data_name[] = "data.samples";
+constexpr char resume_name[] = "resume.safetensors";
+
+call::Statement job_statement{
+    "select j.config::text, j.data_bytes, j.threads, j.checkpoint_file, j.checkpoint_step from pgtrain_private.load_job($1, $2, $3, $4) j",
+    {Type::Int8, Type::Int4, Type::Int4, Type::Int8}};
+call::Statement pairs_statement{"select p.key, coalesce(p.value, '') from jsonb_each_text($1) p", {Type::Jsonb}};
+call::Statement parts_statement{
+    "select dataset_id, sample_count from pgtrain.training_run_datasets where training_run_id = $1 order by id", {Type::Int8}};
+call::Statement samples_statement{
+    "select s.ordinal, pgtrain_private.sample_text(s.content) from pgtrain.dataset_samples s"
+    " where s.dataset_id = $1 and s.ordinal > $2 and s.ordinal <= $3 order by s.ordinal",
+    {Type::Int8, Type::Int8, Type::Int8}};
+
+int threads_of_trainer() {
+  if (worker_settings.trainer_threads > 0) return worker_settings.trainer_threads;
+  Guard lock(shared()->lock);
+  int cpu_devices = 0;
+  for (int i = 0; i < shared()->device_count; ++i) cpu_devices += shared()->devices[i].is_cuda ? 0 : 1;
+  return std::max(1, shared()->cpu_count / std::max(1, cpu_devices));
+}
+
+// Appends samples to the data file: length as four bytes, lowest first, then the text.
+class DataFile {
+ public:
+  explicit DataFile(const std::string &path) : path_(path), descriptor_(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) {
+    if (descriptor_ < 0) throw Error(code::Unavailable, text_of_system_error("cannot make", path));
+  }
+  ~DataFile() { close(descriptor_); }
+  DataFile(const DataFile &) = delete;
+  DataFile &operator=(const DataFile &) = delete;
+
+  void add(const std::string &text) {
+    const auto length = static_cast<uint32_t>(text.size());
+    for (int shift = 0; shift < 32; shift += 8) buffer_.push_back(static_cast<char>(length >> shift));
+    buffer_ += text;
+    if (buffer_.size() > (1 << 20)) flush();
+  }
+  void flush() {
+    size_t done = 0;
+    while (done < buffer_.size()) {
+      const ssize_t put = ::write(descriptor_, buffer_.data() + done, buffer_.size() - done);
+      if (put < 0 && errno == EINTR) continue;
+      if (put < 0) throw Error(code::Unavailable, text_of_system_error("cannot write", path_));
+      done += static_cast<size_t>(put);
+    }
+    bytes_ += buffer_.size();
+    buffer_.clear();
+  }
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  std::string path_;
+  int descriptor_;
+  std::string buffer_;
+  uint64_t bytes_ = 0;
+};
+
+}  // namespace
+
+void Attempt::load_job() {
+  in_transaction("loading a job", [this](const call::Spi &spi) {
+    const call::Rows rows = job_statement.execute(spi, {claim_.run_id, claim_.attempt, threads_of_trainer(), device_id_});
+    const call::Row &row = rows[0];
+    if (row.is_null(0)) throw Error(code::InvalidState, "run " + std::to_string(claim_.run_id) + " is not running any more");
+    job_.threads = static_cast<uint32_t>(row.int64(2));
+    checkpoint_file_ = row.optional_int64(3);
+    for (const call::Row &pair : pairs_statement.execute(spi, {row.text(0)})) job_.config.emplace_back(pair.text(0), pair.text(1));
+    for (const call::Row &part : parts_statement.execute(spi, {claim_.run_id})) {
+      if (part.is_null(0)) {
+        end_as(Ending::Failed, "data_invalid", "a dataset of this run was deleted", {}, "Submit a new run with a dataset that exists.");
+        return;
+      }
+      datasets_.push_back(DatasetPart{part.int64(0), part.int64(1)});
+    }
+  });
+  job_.run_id = static_cast<uint64_t>(claim_.run_id);
+  job_.attempt = static_cast<uint32_t>(claim_.attempt);
+  job_.kind = protocol::JobKind::Train;
+  job_.heartbeat_ms = static_cast<uint32_t>(worker_settings.heartbeat_interval_ms);
+  job_.grace_ms = static_cast<uint32_t>(worker_settings.trainer_grace_period_ms);
+  Guard lock(shared()->lock);
+  job_.device = shared()->devices[device_].selector;
+  job_.memory_limit_bytes = static_cast<uint64_t>(shared()->devices[device_].memory_bytes);
+}
+
+void Attempt::fetch_checkpoint() {
+  if (!checkpoint_file_ || ending_ != Ending::None) return;
+  in_transaction("fetching a checkpoint", [this](const call::Spi &spi) {
+    const FileClaim claim = fetch_file(spi, *checkpoint_file_, folder_->file(resume_name));
+    job_.resume = protocol::InputFile{resume_name, claim.bytes, claim.sha256};
+  });
+}
+
+void Attempt::keep_lease_while_preparing() {
+  if (must_stop()) wish(StopWish::Shutdown);
+  if (ending_ == Ending::None && GetCurrentTimestamp() - written_at_ >= worker_settings.progress_interval_ms * ms) write_batch();
+}
+
+void Attempt::write_data() {
+  if (ending_ != Ending::None) return;
+  DataFile file(folder_->file(data_name));
+  for (const DatasetPart &part : datasets_) {
+    int64_t last = 0, rows_read = 0;
+    while (last < part.sample_count && ending_ == Ending::None) {
+      const int64_t until = std::min(last + samples_at_once, part.sample_count);
+      in_transaction("reading samples", [&](const call::Spi &spi) {
+        for (const call::Row &row : samples_statement.execute(spi, {part.dataset_id, last, until})) {
+          file.add(row.text(1));
+          ++rows_read;
+        }
+      });
+      last = until;
+      keep_lease_while_preparing();
+    }
+    if (ending_ == Ending::None && rows_read != part.sample_count)
+      return end_as(Ending::Failed, "data_invalid", "dataset " + std::to_string(part.dataset_id) + " is not what was frozen",
+                    std::to_string(part.sample_count) + " samples were frozen, " + std::to_string(rows_read) + " are there.");
+  }
+  file.flush();
+  job_.data = protocol::InputFile{data_name, file.bytes(), {}};
+}
+
+}  // namespace pgtrain::pg::worker

@@ -1,0 +1,233 @@
+// See file_store.hpp.
+#include "pg/compat.hpp"
+
+extern "C" {
+#include "miscadmin.h"
+}
+
+#include <fcntl.h>
+#include <sodium.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <ctime>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <unordered_set>
+
+#include "pg/worker/file_store.hpp"
+#include "pg/worker/job_folder.hpp"
+#include "pg/worker/settings.hpp"
+
+namespace pgtrain::pg::worker {
+namespace {
+
+namespace fs = std::filesystem;
+using call::Type;
+
+constexpr size_t chunk_bytes = 512 * 1024;
+constexpr int64_t largest_value = 1000 * 1000 * 1000;  // a value of the server holds 1 GiB less its header
+constexpr int64_t sweep_age_s = 600;
+
+call::Statement next_id{"select nextval('pgtrain_private.stored_files_id_seq')"};
+call::Statement add_file{"select pgtrain_private.add_stored_file($1, $2, $3, $4::text::pgtrain_private.storage_kind, $5, $6)",
+                         {Type::Int8, Type::Int4, Type::Int8, Type::Text, Type::Int8, Type::Text}};
+call::Statement add_chunk{"insert into pgtrain_private.file_chunks (file_id, ordinal, content) values ($1, $2, $3)",
+                          {Type::Int8, Type::Int4, Type::Bytea}};
+call::Statement find_file{"select storage::text, bytes, encode(sha256, 'hex') from pgtrain_private.stored_files where id = $1", {Type::Int8}};
+call::Statement read_chunk{"select content from pgtrain_private.file_chunks where file_id = $1 and ordinal = $2", {Type::Int8, Type::Int4}};
+call::Statement all_files{"select id from pgtrain_private.stored_files where storage = 'file'"};
+
+class File {
+ public:
+  File(const std::string &path, int flags, mode_t mode = 0600) : path_(path), descriptor_(open(path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW, mode)) {
+    if (descriptor_ < 0) throw Error(code::Unavailable, text_of_system_error("cannot open", path));
+  }
+  ~File() { close(descriptor_); }
+  File(const File &) = delete;
+  File &operator=(const File &) = delete;
+
+  size_t read(char *buffer, size_t most) {
+    size_t total = 0;
+    while (total < most) {
+      const ssize_t got = ::read(descriptor_, buffer + total, most - total);
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) throw Error(code::Unavailable, text_of_system_error("cannot read", path_));
+      if (got == 0) break;
+      total += static_cast<size_t>(got);
+    }
+    return total;
+  }
+  void write(std::string_view bytes) {
+    while (!bytes.empty()) {
+      const ssize_t put = ::write(descriptor_, bytes.data(), bytes.size());
+      if (put < 0 && errno == EINTR) continue;
+      if (put < 0) throw Error(code::Unavailable, text_of_system_error("cannot write", path_));
+      bytes.remove_prefix(static_cast<size_t>(put));
+    }
+  }
+  void sync() {
+    if (fsync(descriptor_) != 0) throw Error(code::Unavailable, text_of_system_error("cannot sync", path_));
+  }
+  uint64_t size() const {
+    struct stat status;
+    if (fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) throw FileMismatch(code::InvalidData, "\"" + path_ + "\" is no plain file");
+    return static_cast<uint64_t>(status.st_size);
+  }
+
+ private:
+  std::string path_;
+  int descriptor_;
+};
+
+class Sha256 {
+ public:
+  Sha256() { crypto_hash_sha256_init(&state_); }
+  void add(std::string_view bytes) { crypto_hash_sha256_update(&state_, reinterpret_cast<const unsigned char *>(bytes.data()), bytes.size()); }
+  std::string hex() {
+    unsigned char digest[crypto_hash_sha256_BYTES];
+    crypto_hash_sha256_final(&state_, digest);
+    char text[2 * sizeof digest + 1];
+    sodium_bin2hex(text, sizeof text, digest, sizeof digest);
+    return text;
+  }
+
+ private:
+  crypto_hash_sha256_state state_;
+};
+
+// Reads a file in chunks, hands each to `sink`, and checks size and hash against what was said.
+void read_checked(const FileClaim &claim, const std::function<void(std::string_view)> &sink) {
+  File file(claim.path, O_RDONLY);
+  const std::string name = fs::path(claim.path).filename().string();
+  if (file.size() != claim.bytes)
+    throw FileMismatch(code::InvalidData, "\"" + name + "\" has " + std::to_string(file.size()) + " bytes, " + std::to_string(claim.bytes) + " were announced");
+  const std::unique_ptr<char[]> buffer(new char[chunk_bytes]);
+  Sha256 hash;
+  for (size_t got; (got = file.read(buffer.get(), chunk_bytes)) > 0;) {
+    hash.add({buffer.get(), got});
+    sink({buffer.get(), got});
+  }
+  if (hash.hex() != claim.sha256) throw FileMismatch(code::InvalidData, "the hash of \"" + name + "\" is not the announced one");
+}
+
+std::string stored_path(int64_t file_id) { return artifacts_folder(MyDatabaseId) + "/" + std::to_string(file_id); }
+
+void sync_path(const std::string &path, int flags) { File(path, flags).sync(); }
+
+// A second name for the same file where the file system has that, else a copy; on the disk for good when it returns.
+void put_file(const std::string &source, const std::string &target) {
+  unlink(target.c_str());
+  if (link(source.c_str(), target.c_str()) != 0) {
+    std::error_code error;
+    fs::copy_file(source, target, error);
+    if (error) throw Error(code::Unavailable, "cannot copy to \"" + target + "\": " + error.message());
+  }
+  sync_path(target, O_RDONLY);
+  sync_path(fs::path(target).parent_path().string(), O_RDONLY | O_DIRECTORY);
+}
+
+struct Stored {
+  bool is_in_rows;
+  int64_t bytes;
+  std::string sha256;
+};
+
+Stored look_up(const call::Spi &spi, int64_t file_id) {
+  const call::Rows rows = find_file.execute(spi, {file_id});
+  if (rows.empty()) throw Error(code::NotFound, "stored file " + std::to_string(file_id) + " does not exist any more");
+  return Stored{rows[0].text(0) == "rows", rows[0].int64(1), rows[0].text(2)};
+}
+
+void stream_rows(const call::Spi &spi, int64_t file_id, int64_t bytes, const std::function<void(std::string_view)> &sink) {
+  int64_t done = 0;
+  for (int ordinal = 0; done < bytes; ++ordinal) {
+    const call::Rows rows = read_chunk.execute(spi, {file_id, ordinal});
+    if (rows.empty()) throw Error(code::InvalidData, "stored file " + std::to_string(file_id) + " lacks its part " + std::to_string(ordinal));
+    sink(rows[0].text(0));
+    done += static_cast<int64_t>(rows[0].text(0).size());
+  }
+}
+
+void stream_file(int64_t file_id, const Stored &stored, const std::function<void(std::string_view)> &sink) {
+  const std::string path = stored_path(file_id);
+  if (access(path.c_str(), F_OK) != 0)
+    throw Error(code::Unavailable, "the bytes of stored file " + std::to_string(file_id) + " are not on this server",
+                "Files above pgtrain.row_storage_limit lie in the data directory and are not replicated or dumped.",
+                "Ask the server that made it, or copy its folder pgtrain/artifacts.");
+  read_checked(FileClaim{path, static_cast<uint64_t>(stored.bytes), stored.sha256}, sink);
+}
+
+}  // namespace
+
+std::string text_of_system_error(const char *what, const std::string &path) {
+  return std::string(what) + " \"" + path + "\": " + std::strerror(errno);
+}
+
+void verify_file(const FileClaim &claim) {
+  read_checked(claim, [](std::string_view) {});
+}
+
+int64_t store_file(const call::Spi &spi, int64_t run_id, int32_t attempt, const FileClaim &claim) {
+  const int64_t file_id = next_id.execute(spi)[0].int64(0);
+  const bool in_rows = claim.bytes <= static_cast<uint64_t>(worker_settings.row_storage_limit_kb) * 1024;
+  add_file.execute(spi, {run_id, attempt, file_id, in_rows ? "rows" : "file", static_cast<int64_t>(claim.bytes), claim.sha256});
+  if (in_rows) {
+    int ordinal = 0;
+    read_checked(claim, [&](std::string_view bytes) { add_chunk.execute(spi, {file_id, ordinal++, bytes}); });
+  } else {
+    verify_file(claim);
+    put_file(claim.path, stored_path(file_id));
+  }
+  return file_id;
+}
+
+FileClaim fetch_file(const call::Spi &spi, int64_t file_id, const std::string &target) {
+  const Stored stored = look_up(spi, file_id);
+  File file(target, O_WRONLY | O_CREAT | O_EXCL);
+  const auto sink = [&file](std::string_view bytes) { file.write(bytes); };
+  if (stored.is_in_rows) stream_rows(spi, file_id, stored.bytes, sink);
+  else stream_file(file_id, stored, sink);
+  return FileClaim{target, static_cast<uint64_t>(stored.bytes), stored.sha256};
+}
+
+std::string read_stored_file(const call::Spi &spi, int64_t file_id) {
+  const Stored stored = look_up(spi, file_id);
+  if (stored.bytes > largest_value)
+    throw Error(code::InvalidParameter, "the file has " + std::to_string(stored.bytes) + " bytes, more than one value can hold");
+  std::string content;
+  content.reserve(static_cast<size_t>(stored.bytes));
+  Sha256 hash;
+  const auto sink = [&](std::string_view bytes) {
+    hash.add(bytes);
+    content.append(bytes);
+  };
+  if (stored.is_in_rows) stream_rows(spi, file_id, stored.bytes, sink);
+  else stream_file(file_id, stored, sink);
+  if (hash.hex() != stored.sha256) throw Error(code::InvalidData, "the stored bytes do not have the hash that was stored with them");
+  return content;
+}
+
+void remove_stored_file(int64_t file_id) { unlink(stored_path(file_id).c_str()); }
+
+void sweep_artifacts(const call::Spi &spi) {
+  std::unordered_set<int64_t> known;
+  for (const call::Row &row : all_files.execute(spi)) known.insert(row.int64(0));
+  std::error_code error;
+  const std::time_t now = std::time(nullptr);
+  for (const fs::directory_entry &entry : fs::directory_iterator(artifacts_folder(MyDatabaseId), error)) {
+    const std::string name = entry.path().filename().string();
+    int64_t file_id = 0;
+    const auto parsed = std::from_chars(name.data(), name.data() + name.size(), file_id);
+    struct stat status;
+    if (parsed.ec != std::errc() || known.count(file_id) != 0 || stat(entry.path().c_str(), &status) != 0) continue;
+    // A younger one may belong to a transaction that has not committed yet. Its change time is that of the link.
+    if (now - status.st_ctime > sweep_age_s) unlink(entry.path().c_str());
+  }
+}
+
+}  // namespace pgtrain::pg::worker

@@ -1,0 +1,47 @@
+// Stored files: checkpoints and artifacts, in rows up to pgtrain.row_storage_limit and as files below the data directory
+// above that. A file is read and hashed before its row is written, so a committed row means verified bytes.
+// A file without a row (rolled back, deleted) is garbage that `sweep_artifacts` removes.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "pg/compat.hpp"
+
+#include "pg/call/spi.hpp"
+
+namespace pgtrain::pg::worker {
+
+struct FileClaim {       // what a trainer says about a file
+  std::string path;
+  uint64_t bytes = 0;
+  std::string sha256;    // lower-case hex
+};
+
+// Size or hash of a file is not what was said.
+class FileMismatch : public Error {
+ public:
+  using Error::Error;
+};
+
+// Reads and checks a file; throws FileMismatch.
+void verify_file(const FileClaim &claim);
+
+// Stores a file within the open transaction and returns its id.
+int64_t store_file(const call::Spi &spi, int64_t run_id, int32_t attempt, const FileClaim &claim);
+
+// Writes a stored file to a new file and says its size and hash.
+FileClaim fetch_file(const call::Spi &spi, int64_t file_id, const std::string &target);
+
+// Bytes of a stored file, checked against the hash. At most what a value of the server can hold.
+std::string read_stored_file(const call::Spi &spi, int64_t file_id);
+
+// Removes a stored file from the disk once its row is gone for good.
+void remove_stored_file(int64_t file_id);
+
+// Removes files on the disk that no row names, if they are older than a transaction may still need.
+void sweep_artifacts(const call::Spi &spi);
+
+std::string text_of_system_error(const char *what, const std::string &path);
+
+}  // namespace pgtrain::pg::worker

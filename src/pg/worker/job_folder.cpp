@@ -1,0 +1,103 @@
+// See job_folder.hpp.
+#include "pg/compat.hpp"
+
+extern "C" {
+#include "miscadmin.h"
+#include "storage/procarray.h"
+#include "storage/proc.h"
+}
+
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+
+#include "pg/errors.hpp"
+#include "pg/worker/job_folder.hpp"
+#include "pg/worker/shared.hpp"
+
+namespace pgtrain::pg::worker {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string make_folder(const std::string &path) {
+  if (mkdir(path.c_str(), 0700) != 0 && errno != EEXIST)
+    throw Error(code::Unavailable, "cannot make the folder \"" + path + "\": " + std::strerror(errno));
+  return path;
+}
+
+std::string root(const char *name) {
+  const std::string base = make_folder(std::string(DataDir) + "/pgtrain");
+  return make_folder(base + "/" + name);
+}
+
+void remove_folder(const fs::path &path) {
+  std::error_code ignored;
+  fs::remove_all(path, ignored);
+}
+
+// Names are DATABASE_RUN_ATTEMPT or DATABASE_bPID_NUMBER (a backend's).
+struct FolderName {
+  Oid database = InvalidOid;
+  bool is_backend = false;
+  int64_t run_or_pid = 0;
+};
+
+bool parse(const std::string &name, FolderName &parsed) {
+  const char *at = name.data(), *const end = at + name.size();
+  const auto number = [&](auto &value) {
+    const auto result = std::from_chars(at, end, value);
+    at = result.ptr;
+    return result.ec == std::errc();
+  };
+  if (!number(parsed.database) || at == end || *at++ != '_') return false;
+  if (at != end && *at == 'b') parsed.is_backend = true, ++at;
+  return number(parsed.run_or_pid);
+}
+
+bool is_used(const FolderName &name) {
+  if (name.is_backend) return BackendPidGetProc(static_cast<int>(name.run_or_pid)) != nullptr;
+  Guard lock(shared()->lock);
+  for (const WorkerSlot &slot : shared()->workers)
+    if (slot.is_used && slot.pid != 0 && slot.database == name.database && slot.run_id == name.run_or_pid) return true;
+  return false;
+}
+
+template <class Test>
+void sweep(const std::string &folder, Test &&is_garbage) {
+  std::error_code error;
+  for (const fs::directory_entry &entry : fs::directory_iterator(folder, error)) {
+    FolderName name;
+    if (parse(entry.path().filename().string() + "_0", name) && is_garbage(name)) remove_folder(entry.path());
+  }
+}
+
+}  // namespace
+
+std::string jobs_root() { return root("jobs"); }
+
+std::string artifacts_folder(Oid database) { return make_folder(root("artifacts") + "/" + std::to_string(database)); }
+
+JobFolder::JobFolder(Oid database, const std::string &name) : path_(jobs_root() + "/" + std::to_string(database) + "_" + name) {
+  remove_folder(path_);
+  make_folder(path_);
+}
+
+JobFolder::~JobFolder() { remove_folder(path_); }
+
+std::string attempt_folder_name(int64_t run_id, int32_t attempt) { return std::to_string(run_id) + "_" + std::to_string(attempt); }
+
+void sweep_job_folders(Oid database) {
+  sweep(jobs_root(), [database](const FolderName &name) { return name.database == database && !is_used(name); });
+}
+
+void sweep_dropped_databases(bool (*exists)(Oid database, void *argument), void *argument) {
+  const auto is_garbage = [&](const FolderName &name) { return !exists(name.database, argument); };
+  sweep(jobs_root(), is_garbage);
+  sweep(root("artifacts"), is_garbage);
+}
+
+}  // namespace pgtrain::pg::worker

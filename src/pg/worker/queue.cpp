@@ -1,0 +1,188 @@
+// The claim, see queue.hpp. One statement takes a run out of the queue, makes it running, writes its lease and its event.
+// A cursor per user and rank remembers where this process claimed last. Runs that commit late with an earlier place, or
+// come back to theirs, would be missed by it: so it begins anew when a run came back, when nothing is found, and every
+// second (less often when the way from the start has become long, so that this costs a twentieth at most).
+#include "pg/compat.hpp"
+
+extern "C" {
+#include "miscadmin.h"
+#include "utils/timestamp.h"
+}
+
+#include <algorithm>
+#include <unordered_map>
+#include <vector>
+
+#include "pg/worker/queue.hpp"
+#include "pg/worker/queue_events.hpp"
+#include "pg/worker/settings.hpp"
+#include "pg/worker/shared.hpp"
+#include "pg/worker/shares.hpp"
+
+namespace pgtrain::pg::worker {
+namespace {
+
+using call::Type;
+
+call::Statement take_statement{
+    "with picked as materialized ("
+    "  select q.ctid as place, q.run_id, q.position from pgtrain_private.run_queue q"
+    "   where q.owner_id = $1 and q.rank = $2 and q.position > $3 and q.available_at is null and q.memory_bytes <= $4"
+    "   order by q.position limit 1 for update skip locked),"
+    " taken as (delete from pgtrain_private.run_queue q using picked p where q.ctid = p.place),"
+    " started as ("
+    "  update pgtrain.training_runs r set status = 'running', end_reason = null, attempt = r.attempt + 1,"
+    "         failed_attempts = r.failed_attempts + 1, available_at = null,"
+    "         started_at = pg_catalog.coalesce(r.started_at, pg_catalog.clock_timestamp())"
+    "    from picked p where r.id = p.run_id and r.status = 'queued' returning r.id, r.attempt),"
+    " leased as ("
+    "  insert into pgtrain.run_attempts (run_id, attempt, owner_id, device_id, worker_pid, incarnation, expires_at)"
+    "  select s.id, s.attempt, $1, $5, $6, $7, pg_catalog.clock_timestamp() + $8 * interval '1 ms' from started s),"
+    " told as ("
+    "  insert into pgtrain.training_statuses (training_run_id, owner_id, status) select s.id, $1, 'running' from started s)"
+    " select p.position, s.id, s.attempt from picked p left join started s on s.id = p.run_id",
+    {Type::Int8, Type::Int4, Type::Int8, Type::Int8, Type::Int8, Type::Int4, Type::Int8, Type::Int8}};
+
+call::Statement owner_statement{
+    "select coalesce((select s.weight from pgtrain_private.owner_shares s where s.owner_id = $1), 1),"
+    " pgtrain_private.concurrency_limit($1), coalesce((select u.is_active from pgtrain.users u where u.id = $1), false)",
+    {Type::Int8}};
+
+call::Statement revoke_statement{
+    "select pgtrain_private.end_waiting_run(q.run_id, 'permission_revoked', 'the account of its owner is not active')"
+    " from (select run_id from pgtrain_private.run_queue where owner_id = $1 and rank = $2 order by position for update skip locked) q",
+    {Type::Int8, Type::Int4}};
+
+call::Statement running_statement{
+    "select a.owner_id, count(*)::integer from pgtrain.run_attempts a where a.ended_at is null group by a.owner_id"};
+
+call::Statement heads_statement{
+    "with recursive heads as ("
+    " (select owner_id, rank from pgtrain_private.run_queue where available_at is null order by owner_id, rank limit 1)"
+    " union all"
+    " select n.owner_id, n.rank from heads h cross join lateral ("
+    "  select q.owner_id, q.rank from pgtrain_private.run_queue q"
+    "   where q.available_at is null and (q.owner_id, q.rank) > (h.owner_id, h.rank) order by q.owner_id, q.rank limit 1) n)"
+    " select owner_id, rank::integer from heads"};
+
+struct Cursor {
+  int64_t position = 0;
+  uint32_t requeues = 0;
+  TimestampTz begin_anew_at = 0;
+};
+
+struct CursorKey {
+  int64_t owner_id;
+  int rank;
+  bool operator==(const CursorKey &) const = default;
+};
+
+struct CursorHash {
+  size_t operator()(const CursorKey &key) const { return std::hash<int64_t>()(key.owner_id * 64 + key.rank); }
+};
+
+constexpr size_t most_cursors = 100000;
+
+std::unordered_map<CursorKey, Cursor, CursorHash> cursors;
+
+Cursor &cursor_of(const Candidate &candidate) {
+  if (cursors.size() > most_cursors) cursors.clear();
+  return cursors[CursorKey{candidate.owner_id, candidate.rank}];
+}
+
+struct Taken {
+  int64_t position;
+  std::optional<Claim> claim;  // nothing: the entry had no queued run and is gone
+};
+
+std::optional<Taken> take_after(const call::Spi &spi, const ClaimRequest &request, const Candidate &candidate, int64_t position) {
+  const call::Rows rows = take_statement.execute(
+      spi, {candidate.owner_id, candidate.rank, position, request.memory_bytes, request.device_id, request.worker_pid,
+            shared()->incarnation, worker_settings.lease_duration_ms});
+  if (rows.empty()) return std::nullopt;
+  const call::Row &row = rows[0];
+  Taken taken{row.int64(0), std::nullopt};
+  if (!row.is_null(1)) taken.claim = Claim{row.int64(1), static_cast<int32_t>(row.int64(2)), candidate.owner_id};
+  return taken;
+}
+
+std::optional<Taken> take(const call::Spi &spi, const ClaimRequest &request, const Candidate &candidate) {
+  if (!request.all_devices_alike) return take_after(spi, request, candidate, 0);
+  Cursor &cursor = cursor_of(candidate);
+  const TimestampTz now = GetCurrentTimestamp();
+  if (cursor.requeues == candidate.requeues && now < cursor.begin_anew_at) {
+    if (std::optional<Taken> taken = take_after(spi, request, candidate, cursor.position)) {
+      cursor.position = taken->position;
+      return taken;
+    }
+  }
+  const std::optional<Taken> taken = take_after(spi, request, candidate, 0);
+  const TimestampTz after = GetCurrentTimestamp();
+  cursor.begin_anew_at = after + std::max<int64_t>(1000000, (after - now) * 20);
+  cursor.requeues = candidate.requeues;
+  cursor.position = taken ? taken->position : 0;
+  return taken;
+}
+
+ShareSettings read_settings(const call::Spi &spi, int64_t owner_id) {
+  const call::Rows rows = owner_statement.execute(spi, {owner_id});
+  return ShareSettings{rows[0].float64(0), rows[0].int64(1), rows[0].boolean(2)};
+}
+
+}  // namespace
+
+std::optional<Claim> claim_next(const call::Spi &spi, const ClaimRequest &request) {
+  if (!shares_ready(MyDatabaseId)) rediscover(spi);
+  std::vector<PassedOver> passed_over;
+  while (std::optional<Candidate> candidate = reserve_next(MyDatabaseId, passed_over)) {
+    // From here the place is reserved: an error or rollback gives it back.
+    const size_t reservation = add_reservation(candidate->owner_id, candidate->rank);
+    if (candidate->needs_settings) {
+      const ShareSettings settings = read_settings(spi, candidate->owner_id);
+      if (!store_settings(MyDatabaseId, candidate->owner_id, settings)) {
+        drop_reservation(reservation);
+        continue;
+      }
+      candidate->is_active = settings.is_active;
+    }
+    if (!candidate->is_active) {
+      revoke_statement.execute(spi, {candidate->owner_id, candidate->rank});
+      nothing_found(MyDatabaseId, *candidate, true);
+      drop_reservation(reservation);
+      continue;
+    }
+    const std::optional<Taken> taken = take(spi, request, *candidate);
+    if (taken && taken->claim) {
+      charge_claim(MyDatabaseId, candidate->owner_id);
+      return taken->claim;
+    }
+    if (taken) {
+      release_reservation(MyDatabaseId, candidate->owner_id, candidate->rank);
+    } else {
+      // With unlike devices there may be runs for others; the tables tell when the queue is read anew.
+      nothing_found(MyDatabaseId, *candidate, request.all_devices_alike);
+      if (!request.all_devices_alike) passed_over.push_back(PassedOver{candidate->owner_id, candidate->rank});
+    }
+    drop_reservation(reservation);
+  }
+  return std::nullopt;
+}
+
+bool has_queued_runs() { return any_queued(MyDatabaseId) || !shares_ready(MyDatabaseId); }
+
+void rediscover(const call::Spi &spi) {
+  if (!shares_ready(MyDatabaseId)) {
+    const call::Rows running = running_statement.execute(spi);
+    std::vector<int64_t> owners;
+    std::vector<int32_t> counts;
+    for (const call::Row &row : running) {
+      owners.push_back(row.int64(0));
+      counts.push_back(static_cast<int32_t>(row.int64(1)));
+    }
+    reset_running(MyDatabaseId, owners.data(), counts.data(), static_cast<int>(owners.size()));
+  }
+  for (const call::Row &row : heads_statement.execute(spi))
+    apply_queued(MyDatabaseId, row.int64(0), static_cast<int>(row.int64(1)), false);
+}
+
+}  // namespace pgtrain::pg::worker

@@ -1,0 +1,108 @@
+// The scheduler of one database: repairs what dead workers left, frees lost leases, releases runs that are due, writes down the
+// devices, and removes what is no longer needed. Exits when its database has no extension (any more).
+#include "pg/compat.hpp"
+
+extern "C" {
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "utils/timestamp.h"
+}
+
+#include <algorithm>
+
+#include "pg/boundary/function.hpp"
+#include "pg/worker/databases.hpp"
+#include "pg/worker/devices.hpp"
+#include "pg/worker/file_store.hpp"
+#include "pg/worker/job_folder.hpp"
+#include "pg/worker/queue.hpp"
+#include "pg/worker/settings.hpp"
+#include "pg/worker/shared.hpp"
+#include "pg/worker/transaction.hpp"
+#include "pg/worker/worker.hpp"
+
+namespace pgtrain::pg::worker {
+namespace {
+
+constexpr int64_t housekeeping_us = 60 * 1000000;
+constexpr int64_t device_report_us = 10 * 1000000;
+
+call::Statement extension_statement{"select exists (select from pg_catalog.pg_extension where extname = 'pgtrain')"};
+call::Statement lost_statement{"select pgtrain_private.free_lost_attempts()"};
+call::Statement due_statement{
+    "select (extract(epoch from r.next_due - clock_timestamp()) * 1000)::bigint from pgtrain_private.release_due_runs() r"};
+call::Statement devices_statement{"select pgtrain_private.refresh_device_status()"};
+call::Statement checkpoints_statement{"select pgtrain_private.remove_expired_checkpoints()"};
+call::Statement plans_statement{"delete from pgtrain_private.plan_cache where created_at < now() - interval '30 days'"};
+
+bool has_extension() {
+  bool exists = false;
+  in_transaction("looking for the extension", [&](const call::Spi &spi) { exists = extension_statement.execute(spi)[0].boolean(0); });
+  return exists;
+}
+
+void keep_house() {
+  sweep_job_folders(MyDatabaseId);
+  in_transaction("housekeeping", [](const call::Spi &spi) {
+    checkpoints_statement.execute(spi);
+    plans_statement.execute(spi);
+    sweep_artifacts(spi);
+  });
+}
+
+// Leases first: a lost run shall not wait for anything else. Returns how long nothing is due.
+long do_chores() {
+  long wait_ms = worker_settings.poll_interval_ms;
+  in_transaction("freeing lost leases", [](const call::Spi &spi) { lost_statement.execute(spi); });
+  in_transaction("releasing due runs", [&wait_ms](const call::Spi &spi) {
+    const call::Rows rows = due_statement.execute(spi);
+    if (!rows[0].is_null(0)) wait_ms = std::clamp<long>(rows[0].int64(0), 1, wait_ms);
+  });
+  return wait_ms;
+}
+
+void run_scheduler() {
+  if (!has_extension()) {
+    announce_absent(MyDatabaseId);
+    return;
+  }
+  announce_present(MyDatabaseId);
+  TimestampTz keep_house_at = 0, report_devices_at = 0;
+  while (!must_stop()) {
+    (void)reload_settings_if_asked();
+    if (!has_extension()) {
+      Guard lock(shared()->lock);
+      if (DatabaseSlot *slot = find_database(MyDatabaseId, false)) slot->state = DatabaseState::Absent;
+      return;
+    }
+    set_state(WorkerState::Claiming, 0);
+    const long wait_ms = do_chores();
+    const TimestampTz now = GetCurrentTimestamp();
+    if (now >= report_devices_at) {
+      in_transaction("writing the devices", [](const call::Spi &spi) {
+        sync_devices(spi);
+        devices_statement.execute(spi);
+      });
+      report_devices_at = now + device_report_us;
+    }
+    if (now >= keep_house_at) {
+      keep_house();
+      keep_house_at = now + housekeeping_us;
+    }
+    set_state(WorkerState::Idle, 0);
+    if (!must_stop()) wait_for_work(wait_ms);
+  }
+}
+
+}  // namespace
+}  // namespace pgtrain::pg::worker
+
+extern "C" PGDLLEXPORT void pgtrain_scheduler_main(Datum argument);
+
+void pgtrain_scheduler_main(Datum argument) {
+  using namespace pgtrain::pg;
+  const Oid database = worker::take_slot(argument)->database;
+  worker::connect_worker(database);
+  boundary::run_protected([] { worker::run_scheduler(); });
+  proc_exit(worker::exit_finished);
+}

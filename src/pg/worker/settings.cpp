@@ -1,0 +1,69 @@
+// Definition of the settings of settings.hpp. Called once from _PG_init.
+#include "pg/compat.hpp"
+
+extern "C" {
+#include "utils/guc.h"
+}
+
+#include <climits>
+
+#include "pg/worker/settings.hpp"
+
+namespace pgtrain::pg::worker {
+
+WorkerSettings worker_settings;
+
+namespace {
+
+constexpr int no_limit = INT_MAX / 2;
+
+void define_int(const char *name, const char *description, int *variable, int minimum, int maximum, GucContext context, int flags) {
+  DefineCustomIntVariable(name, description, nullptr, variable, *variable, minimum, maximum, context, flags, nullptr, nullptr, nullptr);
+}
+
+void define_text(const char *name, const char *description, char **variable, const char *value, int flags) {
+  DefineCustomStringVariable(name, description, nullptr, variable, value, PGC_SIGHUP, flags, nullptr, nullptr, nullptr);
+}
+
+}  // namespace
+
+void define_settings() {
+  WorkerSettings &s = worker_settings;
+  // What program runs as the server's user is the administrator's secret and decision alone.
+  define_text("pgtrain.databases", "Databases that workers run for: * or a list of names.", &s.databases, "*", GUC_LIST_INPUT);
+  define_text("pgtrain.trainer_program", "Trainer: absolute path and arguments; empty for the installed one.", &s.trainer_program, "",
+              GUC_SUPERUSER_ONLY);
+  define_text("pgtrain.trainer_environment", "Words NAME=value added to the otherwise fresh environment of the trainer.",
+              &s.trainer_environment, "", GUC_SUPERUSER_ONLY);
+  define_int("pgtrain.cpu_workers", "CPU workers; -1 is one where there is no CUDA device and none where there is one.", &s.cpu_workers,
+             -1, 16, PGC_SIGHUP, 0);
+  define_int("pgtrain.poll_interval", "How often workers look without having been woken.", &s.poll_interval_ms, 10, no_limit, PGC_SIGHUP,
+             GUC_UNIT_MS);
+  define_int("pgtrain.trainer_threads", "CPU threads of a trainer; 0 divides the cores among the CPU workers.", &s.trainer_threads, 0, 1024,
+             PGC_SIGHUP, 0);
+  define_int("pgtrain.trainer_start_timeout", "Time in which a trainer must say hello and plan.", &s.trainer_start_timeout_ms, 100, no_limit,
+             PGC_SIGHUP, GUC_UNIT_MS);
+  define_int("pgtrain.trainer_silence_timeout", "A trainer that says nothing for so long is killed as hung.", &s.trainer_silence_timeout_ms,
+             100, no_limit, PGC_SIGHUP, GUC_UNIT_MS);
+  define_int("pgtrain.trainer_grace_period", "Time for a last checkpoint on pause and shutdown.", &s.trainer_grace_period_ms, 0, no_limit,
+             PGC_SIGHUP, GUC_UNIT_MS);
+  define_int("pgtrain.trainer_cancel_grace", "Time to stop by itself on cancel.", &s.trainer_cancel_grace_ms, 0, no_limit, PGC_SIGHUP,
+             GUC_UNIT_MS);
+  define_int("pgtrain.heartbeat_interval", "How often a working trainer gives a sign of life.", &s.heartbeat_interval_ms, 10, no_limit,
+             PGC_SIGHUP, GUC_UNIT_MS);
+  define_int("pgtrain.lease_duration", "A worker that does not renew its lease for so long loses its run.", &s.lease_duration_ms, 1000,
+             no_limit, PGC_SIGHUP, GUC_UNIT_MS);
+  define_int("pgtrain.progress_interval", "How often progress is written to the tables.", &s.progress_interval_ms, 10, 60000, PGC_SIGHUP,
+             GUC_UNIT_MS);
+  define_int("pgtrain.max_attempts", "Failed attempts after which a run is given up, unless submit_run says otherwise.", &s.max_attempts, 1,
+             100, PGC_USERSET, 0);
+  define_int("pgtrain.retry_delay", "Delay before the second attempt; it doubles with each further one.", &s.retry_delay_ms, 0, no_limit,
+             PGC_SIGHUP, GUC_UNIT_MS);
+  define_int("pgtrain.retry_delay_max", "Longest delay between attempts.", &s.retry_delay_max_ms, 0, no_limit, PGC_SIGHUP, GUC_UNIT_MS);
+  define_int("pgtrain.row_storage_limit", "Checkpoints and artifacts up to this size are kept in rows, larger ones as files.",
+             &s.row_storage_limit_kb, 0, 1024 * 1024, PGC_SIGHUP, GUC_UNIT_KB);
+  define_int("pgtrain.checkpoint_retention", "How long checkpoints of failed and cancelled runs are kept.", &s.checkpoint_retention_s, 0,
+             no_limit, PGC_SIGHUP, GUC_UNIT_S);
+}
+
+}  // namespace pgtrain::pg::worker

@@ -1,0 +1,239 @@
+// See shares.hpp. Every function takes the share lock itself and holds it for one look through the table.
+#include "pg/compat.hpp"
+
+extern "C" {
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+#include "utils/hsearch.h"
+#include "utils/timestamp.h"
+}
+
+#include <algorithm>
+
+#include "pg/worker/queue.hpp"
+#include "pg/worker/shared.hpp"
+#include "pg/worker/shares.hpp"
+
+namespace pgtrain::pg::worker {
+namespace {
+
+HTAB *table = nullptr;
+
+// A claim costs at least this, so that runs that end at once share as well.
+constexpr double least_seconds = 1.0;
+constexpr int64_t settings_age_us = 1000000;
+
+ShareKey key_of(Oid database, int64_t owner_id) { return ShareKey{owner_id, database, 0}; }
+
+Share *find(Oid database, int64_t owner_id) {
+  const ShareKey key = key_of(database, owner_id);
+  return static_cast<Share *>(hash_search(table, &key, HASH_FIND, nullptr));
+}
+
+// A full table drops who has nothing queued or running: he only loses a debt. Null when everybody has something.
+bool drop_idle() {
+  HASH_SEQ_STATUS scan;
+  hash_seq_init(&scan, table);
+  int dropped = 0;
+  while (auto *share = static_cast<Share *>(hash_seq_search(&scan)))
+    if (share->ranks == 0 && share->running <= 0) {
+      hash_search(table, &share->key, HASH_REMOVE, nullptr);
+      ++dropped;
+    }
+  return dropped > 0;
+}
+
+Share *find_or_make(Oid database, int64_t owner_id) {
+  Share *share = find(database, owner_id);
+  if (share != nullptr) return share;
+  if (hash_get_num_entries(table) >= max_shares && !drop_idle()) return nullptr;
+  const ShareKey key = key_of(database, owner_id);
+  bool found = false;
+  share = static_cast<Share *>(hash_search(table, &key, HASH_ENTER_NULL, &found));
+  if (share == nullptr) return nullptr;
+  MemSet(reinterpret_cast<char *>(share) + sizeof(ShareKey), 0, sizeof(Share) - sizeof(ShareKey));
+  share->weight = 1;
+  share->limit = -1;
+  share->is_active = true;
+  share->expected_seconds = least_seconds;
+  return share;
+}
+
+int lowest_bit(uint64_t bits) { return __builtin_ctzll(bits); }
+
+uint64_t bit_of(int rank) { return uint64_t{1} << (std::clamp(rank, lowest_rank, highest_rank) - lowest_rank); }
+
+bool goes_before(const Share &a, uint64_t a_ranks, const Share &b, uint64_t b_ranks) {
+  if (a.pass != b.pass) return a.pass < b.pass;
+  if (lowest_bit(a_ranks) != lowest_bit(b_ranks)) return lowest_bit(a_ranks) < lowest_bit(b_ranks);
+  return a.arrival < b.arrival;
+}
+
+uint64_t ranks_left(const Share &share, std::span<const PassedOver> passed_over) {
+  uint64_t ranks = share.ranks;
+  for (const PassedOver &passed : passed_over)
+    if (passed.owner_id == share.key.owner_id) ranks &= ~bit_of(passed.rank);
+  return ranks;
+}
+
+// Whoever had nothing queued starts at the present, so that idling saves nothing up.
+void mark(DatabaseSlot &slot, Share &share, int rank) {
+  if (share.ranks == 0) {
+    share.pass = std::max(share.pass, slot.virtual_time);
+    share.arrival = ++slot.arrivals;
+  }
+  share.ranks |= bit_of(rank);
+  ++share.generation;
+}
+
+}  // namespace
+
+size_t share_table_bytes() { return hash_estimate_size(max_shares, sizeof(Share)); }
+
+void init_share_table() {
+  HASHCTL control;
+  MemSet(&control, 0, sizeof control);
+  control.keysize = sizeof(ShareKey);
+  control.entrysize = sizeof(Share);
+  table = ShmemInitHash("pgtrain shares", max_shares, max_shares, &control, HASH_ELEM | HASH_BLOBS);
+}
+
+std::optional<Candidate> reserve_next(Oid database, std::span<const PassedOver> passed_over) {
+  const TimestampTz now = GetCurrentTimestamp();
+  Guard lock(shared()->share_lock);
+  DatabaseSlot *slot = find_database(database, true);
+  Share *best = nullptr;
+  uint64_t best_ranks = 0;
+  HASH_SEQ_STATUS scan;
+  hash_seq_init(&scan, table);
+  while (auto *share = static_cast<Share *>(hash_seq_search(&scan))) {
+    if (share->key.database != database || share->ranks == 0) continue;
+    const bool is_fresh = now - share->loaded_at < settings_age_us && share->loaded_at != 0;
+    if (is_fresh && share->limit >= 0 && share->running >= share->limit) continue;
+    const uint64_t ranks = ranks_left(*share, passed_over);
+    if (ranks == 0) continue;
+    if (best == nullptr || goes_before(*share, ranks, *best, best_ranks)) {
+      best = share;
+      best_ranks = ranks;
+    }
+  }
+  if (best == nullptr) return std::nullopt;
+  if (slot != nullptr) slot->virtual_time = std::max(slot->virtual_time, best->pass);
+  ++best->running;
+  const bool is_fresh = now - best->loaded_at < settings_age_us && best->loaded_at != 0;
+  return Candidate{best->key.owner_id, lowest_bit(best_ranks) + lowest_rank, best->generation, best->requeues, !is_fresh, best->is_active};
+}
+
+bool store_settings(Oid database, int64_t owner_id, const ShareSettings &settings) {
+  const TimestampTz now = GetCurrentTimestamp();
+  Guard lock(shared()->share_lock);
+  Share *share = find(database, owner_id);
+  if (share == nullptr) return true;
+  share->weight = settings.weight;
+  share->limit = settings.limit;
+  share->is_active = settings.is_active;
+  share->loaded_at = now;
+  if (settings.limit < 0 || share->running <= settings.limit) return true;
+  --share->running;
+  return false;
+}
+
+void nothing_found(Oid database, const Candidate &candidate, bool is_empty) {
+  Guard lock(shared()->share_lock);
+  Share *share = find(database, candidate.owner_id);
+  if (share == nullptr) return;
+  if (share->running > 0) --share->running;
+  if (is_empty && share->generation == candidate.generation) share->ranks &= ~bit_of(candidate.rank);
+}
+
+void charge_claim(Oid database, int64_t owner_id) {
+  Guard lock(shared()->share_lock);
+  if (Share *share = find(database, owner_id)) share->pass += share->expected_seconds / share->weight;
+}
+
+void release_reservation(Oid database, int64_t owner_id, int rank) {
+  Guard lock(shared()->share_lock);
+  DatabaseSlot *slot = find_database(database, false);
+  Share *share = find(database, owner_id);
+  if (share == nullptr || slot == nullptr) return;
+  if (share->running > 0) --share->running;
+  mark(*slot, *share, rank);
+  ++share->requeues;
+}
+
+void apply_queued(Oid database, int64_t owner_id, int rank, bool is_requeued) {
+  if (shared() == nullptr) return;
+  Guard lock(shared()->share_lock);
+  DatabaseSlot *slot = find_database(database, true);
+  Share *share = slot == nullptr ? nullptr : find_or_make(database, owner_id);
+  if (share == nullptr) {
+    // No room to remember it: the next look into the tables finds it.
+    if (slot != nullptr) slot->shares_ready = false;
+    return;
+  }
+  mark(*slot, *share, rank);
+  if (is_requeued) ++share->requeues;
+}
+
+void apply_lease_ended(Oid database, int64_t owner_id, double seconds) {
+  if (shared() == nullptr) return;
+  Guard lock(shared()->share_lock);
+  ++shared()->generation;
+  Share *share = find(database, owner_id);
+  if (share == nullptr) return;
+  if (share->running > 0) --share->running;
+  const double used = std::max(seconds, least_seconds);
+  share->pass += (used - share->expected_seconds) / share->weight;
+  share->expected_seconds += (used - share->expected_seconds) * 0.3;
+}
+
+void apply_shares_changed(Oid database) {
+  if (shared() == nullptr) return;
+  Guard lock(shared()->share_lock);
+  HASH_SEQ_STATUS scan;
+  hash_seq_init(&scan, table);
+  while (auto *share = static_cast<Share *>(hash_seq_search(&scan)))
+    if (share->key.database == database) share->loaded_at = 0;
+}
+
+bool any_queued(Oid database) {
+  Guard lock(shared()->share_lock);
+  HASH_SEQ_STATUS scan;
+  hash_seq_init(&scan, table);
+  bool found = false;
+  while (auto *share = static_cast<Share *>(hash_seq_search(&scan)))
+    if (share->key.database == database && share->ranks != 0) found = true;
+  return found;
+}
+
+bool shares_ready(Oid database) {
+  Guard lock(shared()->share_lock);
+  const DatabaseSlot *slot = find_database(database, true);
+  return slot == nullptr || slot->shares_ready;
+}
+
+void reset_running(Oid database, const int64_t *owners, const int32_t *counts, int length) {
+  Guard lock(shared()->share_lock);
+  DatabaseSlot *slot = find_database(database, true);
+  // Somebody else was faster: his counts hold, and claims since then are in them.
+  if (slot == nullptr || slot->shares_ready) return;
+  HASH_SEQ_STATUS scan;
+  hash_seq_init(&scan, table);
+  while (auto *share = static_cast<Share *>(hash_seq_search(&scan)))
+    if (share->key.database == database) share->running = 0;
+  for (int i = 0; i < length; ++i)
+    if (Share *share = find_or_make(database, owners[i])) share->running = counts[i];
+  slot->shares_ready = true;
+}
+
+void forget_database(Oid database) {
+  if (shared() == nullptr) return;
+  Guard lock(shared()->share_lock);
+  HASH_SEQ_STATUS scan;
+  hash_seq_init(&scan, table);
+  while (auto *share = static_cast<Share *>(hash_seq_search(&scan)))
+    if (share->key.database == database) hash_search(table, &share->key, HASH_REMOVE, nullptr);
+}
+
+}  // namespace pgtrain::pg::worker
