@@ -7,7 +7,9 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "engine/core/error.hpp"
@@ -22,6 +24,13 @@ namespace pgtrain::trainer {
 using namespace protocol;
 
 namespace {
+
+// Threads of the engine's libraries spin while they wait, by default for so long that two runs on one machine halve each
+// other's speed. The library reads this when it is loaded, hence the second start of the same program.
+void restart_with_short_spin(char** arguments) {
+  if (getenv("GOMP_SPINCOUNT") != nullptr || getenv("OMP_WAIT_POLICY") != nullptr) return;
+  if (setenv("GOMP_SPINCOUNT", "2000", 1) == 0) execv("/proc/self/exe", arguments);
+}
 
 int serve() {
   // A worker that dies leaves no trainer behind, even if it could not close the pipe.
@@ -77,6 +86,7 @@ int print_usage(std::FILE* where) {
 
 int main(int count, char** arguments) {
   using namespace pgtrain::trainer;
+  restart_with_short_spin(arguments);
   const auto is = [&](int index, const char* word) { return count > index && std::strcmp(arguments[index], word) == 0; };
   if (count == 1) return isatty(STDIN_FILENO) ? print_usage(stderr) : serve();
   if (count == 2 && is(1, "devices")) return print_devices();

@@ -118,6 +118,7 @@ void train_or_plan(const down::Job& job, Channel& channel) {
 }
 
 void generate(const down::Job& job, Channel& channel) {
+  frozen_config(job);
   if (job.model.empty()) throw Error("model_missing", "the job names no model files", "", "Give a run or model that has been trained.");
   for (const InputFile& file : job.model) check_input(file, "model_invalid", channel);
   const auto device = open_device(job);
