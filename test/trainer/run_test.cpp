@@ -1,0 +1,119 @@
+// run_test.cpp: whole runs of the real trainer through its pipe: plan, train to Done, generate from what was trained.
+#include <algorithm>
+
+#include "protocol/run_config.hpp"
+#include "trainer/child.hpp"
+
+namespace pgtrain::trainer::test {
+namespace {
+
+using namespace protocol;
+const std::string program = PGTRAIN_TRAINER;
+
+TEST(Run, TrainsToDone) {
+  JobFolder folder;
+  const Transcript run =
+      run_job(program, folder, small_job(folder, {{"steps", "30"}, {"samples", "1"}, {"sample_tokens", "8"}, {"checkpoint_every", "10"}}));
+  ASSERT_FALSE(run.failed) << run.failed->message;
+  ASSERT_TRUE(run.plan && run.done);
+  EXPECT_TRUE(std::holds_alternative<up::Hello>(run.all.front()));
+  EXPECT_TRUE(std::holds_alternative<up::Done>(run.all.back()));
+  EXPECT_EQ(run.done->status, DoneStatus::Completed);
+  EXPECT_EQ(run.done->steps, 30);
+  EXPECT_EQ(run.done->tokens, run.plan->planned_tokens);
+  EXPECT_EQ(run.plan->tokens_per_step, 16u * 64);
+  EXPECT_LE(run.done->peak_bytes, run.plan->peak_bytes) << "the plan is an upper bound";
+  EXPECT_LT(run.done->loss_after, run.done->loss_before) << "it learns";
+  EXPECT_FALSE(run.progress.empty());
+  EXPECT_EQ(run.progress.back().step, 30);
+  EXPECT_EQ(run.evaluations.front().phase, EvaluationPhase::Before);
+  EXPECT_EQ(run.evaluations.back().phase, EvaluationPhase::After);
+  EXPECT_FALSE(run.samples.empty());
+  for (const char* name : {"model.safetensors", "config.json", "tokenizer.json"}) EXPECT_TRUE(run.files.count(name)) << name;
+  EXPECT_TRUE(run.files.count("checkpoint-10.safetensors"));
+  EXPECT_EQ(folder.names(), (std::vector<std::string>{"config.json", "data.samples", "model.safetensors", "tokenizer.json"}));
+  ASSERT_FALSE(run.logs.empty());
+  EXPECT_NE(run.logs.front().text.find("sandbox:"), std::string::npos);
+}
+
+TEST(Run, EqualSeedsGiveEqualBytes) {
+  std::string models[3];
+  const char* seeds[] = {"5", "5", "6"};
+  for (int i = 0; i < 3; ++i) {
+    JobFolder folder;
+    models[i] = run_job(program, folder, small_job(folder, {{"steps", "5"}, {"seed", seeds[i]}})).contents["model.safetensors"];
+  }
+  EXPECT_FALSE(models[0].empty());
+  EXPECT_EQ(models[0], models[1]);
+  EXPECT_NE(models[0], models[2]);
+}
+
+TEST(Run, PlanAnswersAndLeaves) {
+  JobFolder folder;
+  down::Job job = small_job(folder);
+  job.kind = JobKind::Plan;
+  job.data = {"", 1000000, ""};
+  const Transcript run = run_job(program, folder, job);
+  ASSERT_TRUE(run.plan && run.done);
+  EXPECT_GT(run.plan->parameters, 100000u);
+  EXPECT_GE(run.plan->peak_bytes, run.plan->weight_bytes + run.plan->gradient_bytes + run.plan->optimizer_bytes);
+  EXPECT_GT(run.plan->device_memory_bytes, 0u);
+  EXPECT_FALSE(run.plan->device.empty());
+  EXPECT_TRUE(run.files.empty());
+}
+
+TEST(Run, GeneratesFromWhatWasTrained) {
+  JobFolder folder;
+  const Transcript trained = run_job(program, folder, small_job(folder, {{"steps", "20"}}));
+  ASSERT_TRUE(trained.done);
+  JobFolder second(2);
+  down::Job job;
+  job.kind = JobKind::Generate;
+  job.device = "cpu";
+  job.threads = 1;
+  for (const auto& [name, content] : trained.contents) {
+    if (!name.starts_with("checkpoint")) {
+      second.write(name, content);
+      job.model.push_back({name, content.size(), trained.files.at(name).sha256});
+    }
+  }
+  job.generate = {"the number ", 12, 0.0, 0, 1.0, 1};
+  const Transcript one = run_job(program, second, job), other = run_job(program, second, job);
+  ASSERT_EQ(one.samples.size(), 1u);
+  ASSERT_TRUE(one.done);
+  EXPECT_GT(one.done->tokens, 0u);
+  EXPECT_LE(one.done->tokens, 12u);
+  EXPECT_EQ(one.samples[0].text, other.samples.at(0).text);
+  second.write("model.safetensors", "changed");
+  const Transcript broken = run_job(program, second, job, 1);
+  ASSERT_TRUE(broken.failed);
+  EXPECT_EQ(broken.failed->code, FailureCode::ArtifactInvalid);
+  EXPECT_NE(broken.failed->message.find("model.safetensors"), std::string::npos);
+}
+
+// The protocol's table of sizes and the engine's must agree: what is frozen is accepted, with the frozen sizes.
+TEST(Run, EverySizeIsPlannedAsItIsFrozen) {
+  for (const char* size : {"nano", "micro", "tiny", "small", "medium", "base"}) {
+    JobFolder folder;
+    down::Job job = small_job(folder, {{"steps", "10"}});
+    job.kind = JobKind::Plan;
+    job.config[0].second = size;
+    RunConfig config;
+    ConfigError error;
+    ASSERT_TRUE(freeze_config(job.config, config, error));
+    job.config = config.pairs();
+    Child child(program, folder);
+    start_job(child, job);
+    const Transcript run = play(child, folder);
+    child.wait();
+    ASSERT_TRUE(run.plan) << size << (run.failed ? run.failed->message : "");
+    EXPECT_EQ(run.plan->tokens_per_step, config.tokens_per_step()) << size;
+    const uint64_t width = config.unsigned64("width"), layers = config.unsigned64("layers");
+    const uint64_t per_layer = 12 * width * width + 13 * width;
+    const uint64_t expected = layers * per_layer + (config.unsigned64("vocab_size") + config.unsigned64("context")) * width + 2 * width;
+    EXPECT_EQ(run.plan->parameters, expected) << size;
+  }
+}
+
+}  // namespace
+}  // namespace pgtrain::trainer::test
