@@ -20,6 +20,7 @@ create table pgtrain.compute_nodes (
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now()
 );
+create index compute_nodes_owner_id_idx on pgtrain.compute_nodes (owner_id);
 comment on table pgtrain.compute_nodes is 'Machines that execute runs; the row of this server is written by its scheduler';
 comment on column pgtrain.compute_nodes.id is 'Key';
 comment on column pgtrain.compute_nodes.owner_id is 'User who brought it, null for the server''s own';
