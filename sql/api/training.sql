@@ -215,7 +215,7 @@ begin
             resolved.frozen, resolved.config_hash, resolved.data_hash, resolved.data_bytes, resolved.planned_steps, resolved.planned_tokens,
             plan.peak_bytes, plan.parameters, idempotency_key, priority, queue_position, max_attempts, waits_until, publish_as,
             coalesce(metadata, '{}'))
-    on conflict (owner_id, idempotency_key) where idempotency_key is not null do nothing
+    on conflict do nothing  -- the only unique thing that a client gives is the key (names of columns would be read as arguments here)
     returning id into made;
     if made is null then
         -- Another session committed the same key meanwhile.
