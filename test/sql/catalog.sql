@@ -8,9 +8,9 @@ select pgtrain.grant_application('regress_catalog');
 \echo '# Functions: name(arguments): language, definer or invoker, pinned search_path, whether an application may execute it'
 select format('%s.%s(%s): %s %s %s%s', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid), l.lanname,
               case when p.prosecdef then 'DEFINER' else 'invoker' end, coalesce(array_to_string(p.proconfig, ' '), 'no-path'),
-              case when has_function_privilege('regress_catalog', p.oid, 'execute') then ' app' else '' end)
+              case when has_function_privilege('regress_catalog', p.oid, 'execute') then ' app' else '' end) collate "C" as line
   from pg_proc p join pg_namespace n on n.oid = p.pronamespace join pg_language l on l.oid = p.prolang
- where n.nspname in ('pgtrain', 'pgtrain_private') order by 1 collate "C";
+ where n.nspname in ('pgtrain', 'pgtrain_private') order by line;
 
 \echo '# Relations: name kind, row security, what an application may do (columns where not all)'
 select format('%s.%s %s%s%s: %s', n.nspname, c.relname, c.relkind, case when c.relrowsecurity then ' rls' else '' end,
@@ -22,14 +22,14 @@ select format('%s.%s %s%s%s: %s', n.nspname, c.relname, c.relkind, case when c.r
                     left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and p <> 'DELETE'
                          and has_column_privilege('regress_catalog', c.oid, a.attnum, p)
                    where has_table_privilege('regress_catalog', c.oid, p) or a.attnum is not null
-                   group by p) r), 'nothing'))
+                   group by p) r), 'nothing')) collate "C" as line
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where n.nspname in ('pgtrain', 'pgtrain_private') and c.relkind in ('r', 'v', 'p', 'm') order by 1 collate "C";
+ where n.nspname in ('pgtrain', 'pgtrain_private') and c.relkind in ('r', 'v', 'p', 'm') order by line;
 
 \echo '# Policies'
-select format('%s %s %s: %s%s', c.relname, p.polname, p.polcmd, pg_get_expr(p.polqual, p.polrelid), ' check ' || pg_get_expr(p.polwithcheck, p.polrelid))
+select format('%s %s %s: %s%s', c.relname, p.polname, p.polcmd, pg_get_expr(p.polqual, p.polrelid), ' check ' || pg_get_expr(p.polwithcheck, p.polrelid)) collate "C" as line
   from pg_policy p join pg_class c on c.oid = p.polrelid join pg_namespace n on n.oid = c.relnamespace
- where n.nspname in ('pgtrain', 'pgtrain_private') order by 1 collate "C";
+ where n.nspname in ('pgtrain', 'pgtrain_private') order by line;
 
 \echo '# Exceptions to the rules (there are none)'
 \echo 'PUBLIC has a right:'
