@@ -2,7 +2,7 @@
 -- by scripts/functions_page.sh; run it with psql -A -t in a database that has the extension.
 with offered as (
   select 'function' as kind, p.proname::text as name, obj_description(p.oid, 'pg_proc') as comment,
-         format('%s(%s) → %s', p.proname, pg_get_function_arguments(p.oid),
+         format('%s(%s) → %s', p.proname, regexp_replace(pg_get_function_arguments(p.oid), '(DEFAULT [^:,]+)::[a-z ]+(\[\])?', '\1', 'g'),
                 regexp_replace(pg_get_function_result(p.oid), '^TABLE', 'table')) as signature
     from pg_proc p
    where p.pronamespace = 'pgtrain'::regnamespace and p.prorettype <> 'trigger'::regtype and p.prokind = 'f'
@@ -20,7 +20,7 @@ with offered as (
   select 'setting', name, short_desc, boot_val from pg_settings where name like 'pgtrain.%'
   union all
   select 'config', name, concat_ws(' ', description || '.', 'Unit: ' || unit || '.'),
-         format('%s; %s', coalesce(default_value, default_rule, ''),
+         format('%s; %s', coalesce(default_rule, default_value, ''),
                 coalesce(array_to_string(choices, ', '), concat_ws(' ', 'from ' || minimum, 'to ' || maximum)))
     from pgtrain.config_fields()
 )

@@ -8,7 +8,7 @@ set -euo pipefail
 . "$ROOT/scripts/progress_bar.sh"
 
 # What a machine with two cores trains in less than three minutes; CONFIG is laid over it.
-default_config='{"size": "micro", "steps": 400, "samples": 3, "sample_tokens": 160}'
+default_config='{"size": "micro", "steps": 600, "max_seconds": 150, "samples": 3, "sample_tokens": 120}'
 config=${CONFIG:-'{}'} text=${TEXT:-}
 
 part_began=$SECONDS

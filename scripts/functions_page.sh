@@ -19,7 +19,8 @@ END
 for domain in $(sed -e 's/#.*//' "$sql/order.txt"); do
   names=$(sed -n "s/^$domain //p" <<<"$owners")
   [ -n "$names" ] || continue
-  printf '\n## %s\n\n' "${domain^}"
+  heading=${domain//_/ }
+  printf '\n## %s\n\n' "${heading^}"
   awk -F '|' -v names="$names" '
     BEGIN { n = split(names, list, "\n"); for (i = 1; i <= n; i++) mine[list[i]] = 1 }
     ($1 == "function" || $1 == "procedure") && $2 in mine { sub(/\.$/, "", $3); printf "- `%s`  \n  %s.\n", $4, $3 }
