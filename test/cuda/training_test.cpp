@@ -1,4 +1,4 @@
-// The whole CUDA path, emulated: a small GPT learns a short text by the engine's own train(), once on the CPU backend and once
+// The whole CUDA path, emulated or on a card (bench/gpu): a small GPT learns a short text by the engine's own train(), once on the CPU backend and once
 // on the CUDA backend. Same data, seed and order, so the losses must agree step by step (fp32) or closely (bf16), must fall,
 // and two CUDA runs must leave the same bytes.
 #include <unistd.h>
@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "../engine/ops/cases.hpp"
 #include "engine/backend/devices.hpp"
 #include "engine/core/error.hpp"
 #include "engine/train/training.hpp"
@@ -61,9 +62,7 @@ Run run(const std::string &device, const std::string &precision, int steps, cons
     if (device == "cpu") {
         backend = backend::open("cpu");
     } else {
-        char error[512] = "";
-        backend.reset(pgtrain_cuda_backend(0, error, sizeof error));
-        if (!backend) throw std::runtime_error(error);
+        backend = pgtrain::test::open_backend_under_test();
     }
     train::TrainingOptions options;
     options.size = "nano";
