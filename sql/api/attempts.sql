@@ -15,7 +15,9 @@ end $$;
 comment on function pgtrain_private.add_event(bigint, bigint, text, jsonb) is 'Records what happened to a run and tells listeners of pgtrain_runs (payload: RUN/STATUS)';
 
 create or replace function pgtrain_private.claim_run(device_id bigint, worker_pid integer, out run_id bigint, out attempt integer)
-    language c volatile as 'MODULE_PATHNAME', 'pgtrain_claim_run';
+    language c volatile
+    set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+    as 'MODULE_PATHNAME', 'pgtrain_claim_run';
 comment on function pgtrain_private.claim_run(bigint, integer) is 'Claims the next run in the fair order for a device (null: any memory) and a process; null when there is none';
 
 create or replace function pgtrain_private.lease_ended(owner_id bigint, seconds double precision) returns void
@@ -217,7 +219,7 @@ declare
     owner bigint := pgtrain_private.fence_attempt(run_id, attempt);
     asked pgtrain_private.stop_request;
     had_step boolean;
-    e record;
+    item record;
 begin
     update pgtrain.run_attempts a set expires_at = clock_timestamp() + lease_ms * interval '1 ms'
      where a.run_id = record_attempt.run_id and a.attempt = record_attempt.attempt
@@ -256,22 +258,22 @@ begin
             perform pgtrain_private.settle_usage(run_id, 'training_jobs', 1);
         end if;
     end if;
-    for e in select * from jsonb_to_recordset(tasks) x (message_id text, task text, state text) loop
-        if e.state = 'started' then
+    for item in select * from jsonb_to_recordset(tasks) x (message_id text, task text, state text) loop
+        if item.state = 'started' then
             insert into pgtrain.training_tasks (training_run_id, owner_id, task, message_id)
-            values (run_id, owner, e.task, e.message_id) on conflict on constraint training_tasks_training_run_id_message_id_key do nothing;
+            values (run_id, owner, item.task, item.message_id) on conflict on constraint training_tasks_training_run_id_message_id_key do nothing;
         else
             update pgtrain.training_tasks t
-               set status = case e.state when 'finished' then 'completed' else 'failed' end::pgtrain.task_status, completed_at = clock_timestamp()
-             where t.training_run_id = run_id and t.task = e.task and t.status = 'started';
+               set status = case item.state when 'finished' then 'completed' else 'failed' end::pgtrain.task_status, completed_at = clock_timestamp()
+             where t.training_run_id = run_id and t.task = item.task and t.status = 'started';
         end if;
     end loop;
     if samples is not null then
         insert into pgtrain.run_samples (run_id, attempt, owner_id, step, prompt, content)
         select run_id, attempt, owner, x.step, x.prompt, x.content from jsonb_to_recordset(samples) x (step bigint, prompt text, content text);
     end if;
-    for e in select * from jsonb_to_recordset(events) x (status text, data jsonb) loop
-        perform pgtrain_private.add_event(run_id, owner, e.status, e.data);
+    for item in select * from jsonb_to_recordset(events) x (status text, data jsonb) loop
+        perform pgtrain_private.add_event(run_id, owner, item.status, item.data);
     end loop;
     return asked;
 end $$;
@@ -398,7 +400,7 @@ begin
 end $$;
 comment on function pgtrain_private.release_due_runs() is 'Makes runs claimable whose time has come, and tells when the next one is due';
 
-create or replace function pgtrain_private.sync_devices(node_name text, note text, cpus integer, memory_bytes bigint, found jsonb) returns jsonb
+create or replace function pgtrain_private.sync_devices(node_name text, note text, cpus integer, memory_bytes bigint, listed jsonb) returns jsonb
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
     node bigint;
@@ -411,13 +413,13 @@ begin
     returning n.id into node;
     insert into pgtrain.devices as d (node_id, instance_id, kind, selector, name, memory_bytes, detail, status)
     select node, x.instance_id, x.kind::pgtrain.device_kind, x.selector, x.name, x.memory_bytes, x.detail, 'idle'
-      from jsonb_to_recordset(found) x (instance_id text, kind text, selector text, name text, memory_bytes bigint, detail text)
+      from jsonb_to_recordset(listed) x (instance_id text, kind text, selector text, name text, memory_bytes bigint, detail text)
     on conflict (instance_id) do update set node_id = excluded.node_id, kind = excluded.kind, selector = excluded.selector, name = excluded.name,
         memory_bytes = excluded.memory_bytes, detail = excluded.detail, last_seen_at = now(),
         status = case when d.status = 'gone' then 'idle' else d.status end;
     update pgtrain.devices d set status = 'gone'
      where d.node_id = node and d.status <> 'gone'
-       and not exists (select from jsonb_to_recordset(found) x (instance_id text) where x.instance_id = d.instance_id);
+       and not exists (select from jsonb_to_recordset(listed) x (instance_id text) where x.instance_id = d.instance_id);
     select jsonb_object_agg(d.instance_id, d.id) into ids from pgtrain.devices d where d.node_id = node and d.status <> 'gone';
     return coalesce(ids, '{}');
 end $$;

@@ -458,8 +458,14 @@ comment on column pgtrain.model_profiles.updated_at is 'When last changed';
 select pgtrain_private.protect_table(t, 'owner_id', 'training')
   from unnest(array['trainings', 'training_runs', 'training_run_datasets', 'run_attempts', 'training_tasks', 'training_statuses',
                     'run_metrics', 'run_samples', 'checkpoints', 'artifacts', 'evaluations', 'model_profiles']::name[]) t;
-select pg_extension_config_dump(t::regclass, '')
-  from unnest(array['pgtrain_private.queue_position_seq', 'pgtrain_private.run_queue', 'pgtrain_private.owner_shares',
-                    'pgtrain_private.stored_files', 'pgtrain_private.stored_files_id_seq', 'pgtrain_private.file_chunks']) t;
+do $$
+declare
+    t text;
+begin
+    foreach t in array array['pgtrain_private.queue_position_seq', 'pgtrain_private.run_queue', 'pgtrain_private.owner_shares',
+                             'pgtrain_private.stored_files', 'pgtrain_private.stored_files_id_seq', 'pgtrain_private.file_chunks'] loop
+        perform pg_extension_config_dump(t::regclass, '');
+    end loop;
+end $$;
 create trigger refuse_change before update on pgtrain.training_statuses
     for each statement execute function pgtrain_private.refuse_change();

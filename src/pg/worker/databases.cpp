@@ -53,10 +53,11 @@ bool tell_workers(Oid database, Leave how) {
 void announce_present(Oid database) {
   {
     Guard lock(shared()->lock);
-    if (DatabaseSlot *slot = find_database(database, true)) {
-      slot->state = DatabaseState::Present;
-      slot->retry_at = 0;
-    }
+    DatabaseSlot *slot = find_database(database, true);
+    // Its scheduler says so at each start: only news may shorten the delay between starts.
+    if (slot == nullptr || slot->state == DatabaseState::Present) return;
+    slot->state = DatabaseState::Present;
+    slot->retry_at = 0;
   }
   wake_launcher();
 }

@@ -78,6 +78,9 @@ std::vector<Found> ask_trainer() {
   std::istringstream lines(run_trainer_for_text({"devices"}, jobs_root(), detection_timeout_ms, most_answer_bytes));
   for (std::string line; std::getline(lines, line);)
     if (!line.empty()) found.push_back(parse_line(line));
+  if (found.empty() || found[0].kind.empty())
+    throw Error(code::TrainerFailed, "the trainer program's list of devices is not understood", lines.str().substr(0, 200),
+                "Is pgtrain.trainer_program of the same version as the module?");
   return found;
 }
 

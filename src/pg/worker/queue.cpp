@@ -33,7 +33,7 @@ call::Statement take_statement{
     " started as ("
     "  update pgtrain.training_runs r set status = 'running', end_reason = null, attempt = r.attempt + 1,"
     "         failed_attempts = r.failed_attempts + 1, available_at = null,"
-    "         started_at = pg_catalog.coalesce(r.started_at, pg_catalog.clock_timestamp())"
+    "         started_at = coalesce(r.started_at, pg_catalog.clock_timestamp())"
     "    from picked p where r.id = p.run_id and r.status = 'queued' returning r.id, r.attempt),"
     " leased as ("
     "  insert into pgtrain.run_attempts (run_id, attempt, owner_id, device_id, worker_pid, incarnation, expires_at)"

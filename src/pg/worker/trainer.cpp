@@ -145,6 +145,7 @@ void Trainer::relay_errors() {
     const size_t length = std::min(end, longest_log_line);
     const std::string line = protocol::clean_utf8(std::string_view(error_text_).substr(0, length));
     error_text_.erase(0, std::min(error_text_.size(), length + (length == end ? 1 : 0)));
+    if (line.empty()) continue;
     if (++log_lines_ <= most_log_lines) ereport(LOG, (errmsg("%s: %s", log_name_.c_str(), line.c_str())));
     else ++lines_left_out_;
   }
