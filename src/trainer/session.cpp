@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,12 +17,15 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-sigset_t polite_signals() {
-  sigset_t set;
-  sigemptyset(&set);
-  sigaddset(&set, SIGTERM);
-  sigaddset(&set, SIGINT);
-  return set;
+// Written to by the handler. A handler and not a blocked signal with signalfd: a library that starts threads while it is
+// loaded leaves the signal open in them, and its default action would end the process.
+std::atomic<int> asked_to_leave{-1};
+
+void on_polite_signal(int) {
+  const int error = errno;
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = write(asked_to_leave.load(), &one, sizeof one);
+  errno = error;
 }
 
 void wait_writable(int descriptor) {
@@ -44,13 +46,15 @@ uint64_t resident_bytes() {
 
 void prepare_signals() {
   signal(SIGPIPE, SIG_IGN);
-  const sigset_t set = polite_signals();
-  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  if (asked_to_leave.load() < 0) asked_to_leave = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  struct sigaction action = {};
+  action.sa_handler = on_polite_signal;
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGTERM, &action, nullptr);
+  sigaction(SIGINT, &action, nullptr);
 }
 
 Session::Session(int input, int output) : input_(input), output_(output) {
-  const sigset_t set = polite_signals();
-  signals_ = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
   wake_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   reader_ = std::thread([this] { read_loop(); });
 }
@@ -65,7 +69,6 @@ Session::~Session() {
   [[maybe_unused]] const ssize_t written = write(wake_, &one, sizeof one);
   reader_.join();
   if (heart_.joinable()) heart_.join();
-  if (signals_ >= 0) close(signals_);
   if (wake_ >= 0) close(wake_);
 }
 
@@ -136,7 +139,7 @@ void Session::read_loop() {
   FrameReader reader(Direction::Down);
   std::optional<Clock::time_point> deadline;
   for (;;) {
-    pollfd watched[3] = {{wake_, POLLIN, 0}, {signals_, POLLIN, 0}, {is_input_over_ ? -1 : input_, POLLIN, 0}};
+    pollfd watched[3] = {{wake_, POLLIN, 0}, {asked_to_leave, POLLIN, 0}, {is_input_over_ ? -1 : input_, POLLIN, 0}};
     poll(watched, 3, deadline ? 50 : 1000);
     if (watched[0].revents != 0) return;
     if (watched[1].revents != 0) read_signals();
@@ -149,9 +152,8 @@ void Session::read_loop() {
 }
 
 void Session::read_signals() {
-  signalfd_siginfo info;
-  while (read(signals_, &info, sizeof info) == sizeof info) {
-  }
+  uint64_t count = 0;
+  [[maybe_unused]] const ssize_t taken = read(asked_to_leave, &count, sizeof count);
   Stop none = Stop::None;
   stop_.compare_exchange_strong(none, Stop::Pause);
   std::lock_guard lock(state_mutex_);

@@ -26,7 +26,7 @@ enum class Stop : uint8_t { None, Cancel, Pause };
 
 class Session {
  public:
-  /// Takes over both descriptors. SIGTERM and SIGINT must be blocked in the calling thread and mean Pause from here on.
+  /// Takes over both descriptors. prepare_signals() must have been called.
   Session(int input, int output);
   ~Session();
   Session(const Session&) = delete;
@@ -78,7 +78,7 @@ class Session {
   void beat_loop(std::chrono::milliseconds interval);
 
   const int input_, output_;
-  int signals_ = -1, wake_ = -1;
+  int wake_ = -1;
 
   std::mutex write_mutex_;  // one frame at a time
   std::mutex state_mutex_;  // the fields down to is_closing_
@@ -96,7 +96,7 @@ class Session {
   std::thread reader_, heart_;
 };
 
-/// Blocks SIGTERM and SIGINT and ignores SIGPIPE: call before any thread starts.
+/// Makes SIGTERM and SIGINT mean Pause in every thread, and ignores SIGPIPE. Call before the Session is made.
 void prepare_signals();
 
 }  // namespace pgtrain::trainer
