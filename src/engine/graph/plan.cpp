@@ -102,9 +102,10 @@ class Compiler {
     bool accumulates = false;
     std::int32_t join = -1;  // an older gradient that has to be added afterwards
   };
-  Target target_for(std::int32_t value, bool can_accumulate) {
+  // `read` is the gradient that the operation reads meanwhile: it may be the value's own, and is then not written to.
+  Target target_for(std::int32_t value, bool can_accumulate, std::int32_t read) {
     if (gradient(value) < 0) return {new_gradient(value), false, -1};
-    if (can_accumulate && is_alone(value)) return {gradient(value), true, -1};
+    if (can_accumulate && gradient(value) != read && is_alone(value)) return {gradient(value), true, -1};
     return {new_gradient(value), false, gradient(value)};
   }
   void settle(std::int32_t value, const Target& target) {
@@ -155,7 +156,7 @@ class Compiler {
   }
 
   void layer_norm(const Node& node, Step step, std::int32_t x, bool alone) {
-    const Target target = gradient(x) < 0 && alone ? Target{step.dout, false, -1} : target_for(x, true);
+    const Target target = gradient(x) < 0 && alone ? Target{step.dout, false, -1} : target_for(x, true, step.dout);
     touch_value(x);
     for (std::int32_t value : node.saved) touch_value(value);
     step.dx = target.buffer;
@@ -175,13 +176,14 @@ class Compiler {
   void linear(const Node& node, Step step, bool alone) {
     const std::int32_t x = node.inputs[0];
     if (node.activation == Activation::Gelu) {
-      step.scratch = alone ? step.dout : new_gradient(node.output);
+      const bool is_read_later = is_activation(x) && gradient(x) == step.dout;
+      step.scratch = alone && !is_read_later ? step.dout : new_gradient(node.output);
       touch_value(node.saved[0]);
     }
     touch_value(x);
     Target target;
     if (is_activation(x)) {
-      target = target_for(x, true);
+      target = target_for(x, true, step.dout);
       step.dx = target.buffer;
       step.dx_accumulates = target.accumulates;
     }
@@ -190,7 +192,7 @@ class Compiler {
   }
 
   void attention(const Node& node, Step step) {
-    const Target target = target_for(node.inputs[0], false);
+    const Target target = target_for(node.inputs[0], false, step.dout);
     for (std::int32_t value : {node.inputs[0], node.inputs[1], node.output, node.saved[0]}) touch_value(value);
     step.scratch = new_buffer(static_cast<std::uint64_t>(node.batch * node.heads * node.length) * sizeof(float));
     step.dx = target.buffer;
