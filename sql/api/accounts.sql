@@ -81,6 +81,10 @@ comment on function pgtrain.register_user(text, text, text, text, text) is 'Make
 create or replace function pgtrain_private.start_session(user_id bigint, user_agent text, out session_token text, out refresh_token text, out expires_at timestamptz)
     language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
+    -- Asked first, because a delete, even of nothing, makes every session read rights again.
+    if exists (select from pgtrain.sessions s where s.user_id = start_session.user_id and s.refresh_expires_at < now() - interval '30 days') then
+        delete from pgtrain.sessions s where s.user_id = start_session.user_id and s.refresh_expires_at < now() - interval '30 days';
+    end if;
     session_token := pgtrain_private.new_token();
     refresh_token := pgtrain_private.new_token();
     expires_at := now() + make_interval(secs => pgtrain_private.session_lifetime_seconds());
@@ -89,7 +93,7 @@ begin
             start_session.expires_at, now() + make_interval(secs => pgtrain_private.refresh_lifetime_seconds()),
             inet_client_addr(), left(start_session.user_agent, 500));
 end $$;
-comment on function pgtrain_private.start_session(bigint, text) is 'Makes a session row and its two tokens';
+comment on function pgtrain_private.start_session(bigint, text) is 'Makes a session row and its two tokens; removes the user''s sessions that ended a month ago';
 
 -- A refusal returns no row instead of an error, so that the failure it counts is committed with the caller's transaction. What a
 -- caller rolls back is still counted in shared memory (verify_login).

@@ -141,6 +141,10 @@ set client_min_messages = warning;
 select bool_and(hash like '$argon2id$v=19$m=64,t=1,p=1$%') as argon2id from pgtrain.passwords p join pgtrain.users u on u.id = p.user_id where u.username like 'acc\_%';
 select bool_and(length(token_hash) = 32 and length(refresh_token_hash) = 32) as hashed, count(*) filter (where token_hash = convert_to(:'a_session_token', 'UTF8')) as plain
   from pgtrain.sessions where user_id in (:a_user_id, :b_user_id);
+-- Sessions that ended long ago go with the next login.
+update pgtrain.sessions set refresh_expires_at = now() - interval '31 days' where user_id = :a_user_id;
+select count(*) from pgtrain.login('acc_anna', 'the newest secret of all');
+select count(*) from pgtrain.sessions where user_id = :a_user_id;
 -- Another cost is taken over at the next login.
 set pgtrain.password_passes = 2;
 select count(*) from pgtrain.login('acc_anna', 'the newest secret of all');
