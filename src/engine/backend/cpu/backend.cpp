@@ -1,6 +1,6 @@
 // The CPU backend: fits the kernels and the product libraries to the table of backend.hpp. Memory is counted against the
 // limit, so that a model that is too large is refused with the numbers instead of being killed by the system.
-#include <omp.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -10,7 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <map>
-#include <sstream>
+#include <thread>
 #include <vector>
 
 #include "engine/backend/cpu/kernels.hpp"
@@ -43,17 +43,25 @@ std::uint64_t memory_bytes() {
   return bytes;
 }
 
+// Processors that this process may run on.
+int usable_processors() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(const OpenOptions& options)
-      : threads_(options.threads > 0 ? options.threads : std::max(1, omp_get_num_procs())), kernels_(cpu::best_kernels()), scratch_(threads_),
-        bf16_(cpu::open_bf16_products(threads_)) {
+      : workers_(options.threads > 0 ? options.threads : usable_processors()), kernels_(cpu::best_kernels()), scratch_(workers_),
+        bf16_(cpu::open_bf16_products(workers_)) {
     info_.name = "cpu";
     info_.description = processor_name();
     info_.uuid = "cpu";
     info_.isa = std::string(kernels_.isa) + (bf16_ != nullptr ? " with bf16 products" : "");
     info_.memory_bytes = memory_bytes();
-    info_.units = threads_;
+    info_.units = workers_.count();
     info_.best_dtype = bf16_ != nullptr ? DType::Bf16 : DType::F32;
     limit_ = options.memory_limit_bytes > 0 ? std::min(options.memory_limit_bytes, info_.memory_bytes) : info_.memory_bytes;
   }
@@ -62,7 +70,7 @@ class CpuBackend final : public Backend {
   }
 
   const DeviceInfo& info() const override { return info_; }
-  std::uint64_t workspace_bytes() const override { return static_cast<std::uint64_t>(threads_) * kScratchBytesPerThread; }
+  std::uint64_t workspace_bytes() const override { return static_cast<std::uint64_t>(workers_.count()) * kScratchBytesPerThread; }
 
   void* allocate(std::size_t bytes) override {
     const std::size_t whole = (std::max<std::size_t>(bytes, 1) + 255) / 256 * 256;
@@ -99,33 +107,37 @@ class CpuBackend final : public Backend {
     // A gelu that keeps its input is a pass of its own: the product goes to gelu_input, which needs C's layout.
     if (a.gelu && a.gelu_input != nullptr) a.c = a.gelu_input;
     if (a.in == DType::F32)
-      cpu::matmul_float(a, threads_);
+      cpu::matmul_float(a, workers_);
     else if (bf16_ != nullptr)
       bf16_->run(a);
     else
       widened(a);
     const bool bias_is_done = a.in == DType::Bf16 && bf16_ != nullptr;
-    if (a.bias != nullptr && !bias_is_done) kernels_.add_bias(a.out, a.c, a.c_pitch, a.in, a.bias, a.m, a.n, threads_);
-    if (a.gelu) kernels_.gelu_forward(a.out, given.c, a.c, (a.m - 1) * a.c_pitch + a.n, threads_);
+    if (a.bias != nullptr && !bias_is_done) kernels_.add_bias(a.out, a.c, a.c_pitch, a.in, a.bias, a.m, a.n, workers_);
+    if (!a.gelu) return;
+    if (a.c_pitch == a.n) return kernels_.gelu_forward(a.out, given.c, a.c, a.m * a.n, workers_);
+    const std::size_t row_bytes = static_cast<std::size_t>(a.c_pitch) * core::size_of(a.out);
+    for (std::int64_t r = 0; r < a.m; ++r)  // what lies between the rows is not ours
+      kernels_.gelu_forward(a.out, static_cast<char*>(given.c) + static_cast<std::size_t>(r) * row_bytes, static_cast<char*>(a.c) + static_cast<std::size_t>(r) * row_bytes, a.n, workers_);
   }
   void embedding_forward(const EmbeddingForward& a) override {
     const std::size_t bytes = static_cast<std::size_t>(a.width) * core::size_of(a.type);
     for (std::int64_t r = 0; r < a.rows; ++r)
       std::memcpy(static_cast<char*>(a.out) + static_cast<std::size_t>(r) * bytes, static_cast<const char*>(a.table) + static_cast<std::size_t>(a.ids[r]) * bytes, bytes);
   }
-  void embedding_backward(const EmbeddingBackward& a) override { kernels_.embedding_backward(a, threads_); }
-  void layer_norm_forward(const LayerNormForward& a) override { kernels_.layer_norm_forward(a, threads_); }
+  void embedding_backward(const EmbeddingBackward& a) override { kernels_.embedding_backward(a, workers_); }
+  void layer_norm_forward(const LayerNormForward& a) override { kernels_.layer_norm_forward(a, workers_); }
   void layer_norm_backward(const LayerNormBackward& a) override { kernels_.layer_norm_backward(a, scratch_); }
   void attention_forward(const AttentionForward& a) override { kernels_.attention_forward(a, scratch_); }
   void attention_backward(const AttentionBackward& a) override { kernels_.attention_backward(a, scratch_); }
   void attention_decode(const AttentionDecode& a) override { kernels_.attention_decode(a, scratch_); }
-  void cross_entropy(const CrossEntropy& a) override { kernels_.cross_entropy(a, threads_); }
-  void gelu_forward(DType type, void* y, const void* x, std::int64_t count) override { kernels_.gelu_forward(type, y, x, count, threads_); }
-  void gelu_backward(DType type, void* dx, const void* dy, const void* x, std::int64_t count) override { kernels_.gelu_backward(type, dx, dy, x, count, threads_); }
-  void add(DType type, void* y, const void* a, const void* b, std::int64_t count) override { kernels_.add(type, y, a, b, count, threads_); }
-  void scale(DType type, void* x, float factor, std::int64_t count) override { kernels_.scale(type, x, factor, count, threads_); }
-  void cast(DType to_type, void* to, DType from_type, const void* from, std::int64_t count) override { kernels_.cast(to_type, to, from_type, from, count, threads_); }
-  void column_sum(DType type, float* out, const void* x, std::int64_t rows, std::int64_t width) override { kernels_.column_sum(type, out, x, rows, width, threads_); }
+  void cross_entropy(const CrossEntropy& a) override { kernels_.cross_entropy(a, workers_); }
+  void gelu_forward(DType type, void* y, const void* x, std::int64_t count) override { kernels_.gelu_forward(type, y, x, count, workers_); }
+  void gelu_backward(DType type, void* dx, const void* dy, const void* x, std::int64_t count) override { kernels_.gelu_backward(type, dx, dy, x, count, workers_); }
+  void add(DType type, void* y, const void* a, const void* b, std::int64_t count) override { kernels_.add(type, y, a, b, count, workers_); }
+  void scale(DType type, void* x, float factor, std::int64_t count) override { kernels_.scale(type, x, factor, count, workers_); }
+  void cast(DType to_type, void* to, DType from_type, const void* from, std::int64_t count) override { kernels_.cast(to_type, to, from_type, from, count, workers_); }
+  void column_sum(DType type, float* out, const void* x, std::int64_t rows, std::int64_t width) override { kernels_.column_sum(type, out, x, rows, width, workers_); }
   void sum(float* out, const float* x, std::int64_t count, bool accumulate) override { *out = static_cast<float>(kernels_.sum(x, count)) + (accumulate ? *out : 0.0f); }
   void sum_of_squares(float* out, const float* x, std::int64_t count, bool accumulate) override {
     *out = static_cast<float>(kernels_.sum_of_squares(x, count)) + (accumulate ? *out : 0.0f);
@@ -136,7 +148,7 @@ class CpuBackend final : public Backend {
       const float norm = std::sqrt(*a.squared_norm) * a.gradient_scale;
       if (norm > a.clip) factor *= a.clip / norm;
     }
-    kernels_.adamw(a, factor, threads_);
+    kernels_.adamw(a, factor, workers_);
   }
 
  private:
@@ -148,21 +160,21 @@ class CpuBackend final : public Backend {
     const std::int64_t a_count = span(a.transpose_a, a.m, a.k, a.a_pitch), b_count = span(a.transpose_b, a.k, a.n, a.b_pitch), c_count = span(false, a.m, a.n, a.c_pitch);
     wide_a_.resize(static_cast<std::size_t>(a_count));
     wide_b_.resize(static_cast<std::size_t>(b_count));
-    kernels_.cast(DType::F32, wide_a_.data(), DType::Bf16, a.a, a_count, threads_);
-    kernels_.cast(DType::F32, wide_b_.data(), DType::Bf16, a.b, b_count, threads_);
+    kernels_.cast(DType::F32, wide_a_.data(), DType::Bf16, a.a, a_count, workers_);
+    kernels_.cast(DType::F32, wide_b_.data(), DType::Bf16, a.b, b_count, workers_);
     Matmul wide = a;
     wide.a = wide_a_.data();
     wide.b = wide_b_.data();
     if (a.out == DType::Bf16) {
       wide_c_.resize(static_cast<std::size_t>(c_count));
-      if (a.beta != 0.0f) kernels_.cast(DType::F32, wide_c_.data(), DType::Bf16, a.c, c_count, threads_);
+      if (a.beta != 0.0f) kernels_.cast(DType::F32, wide_c_.data(), DType::Bf16, a.c, c_count, workers_);
       wide.c = wide_c_.data();
     }
-    cpu::matmul_float(wide, threads_);
-    if (a.out == DType::Bf16) kernels_.cast(DType::Bf16, a.c, DType::F32, wide_c_.data(), c_count, threads_);
+    cpu::matmul_float(wide, workers_);
+    if (a.out == DType::Bf16) kernels_.cast(DType::Bf16, a.c, DType::F32, wide_c_.data(), c_count, workers_);
   }
 
-  int threads_;
+  cpu::Workers workers_;
   const Kernels& kernels_;
   cpu::Scratch scratch_;
   std::unique_ptr<cpu::Bf16Products> bf16_;

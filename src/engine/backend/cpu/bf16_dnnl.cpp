@@ -2,9 +2,14 @@
 // kept for each shape. A product of K rows into float weight gradients adds by the sum post-op.
 #include <omp.h>
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <map>
 #include <oneapi/dnnl/dnnl.hpp>
+#include <string>
+#include <unordered_map>
+#include <vector>
 
 #include "engine/backend/cpu/matmul.hpp"
 #include "engine/core/error.hpp"
@@ -17,17 +22,26 @@ using Type = dnnl::memory::data_type;
 
 class DnnlProducts : public Bf16Products {
  public:
-  explicit DnnlProducts(int threads) : threads_(threads) {}
+  explicit DnnlProducts(Workers& workers) : workers_(workers) {
+    workers_.run([](int) { omp_set_num_threads(1); });  // oneDNN asks OpenMP, whose answer belongs to the thread
+  }
 
   void run(const Matmul& a) override {
     try {
-      omp_set_num_threads(threads_);  // oneDNN asks OpenMP how many
-      Product& product = find(a);
-      product.arguments.at(DNNL_ARG_SRC).set_data_handle(const_cast<void*>(a.a));
-      product.arguments.at(DNNL_ARG_WEIGHTS).set_data_handle(const_cast<void*>(a.b));
-      product.arguments.at(DNNL_ARG_DST).set_data_handle(a.c);
-      if (a.bias != nullptr) product.arguments.at(DNNL_ARG_BIAS).set_data_handle(const_cast<void*>(a.bias));
-      product.primitive.execute(stream_, product.arguments);
+      // Primitives are looked up here, by one thread; the workers only execute.
+      parts_.clear();
+      for (int number = 0; number < workers_.count(); ++number) {
+        const Matmul part = part_of(a, number, workers_.count());
+        parts_.push_back(part.m > 0 && part.n > 0 ? prepare(part, number) : nullptr);
+      }
+      const auto execute = [&](int number) {
+        Product* product = parts_[static_cast<std::size_t>(number)];
+        if (product != nullptr) product->primitive.execute(stream_, product->arguments);
+      };
+      if (std::count(parts_.begin(), parts_.end(), nullptr) == workers_.count() - 1 && parts_.back() != nullptr)
+        execute(workers_.count() - 1);  // not worth waking anybody
+      else
+        workers_.run(execute);
     } catch (const dnnl::error& error) {
       throw core::Error("device_fault", std::string("a oneDNN matrix product failed: ") + error.what());
     }
@@ -39,10 +53,19 @@ class DnnlProducts : public Bf16Products {
     std::unordered_map<int, dnnl::memory> arguments;
   };
 
-  Product& find(const Matmul& a) {
+  Product* prepare(const Matmul& a, int number) {
+    Product& product = find(a, number);
+    product.arguments.at(DNNL_ARG_SRC).set_data_handle(const_cast<void*>(a.a));
+    product.arguments.at(DNNL_ARG_WEIGHTS).set_data_handle(const_cast<void*>(a.b));
+    product.arguments.at(DNNL_ARG_DST).set_data_handle(a.c);
+    if (a.bias != nullptr) product.arguments.at(DNNL_ARG_BIAS).set_data_handle(const_cast<void*>(a.bias));
+    return &product;
+  }
+
+  Product& find(const Matmul& a, int number) {
     const std::int64_t flags = (a.transpose_a ? 1 : 0) | (a.transpose_b ? 2 : 0) | (a.bias != nullptr ? 4 : 0) | (a.out == DType::F32 ? 8 : 0);
     const Key key{a.m, a.n, a.k, a.a_pitch, a.b_pitch, a.c_pitch, flags, static_cast<std::int64_t>(std::bit_cast<std::uint32_t>(a.alpha)),
-                  static_cast<std::int64_t>(std::bit_cast<std::uint32_t>(a.beta)), 0};
+                  static_cast<std::int64_t>(std::bit_cast<std::uint32_t>(a.beta)), number};
     const auto found = products_.find(key);
     if (found != products_.end()) return found->second;
     return products_.emplace(key, make(a)).first->second;
@@ -70,18 +93,19 @@ class DnnlProducts : public Bf16Products {
     return product;
   }
 
-  int threads_;
+  Workers& workers_;
   dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream_{engine_};
   std::map<Key, Product> products_;
+  std::vector<Product*> parts_;
 };
 
 }  // namespace
 
-std::unique_ptr<Bf16Products> open_bf16_products(int threads) {
+std::unique_ptr<Bf16Products> open_bf16_products(Workers& workers) {
   const dnnl::cpu_isa isa = dnnl::get_effective_cpu_isa();
   const bool is_capable = isa == dnnl::cpu_isa::avx512_core_bf16 || isa == dnnl::cpu_isa::avx512_core_amx;
-  return is_capable ? std::make_unique<DnnlProducts>(threads) : nullptr;
+  return is_capable ? std::make_unique<DnnlProducts>(workers) : nullptr;
 }
 
 }  // namespace pgtrain::engine::backend::cpu

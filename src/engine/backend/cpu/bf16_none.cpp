@@ -3,6 +3,6 @@
 
 namespace pgtrain::engine::backend::cpu {
 
-std::unique_ptr<Bf16Products> open_bf16_products(int) { return nullptr; }
+std::unique_ptr<Bf16Products> open_bf16_products(Workers&) { return nullptr; }
 
 }  // namespace pgtrain::engine::backend::cpu

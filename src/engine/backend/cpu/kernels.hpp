@@ -1,48 +1,50 @@
 // The CPU's own kernels as one table; kernels/isa_*.cpp fill it once for each instruction set from the same sources, and
 // backend.cpp picks the best that the processor has. Arguments are those of backend.hpp. All loops are split statically over
-// the OpenMP threads of the caller, so results depend on the thread count only. `scratch` gives each thread its own memory.
+// the workers, so results depend on the thread count only. `scratch` gives each thread its own memory.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "engine/backend/backend.hpp"
+#include "engine/backend/cpu/workers.hpp"
 
 namespace pgtrain::engine::backend::cpu {
 
 // Grow-only float memory of one thread; after the first step nothing is allocated any more.
 class Scratch {
  public:
-  explicit Scratch(int threads) : memory_(static_cast<std::size_t>(threads)) {}
-  int threads() const { return static_cast<int>(memory_.size()); }
+  explicit Scratch(Workers& workers) : workers_(workers), memory_(static_cast<std::size_t>(workers.count())) {}
+  Workers& workers() { return workers_; }
   float* floats(int thread, std::size_t count);  // 64-byte aligned, contents undefined
 
  private:
   struct Block {
     std::vector<float> memory;
   };
+  Workers& workers_;
   std::vector<Block> memory_;
 };
 
 struct Kernels {
   const char* isa;
-  void (*layer_norm_forward)(const LayerNormForward&, int threads);
+  void (*layer_norm_forward)(const LayerNormForward&, Workers& workers);
   void (*layer_norm_backward)(const LayerNormBackward&, Scratch&);
   void (*attention_forward)(const AttentionForward&, Scratch&);
   void (*attention_backward)(const AttentionBackward&, Scratch&);
   void (*attention_decode)(const AttentionDecode&, Scratch&);
-  void (*cross_entropy)(const CrossEntropy&, int threads);
-  void (*embedding_backward)(const EmbeddingBackward&, int threads);
-  void (*gelu_forward)(DType, void*, const void*, std::int64_t, int threads);
-  void (*gelu_backward)(DType, void*, const void*, const void*, std::int64_t, int threads);
-  void (*add)(DType, void*, const void*, const void*, std::int64_t, int threads);
-  void (*scale)(DType, void*, float, std::int64_t, int threads);
-  void (*cast)(DType, void*, DType, const void*, std::int64_t, int threads);
-  void (*column_sum)(DType, float*, const void*, std::int64_t rows, std::int64_t width, int threads);
-  void (*add_bias)(DType, void* c, std::int64_t pitch, DType bias_type, const void* bias, std::int64_t rows, std::int64_t width, int threads);
+  void (*cross_entropy)(const CrossEntropy&, Workers& workers);
+  void (*embedding_backward)(const EmbeddingBackward&, Workers& workers);
+  void (*gelu_forward)(DType, void*, const void*, std::int64_t, Workers& workers);
+  void (*gelu_backward)(DType, void*, const void*, const void*, std::int64_t, Workers& workers);
+  void (*add)(DType, void*, const void*, const void*, std::int64_t, Workers& workers);
+  void (*scale)(DType, void*, float, std::int64_t, Workers& workers);
+  void (*cast)(DType, void*, DType, const void*, std::int64_t, Workers& workers);
+  void (*column_sum)(DType, float*, const void*, std::int64_t rows, std::int64_t width, Workers& workers);
+  void (*add_bias)(DType, void* c, std::int64_t pitch, DType bias_type, const void* bias, std::int64_t rows, std::int64_t width, Workers& workers);
   double (*sum)(const float*, std::int64_t);
   double (*sum_of_squares)(const float*, std::int64_t);
-  void (*adamw)(const AdamW&, float gradient_factor, int threads);
+  void (*adamw)(const AdamW&, float gradient_factor, Workers& workers);
 };
 
 // x86-64-v2 (SSE4.2), v3 (AVX2, FMA), v4 (AVX-512).

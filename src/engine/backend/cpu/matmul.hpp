@@ -1,18 +1,24 @@
 // Matrix products of the CPU backend. CMake picks the sources: matmul_blas.cpp where OpenBLAS is, else matmul_plain.cpp;
-// bf16_dnnl.cpp where oneDNN is, else bf16_none.cpp. Epilogues (bias, gelu) are backend.cpp's.
+// bf16_dnnl.cpp where oneDNN is, else bf16_none.cpp. Epilogues (gelu, float bias) are
+// backend.cpp's. The libraries run on one thread each, over parts that the workers take: they bring no threads of their own.
 #pragma once
 
 #include <memory>
 
 #include "engine/backend/backend.hpp"
+#include "engine/backend/cpu/workers.hpp"
 
 namespace pgtrain::engine::backend::cpu {
 
+// Part `number` of `parts` of a product: a stretch of its rows or, when there are few, of its columns; empty is m or n of 0.
+// The split depends on the shape and `parts` only, so the bits do too.
+Matmul part_of(const Matmul& a, int number, int parts);
+
 // Pitches are filled in. Float in, float out.
-void matmul_float(const Matmul& a, int threads);
+void matmul_float(const Matmul& a, Workers& workers);
 const char* float_library();
 
-// bf16 in, bf16 or float out, by oneDNN; keeps one primitive for each shape.
+// bf16 in, bf16 or float out, by oneDNN; keeps one primitive for each shape and part.
 class Bf16Products {
  public:
   virtual ~Bf16Products() = default;
@@ -20,6 +26,6 @@ class Bf16Products {
   virtual void run(const Matmul& a) = 0;
 };
 // Null where the library is missing or the processor has neither AMX nor AVX512-bf16.
-std::unique_ptr<Bf16Products> open_bf16_products(int threads);
+std::unique_ptr<Bf16Products> open_bf16_products(Workers& workers);
 
 }  // namespace pgtrain::engine::backend::cpu

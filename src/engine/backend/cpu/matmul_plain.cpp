@@ -8,12 +8,14 @@ namespace pgtrain::engine::backend::cpu {
 
 const char* float_library() { return "plain loops"; }
 
-void matmul_float(const Matmul& a, int threads) {
+namespace {
+
+void product(const Matmul& a) {
   const auto *A = static_cast<const float*>(a.a), *B = static_cast<const float*>(a.b);
   auto* C = static_cast<float*>(a.c);
-#pragma omp parallel for schedule(static) num_threads(threads)
+  std::vector<float> row(static_cast<std::size_t>(a.n));
   for (std::int64_t i = 0; i < a.m; ++i) {
-    std::vector<float> row(static_cast<std::size_t>(a.n), 0.0f);
+    std::fill(row.begin(), row.end(), 0.0f);
     for (std::int64_t k = 0; k < a.k; ++k) {
       const float factor = a.transpose_a ? A[k * a.a_pitch + i] : A[i * a.a_pitch + k];
       if (a.transpose_b) {
@@ -26,6 +28,15 @@ void matmul_float(const Matmul& a, int threads) {
     float* c_row = C + i * a.c_pitch;
     for (std::int64_t j = 0; j < a.n; ++j) c_row[j] = a.alpha * row[static_cast<std::size_t>(j)] + (a.beta == 0.0f ? 0.0f : a.beta * c_row[j]);
   }
+}
+
+}  // namespace
+
+void matmul_float(const Matmul& a, Workers& workers) {
+  workers.run([&](int number) {
+    const Matmul part = part_of(a, number, workers.count());
+    if (part.m > 0 && part.n > 0) product(part);
+  });
 }
 
 }  // namespace pgtrain::engine::backend::cpu

@@ -166,7 +166,7 @@ std::size_t forward_floats(std::int64_t length, std::int64_t size) {
 
 void attention_forward(const AttentionForward& a, Scratch& scratch) {
   by_type(a.type, [&](auto tag) {
-    split(a.batch * a.heads, 1, scratch.threads(), [&](std::int64_t begin, std::int64_t end, int thread) {
+    split(a.batch * a.heads, 1, scratch.workers(), [&](std::int64_t begin, std::int64_t end, int thread) {
       float* memory = scratch.floats(thread, forward_floats(a.length, a.head_size));
       for (std::int64_t task = begin; task < end; ++task) attention_forward_head<decltype(tag)>(a, task, memory);
     });
@@ -231,7 +231,7 @@ void attention_backward(const AttentionBackward& a, Scratch& scratch) {
   const std::int64_t wide = padded(a.head_size), tall = padded(a.length);
   const auto floats = static_cast<std::size_t>(3 * tall * wide + 2 * a.head_size * tall + 3 * kBlock * wide + 2 * kBlock * tall + 16 * 16);
   by_type(a.type, [&](auto tag) {
-    split(a.batch * a.heads, 1, scratch.threads(), [&](std::int64_t begin, std::int64_t end, int thread) {
+    split(a.batch * a.heads, 1, scratch.workers(), [&](std::int64_t begin, std::int64_t end, int thread) {
       float* memory = scratch.floats(thread, floats);
       for (std::int64_t task = begin; task < end; ++task) attention_backward_head<decltype(tag)>(a, task, memory);
     });

@@ -2,16 +2,16 @@
 constexpr std::int64_t kGrain = 4096;
 
 template <class Body, class T>
-inline void map1(T* y, const T* x, std::int64_t count, int threads, Body body) {
-  split(count, kGrain, threads, [&](std::int64_t begin, std::int64_t end, int) {
+inline void map1(T* y, const T* x, std::int64_t count, Workers& workers, Body body) {
+  split(count, kGrain, workers, [&](std::int64_t begin, std::int64_t end, int) {
     std::int64_t i = begin;
     for (; i + W <= end; i += W) store(y + i, body(load(x + i)));
     if (i < end) store_tail(y + i, body(load_tail(x + i, end - i)), end - i);
   });
 }
 template <class Body, class T>
-inline void map2(T* y, const T* a, const T* b, std::int64_t count, int threads, Body body) {
-  split(count, kGrain, threads, [&](std::int64_t begin, std::int64_t end, int) {
+inline void map2(T* y, const T* a, const T* b, std::int64_t count, Workers& workers, Body body) {
+  split(count, kGrain, workers, [&](std::int64_t begin, std::int64_t end, int) {
     std::int64_t i = begin;
     for (; i + W <= end; i += W) store(y + i, body(load(a + i), load(b + i)));
     if (i < end) store_tail(y + i, body(load_tail(a + i, end - i), load_tail(b + i, end - i)), end - i);
@@ -21,44 +21,44 @@ inline void map2(T* y, const T* a, const T* b, std::int64_t count, int threads, 
 // gelu in its tanh form (Hendrycks, Gimpel 2016), as GPT-2 uses it.
 constexpr float kGeluA = 0.7978845608028654f, kGeluB = 0.044715f;
 
-void gelu_forward(DType type, void* y, const void* x, std::int64_t count, int threads) {
+void gelu_forward(DType type, void* y, const void* x, std::int64_t count, Workers& workers) {
   by_type(type, [&](auto tag) {
     using T = decltype(tag);
-    map1(static_cast<T*>(y), static_cast<const T*>(x), count, threads,
+    map1(static_cast<T*>(y), static_cast<const T*>(x), count, workers,
          [](vf v) { return v * 0.5f * (1.0f + hyperbolic_tangent(kGeluA * (v + kGeluB * v * v * v))); });
   });
 }
 
-void gelu_backward(DType type, void* dx, const void* dy, const void* x, std::int64_t count, int threads) {
+void gelu_backward(DType type, void* dx, const void* dy, const void* x, std::int64_t count, Workers& workers) {
   by_type(type, [&](auto tag) {
     using T = decltype(tag);
-    map2(static_cast<T*>(dx), static_cast<const T*>(dy), static_cast<const T*>(x), count, threads, [](vf g, vf v) {
+    map2(static_cast<T*>(dx), static_cast<const T*>(dy), static_cast<const T*>(x), count, workers, [](vf g, vf v) {
       const vf t = hyperbolic_tangent(kGeluA * (v + kGeluB * v * v * v));
       return g * (0.5f * (1.0f + t) + 0.5f * v * (1.0f - t * t) * kGeluA * (1.0f + 3.0f * kGeluB * v * v));
     });
   });
 }
 
-void add(DType type, void* y, const void* a, const void* b, std::int64_t count, int threads) {
+void add(DType type, void* y, const void* a, const void* b, std::int64_t count, Workers& workers) {
   by_type(type, [&](auto tag) {
     using T = decltype(tag);
-    map2(static_cast<T*>(y), static_cast<const T*>(a), static_cast<const T*>(b), count, threads, [](vf u, vf v) { return u + v; });
+    map2(static_cast<T*>(y), static_cast<const T*>(a), static_cast<const T*>(b), count, workers, [](vf u, vf v) { return u + v; });
   });
 }
 
-void scale(DType type, void* x, float factor, std::int64_t count, int threads) {
+void scale(DType type, void* x, float factor, std::int64_t count, Workers& workers) {
   by_type(type, [&](auto tag) {
     using T = decltype(tag);
-    map1(static_cast<T*>(x), static_cast<const T*>(x), count, threads, [factor](vf v) { return v * factor; });
+    map1(static_cast<T*>(x), static_cast<const T*>(x), count, workers, [factor](vf v) { return v * factor; });
   });
 }
 
-void cast(DType to_type, void* to, DType from_type, const void* from, std::int64_t count, int threads) {
+void cast(DType to_type, void* to, DType from_type, const void* from, std::int64_t count, Workers& workers) {
   by_type(to_type, [&](auto to_tag) {
     by_type(from_type, [&](auto from_tag) {
       auto* y = static_cast<decltype(to_tag)*>(to);
       const auto* x = static_cast<const decltype(from_tag)*>(from);
-      split(count, kGrain, threads, [&](std::int64_t begin, std::int64_t end, int) {
+      split(count, kGrain, workers, [&](std::int64_t begin, std::int64_t end, int) {
         std::int64_t i = begin;
         for (; i + W <= end; i += W) store(y + i, load(x + i));
         for (; i < end; ++i) put(y + i, core::to_float(x[i]));
@@ -68,10 +68,10 @@ void cast(DType to_type, void* to, DType from_type, const void* from, std::int64
 }
 
 // Each thread owns columns, so rows are added in their order whatever the thread count.
-void column_sum(DType type, float* out, const void* x, std::int64_t rows, std::int64_t width, int threads) {
+void column_sum(DType type, float* out, const void* x, std::int64_t rows, std::int64_t width, Workers& workers) {
   by_type(type, [&](auto tag) {
     const auto* values = static_cast<const decltype(tag)*>(x);
-    split(width, 4 * W, threads, [&](std::int64_t begin, std::int64_t end, int) {
+    split(width, 4 * W, workers, [&](std::int64_t begin, std::int64_t end, int) {
       std::int64_t c = begin;
       for (; c + 4 * W <= end; c += 4 * W) {
         vf s0{}, s1{}, s2{}, s3{};
@@ -91,12 +91,12 @@ void column_sum(DType type, float* out, const void* x, std::int64_t rows, std::i
   });
 }
 
-void add_bias(DType type, void* c, std::int64_t pitch, DType bias_type, const void* bias, std::int64_t rows, std::int64_t width, int threads) {
+void add_bias(DType type, void* c, std::int64_t pitch, DType bias_type, const void* bias, std::int64_t rows, std::int64_t width, Workers& workers) {
   by_type(type, [&](auto tag) {
     by_type(bias_type, [&](auto bias_tag) {
       auto* values = static_cast<decltype(tag)*>(c);
       const auto* b = static_cast<const decltype(bias_tag)*>(bias);
-      split(rows, 16, threads, [&](std::int64_t begin, std::int64_t end, int) {
+      split(rows, 16, workers, [&](std::int64_t begin, std::int64_t end, int) {
         for (std::int64_t r = begin; r < end; ++r) {
           auto* row = values + r * pitch;
           std::int64_t i = 0;
@@ -129,9 +129,9 @@ double sum_of_squares(const float* x, std::int64_t count) {
   return block_sum(x, count, [](vf v) { return v * v; });
 }
 
-void adamw(const AdamW& a, float gradient_factor, int threads) {
+void adamw(const AdamW& a, float gradient_factor, Workers& workers) {
   auto* shadow = static_cast<Bf16*>(a.shadow);
-  split(a.count, kGrain, threads, [&](std::int64_t begin, std::int64_t end, int) {
+  split(a.count, kGrain, workers, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t i = begin; i < end; i += W) {
       const std::int64_t n = std::min(W, end - i);
       const bool whole = n == W;

@@ -38,9 +38,9 @@ void layer_norm_row(const LayerNormForward& a, std::int64_t r) {
   a.rstd[r] = rstd;
 }
 
-void layer_norm_forward(const LayerNormForward& a, int threads) {
+void layer_norm_forward(const LayerNormForward& a, Workers& workers) {
   by_type(a.type, [&](auto tag) {
-    split(a.rows, 8, threads, [&](std::int64_t begin, std::int64_t end, int) {
+    split(a.rows, 8, workers, [&](std::int64_t begin, std::int64_t end, int) {
       for (std::int64_t r = begin; r < end; ++r) layer_norm_row<decltype(tag)>(a, r);
     });
   });
@@ -70,10 +70,10 @@ void layer_norm_backward_row(const LayerNormBackward& a, std::int64_t r, float* 
 
 void layer_norm_backward(const LayerNormBackward& a, Scratch& scratch) {
   const std::int64_t padded = (a.width + W - 1) / W * W;
-  const int threads = scratch.threads();
+  const int threads = scratch.workers().count();
   for (int t = 0; t < threads; ++t) std::memset(scratch.floats(t, static_cast<std::size_t>(2 * padded)), 0, static_cast<std::size_t>(2 * padded) * sizeof(float));
   by_type(a.type, [&](auto tag) {
-    split(a.rows, 8, threads, [&](std::int64_t begin, std::int64_t end, int thread) {
+    split(a.rows, 8, scratch.workers(), [&](std::int64_t begin, std::int64_t end, int thread) {
       float* sums = scratch.floats(thread, static_cast<std::size_t>(2 * padded));
       for (std::int64_t r = begin; r < end; ++r) layer_norm_backward_row<decltype(tag)>(a, r, sums, sums + padded);
     });

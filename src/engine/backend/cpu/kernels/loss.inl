@@ -25,20 +25,20 @@ void cross_entropy_row(const CrossEntropy& a, std::int64_t pitch, std::int64_t r
   put(row + target, std::exp(at_target - top) * factor - a.scale);
 }
 
-void cross_entropy(const CrossEntropy& a, int threads) {
+void cross_entropy(const CrossEntropy& a, Workers& workers) {
   const std::int64_t pitch = a.pitch == 0 ? a.vocabulary : a.pitch;
   by_type(a.type, [&](auto tag) {
-    split(a.rows, 8, threads, [&](std::int64_t begin, std::int64_t end, int) {
+    split(a.rows, 8, workers, [&](std::int64_t begin, std::int64_t end, int) {
       for (std::int64_t r = begin; r < end; ++r) cross_entropy_row<decltype(tag)>(a, pitch, r);
     });
   });
 }
 
 // Each thread owns columns and walks all rows in order: no two threads meet, and the order of addition is fixed.
-void embedding_backward(const EmbeddingBackward& a, int threads) {
+void embedding_backward(const EmbeddingBackward& a, Workers& workers) {
   by_type(a.type, [&](auto tag) {
     const auto* dout = static_cast<const decltype(tag)*>(a.dout);
-    split(a.width, 4 * W, threads, [&](std::int64_t begin, std::int64_t end, int) {
+    split(a.width, 4 * W, workers, [&](std::int64_t begin, std::int64_t end, int) {
       for (std::int64_t r = 0; r < a.rows; ++r) {
         float* row = a.dtable + static_cast<std::int64_t>(a.ids[r]) * a.width;
         const auto* d = dout + r * a.width;

@@ -83,14 +83,13 @@ inline vf hyperbolic_tangent(vf x) {
 
 // Calls body(begin, end, thread) on equal parts of [0, count), each but the last a multiple of `grain`.
 template <class Body>
-inline void split(std::int64_t count, std::int64_t grain, int threads, Body&& body) {
-  const std::int64_t grains = (count + grain - 1) / grain;
-  if (threads <= 1 || grains <= 1) return body(std::int64_t{0}, count, 0);
-#pragma omp parallel for schedule(static, 1) num_threads(threads)
-  for (int thread = 0; thread < threads; ++thread) {
+inline void split(std::int64_t count, std::int64_t grain, Workers& workers, Body&& body) {
+  const std::int64_t grains = (count + grain - 1) / grain, threads = workers.count();
+  if (threads == 1 || grains <= 1) return body(std::int64_t{0}, count, 0);
+  workers.run([&](int thread) {
     const std::int64_t begin = grains * thread / threads * grain, end = std::min(count, grains * (thread + 1) / threads * grain);
     if (begin < end) body(begin, end, thread);
-  }
+  });
 }
 
 // Picks the instance for a runtime type.
