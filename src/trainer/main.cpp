@@ -25,18 +25,26 @@ using namespace protocol;
 
 namespace {
 
-// Threads of the engine's libraries spin while they wait, by default for so long that two runs on one machine halve each
-// other's speed. The library reads this when it is loaded, hence the second start of the same program.
-void restart_with_short_spin(char** arguments) {
-  if (getenv("GOMP_SPINCOUNT") != nullptr || getenv("OMP_WAIT_POLICY") != nullptr) return;
-  if (setenv("GOMP_SPINCOUNT", "2000", 1) == 0) execv("/proc/self/exe", arguments);
+// Set in the second start of the program; its value is '2' and the outcome of the file rules.
+constexpr const char* stage_variable = "PGTRAIN_TRAINER_STAGE";
+
+// Starts the program once more, for two reasons. Threads of the engine's libraries spin while they wait, by default for so
+// long that two runs on one machine halve each other's speed, and the setting is read when the library is loaded. And
+// such threads, begun before main, would be outside the file rules; those of the second start are inside.
+void start_again(char** arguments, bool is_serving) {
+  if (getenv(stage_variable) != nullptr) return;
+  setenv("GOMP_SPINCOUNT", "2000", 0);
+  const std::string outcome = is_serving ? enter_file_rules() : "";
+  setenv(stage_variable, ("2" + outcome).c_str(), 1);
+  execv("/proc/self/exe", arguments);
+  setenv(stage_variable, ("2" + (outcome.empty() ? "+file rules for the threads of libraries" : outcome)).c_str(), 1);
 }
 
 int serve() {
   // A worker that dies leaves no trainer behind, even if it could not close the pipe.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   prepare_signals();
-  const SandboxReport sandbox = enter_sandbox();
+  const SandboxReport sandbox = enter_sandbox(getenv(stage_variable) + 1);
   Session session(STDIN_FILENO, STDOUT_FILENO);
   session.send(up::Hello{protocol_version, build_id(), machine_text()});
   session.send(up::Log{sandbox.gaps.empty() ? LogLevel::Info : LogLevel::Warning, sandbox.text()});
@@ -86,7 +94,7 @@ int print_usage(std::FILE* where) {
 
 int main(int count, char** arguments) {
   using namespace pgtrain::trainer;
-  restart_with_short_spin(arguments);
+  start_again(arguments, count == 1 && !isatty(STDIN_FILENO));
   const auto is = [&](int index, const char* word) { return count > index && std::strcmp(arguments[index], word) == 0; };
   if (count == 1) return isatty(STDIN_FILENO) ? print_usage(stderr) : serve();
   if (count == 2 && is(1, "devices")) return print_devices();

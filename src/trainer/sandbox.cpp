@@ -22,7 +22,12 @@ std::string SandboxReport::text() const {
   return line;
 }
 
-SandboxReport enter_sandbox() {
+std::string enter_file_rules() {
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return "file rules (no new privileges: " + std::string(std::strerror(errno)) + ")";
+  return restrict_files();
+}
+
+SandboxReport enter_sandbox(const std::string& file_rules_outcome) {
   SandboxReport report;
   const rlimit none = {0, 0};
   if (setrlimit(RLIMIT_CORE, &none) != 0) report.gaps.push_back("core limit (" + std::string(std::strerror(errno)) + ")");
@@ -33,7 +38,7 @@ SandboxReport enter_sandbox() {
     report.gaps.push_back("no new privileges (" + std::string(std::strerror(errno)) + "), which the rest needs");
     return report;
   }
-  std::string gap = restrict_files();
+  std::string gap = file_rules_outcome;
   report.has_file_rules = gap.empty() || gap.front() == '+';
   if (!gap.empty()) report.gaps.push_back(gap.front() == '+' ? gap.substr(1) : gap);
   gap = filter_calls();

@@ -19,9 +19,14 @@ struct SandboxReport {
   std::string text() const;
 };
 
-/// Confines this process: reads only from system folders, the program's own folder, devices and the working folder;
-/// writes only in the working folder; no new process, no network, no signals or memory access to others, no core
-/// dump. Call once, before any thread starts and before any file of the job is opened. Cannot be undone.
-SandboxReport enter_sandbox();
+/// First half: file rules (reads only from system folders, the program's own folder, devices and the working folder;
+/// writes only in the working folder). They bind the calling thread, the threads it starts and the program it becomes,
+/// but not threads that libraries started while they were loaded: hence the program is started again after this.
+/// Returns the outcome for the second half.
+std::string enter_file_rules();
+
+/// Second half, for all threads: no new process or program, no network, no signals or memory access to others, no core
+/// dump. Call before any file of the job is opened. Cannot be undone.
+SandboxReport enter_sandbox(const std::string& file_rules_outcome);
 
 }  // namespace pgtrain::trainer

@@ -112,10 +112,10 @@ std::string program_folder() {
 }
 
 // Opens this process's folder of /proc for good and returns its path. A rule is bound to an inode, and the kernel
-// makes a new one for a /proc folder that nobody holds.
+// makes a new one for a /proc folder that nobody holds. Stays open when the program is started again.
 std::string keep_own_process_folder() {
   const std::string path = "/proc/" + std::to_string(getpid());
-  [[maybe_unused]] static const int held = open(path.c_str(), O_PATH | O_CLOEXEC);
+  [[maybe_unused]] static const int held = open(path.c_str(), O_PATH);
   return path;
 }
 

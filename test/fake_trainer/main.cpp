@@ -228,8 +228,9 @@ int main(int count, char** arguments) {
     return 0;
   }
   if (count == 2 && std::strcmp(arguments[1], "devices") == 0) {
-    std::puts("{\"kind\":\"cpu\",\"selector\":\"cpu\",\"instance_id\":\"cpu\",\"name\":\"no device (fake trainer)\",\"memory_bytes\":17179869184,"
-              "\"isa\":\"none\",\"units\":1,\"note\":\"a fake trainer has no CUDA device\"}");
+    std::puts(
+        "{\"kind\":\"cpu\",\"selector\":\"cpu\",\"instance_id\":\"cpu\",\"name\":\"no device (fake trainer)\",\"memory_bytes\":17179869184,"
+        "\"isa\":\"none\",\"units\":1,\"note\":\"a fake trainer has no CUDA device\"}");
     return 0;
   }
   return pgtrain::fake_trainer::serve(arguments[0]);

@@ -97,7 +97,7 @@ void try_needed() {
 }  // namespace
 
 int probe_sandbox(const char* forbidden_file) {
-  const trainer::SandboxReport report = trainer::enter_sandbox();
+  const trainer::SandboxReport report = trainer::enter_sandbox(trainer::enter_file_rules());
   std::printf("report: %s\n", report.text().c_str());
   std::printf("parts:%s%s\n", report.has_file_rules ? " files" : "", report.has_call_filter ? " calls" : "");
   say("read_forbidden", try_open(forbidden_file, O_RDONLY));

@@ -89,7 +89,6 @@ TEST(Faults, BeforeTheJobIsKnown) {
   const fs::path copy = folder.path().parent_path() / "fake";
   fs::copy_file(program, copy);
   const auto ending = [&](const std::string& line) {
-    std::string script = copy.string() + ".script";
     folder.write("../fake.script", line);
     Child child(copy.string(), folder);
     start_job(child, small_job(folder, {{"steps", "2"}}));

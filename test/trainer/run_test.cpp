@@ -1,5 +1,6 @@
 // run_test.cpp: whole runs of the real trainer through its pipe: plan, train to Done, generate from what was trained.
 #include <algorithm>
+#include <fstream>
 
 #include "protocol/run_config.hpp"
 #include "trainer/child.hpp"
@@ -89,6 +90,27 @@ TEST(Run, GeneratesFromWhatWasTrained) {
   ASSERT_TRUE(broken.failed);
   EXPECT_EQ(broken.failed->code, FailureCode::ArtifactInvalid);
   EXPECT_NE(broken.failed->message.find("model.safetensors"), std::string::npos);
+}
+
+// Libraries start threads before main; the rules must hold in those as well. The file rules cannot be seen from outside,
+// but "no new privileges" is set with them, before the program is started again.
+TEST(Run, EveryThreadIsInTheSandbox) {
+  JobFolder folder;
+  Child child(program, folder);
+  down::Job job = small_job(folder, {{"steps", "100000"}});
+  job.threads = 2;
+  start_job(child, job);
+  while (const auto message = child.next())
+    if (std::holds_alternative<up::Progress>(*message)) break;
+  size_t threads = 0;
+  for (const auto& task : fs::directory_iterator("/proc/" + std::to_string(child.pid()) + "/task")) {
+    std::ifstream status(task.path() / "status");
+    const std::string text((std::istreambuf_iterator<char>(status)), std::istreambuf_iterator<char>());
+    EXPECT_NE(text.find("NoNewPrivs:\t1"), std::string::npos) << text;
+    EXPECT_NE(text.find("Seccomp:\t2"), std::string::npos) << text;
+    ++threads;
+  }
+  EXPECT_GE(threads, 3u);
 }
 
 // The protocol's table of sizes and the engine's must agree: what is frozen is accepted, with the frozen sizes.
