@@ -10,6 +10,7 @@ extern "C" {
 #include <string>
 #include <string_view>
 
+#include "pg/boundary/arguments.hpp"
 #include "pg/boundary/function.hpp"
 #include "pg/errors.hpp"
 #include "pg/rbac/rbac.hpp"
@@ -17,15 +18,11 @@ extern "C" {
 namespace rbac = pgtrain::pg::rbac;
 namespace code = pgtrain::pg::code;
 using pgtrain::pg::Error;
+using pgtrain::pg::boundary::text_argument;
 
 namespace {
 
 using pgtrain::pg::rbac::scope_all;
-
-std::string_view text_argument(FunctionCallInfo fcinfo, int index) {
-  const text *value = PG_GETARG_TEXT_PP(index);
-  return {VARDATA_ANY(value), static_cast<size_t>(VARSIZE_ANY_EXHDR(value))};
-}
 
 std::string not_authenticated_detail() {
   const std::string_view reason = rbac::ended_reason();

@@ -13,6 +13,7 @@ extern "C" {
 #include <string>
 #include <string_view>
 
+#include "pg/boundary/arguments.hpp"
 #include "pg/boundary/function.hpp"
 #include "pg/call/spi.hpp"
 #include "pg/crypto/password.hpp"
@@ -27,14 +28,10 @@ namespace call = pgtrain::pg::call;
 namespace crypto = pgtrain::pg::crypto;
 namespace code = pgtrain::pg::code;
 using pgtrain::pg::Error;
+using pgtrain::pg::boundary::text_argument;
 using pgtrain::pg::settings;
 
 namespace {
-
-std::string_view text_argument(FunctionCallInfo fcinfo, int index) {
-  const text *value = PG_GETARG_TEXT_PP(index);
-  return {VARDATA_ANY(value), static_cast<size_t>(VARSIZE_ANY_EXHDR(value))};
-}
 
 Datum text_result(std::string_view value) {
   return call::guarded([&] { return PointerGetDatum(cstring_to_text_with_len(value.data(), static_cast<int>(value.size()))); });

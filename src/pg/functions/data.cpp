@@ -19,6 +19,7 @@ extern "C" {
 #include <string_view>
 #include <vector>
 
+#include "pg/boundary/arguments.hpp"
 #include "pg/boundary/function.hpp"
 #include "pg/call/spi.hpp"
 #include "pg/crypto/digest.hpp"
@@ -28,12 +29,9 @@ namespace call = pgtrain::pg::call;
 namespace crypto = pgtrain::pg::crypto;
 namespace code = pgtrain::pg::code;
 using pgtrain::pg::Error;
+using pgtrain::pg::boundary::bytes_of;
 
 namespace {
-
-std::string_view bytes_of(const struct varlena *value) {
-  return {VARDATA_ANY(value), static_cast<size_t>(VARSIZE_ANY_EXHDR(value))};
-}
 
 struct Elements {
   Datum *values;
