@@ -40,11 +40,11 @@ __global__ void embedding_backward_kernel(float *dtable, const T *dout, const in
             if (w < warp) before += counts[w];
             total += counts[w];
         }
+        // Whoever still reads found has not passed the barrier above yet, so the last round is over.
         if (same) found[before + __popc(ballot & ((1u << lane) - 1))] = j;
         __syncthreads();
         if (column < width)
             for (int k = 0; k < total; k++) sum += to_float(dout[int64_t(found[k]) * width + column]);
-        __syncthreads();  // found and counts are free again
     }
     if (column < width) dtable[int64_t(id) * width + column] += sum;
 }

@@ -1,5 +1,5 @@
 // The one door to CUDA for kernels and for the host code beside them: CUDA's own headers, or in tests the emulation that
-// runs the same sources on the CPU (test/cuda/emulator). Rules for kernels are in docs/adding-an-op.md and hold because
+// runs the same sources on the CPU (test/cuda/emulator). Rules for kernels are in docs/adding-a-kernel.md and hold because
 // both sides must understand them: launch only through gpu::launch, no early return before a barrier, shared memory static
 // or by GPU_DYNAMIC_SHARED, vector access by load_vector/store_vector, 16-bit types only stored, never calculated in.
 #pragma once
