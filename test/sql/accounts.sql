@@ -141,6 +141,18 @@ set client_min_messages = warning;
 select bool_and(hash like '$argon2id$v=19$m=64,t=1,p=1$%') as argon2id from pgtrain.passwords p join pgtrain.users u on u.id = p.user_id where u.username like 'acc\_%';
 select bool_and(length(token_hash) = 32 and length(refresh_token_hash) = 32) as hashed, count(*) filter (where token_hash = convert_to(:'a_session_token', 'UTF8')) as plain
   from pgtrain.sessions where user_id in (:a_user_id, :b_user_id);
+-- An invitation is used up by one registration, holds for its address and time, and gives its role.
+insert into pgtrain.invites (code_hash, email, role_name, expires_at) values
+    (pgtrain_private.token_hash('acc-code-1'), 'Dora@accounts.test', 'developer', now() + interval '1 day'),
+    (pgtrain_private.token_hash('acc-code-2'), null, null, now() - interval '1 second'),
+    (pgtrain_private.token_hash('acc-code-3'), null, null, null);
+select pgtrain.register_user('acc_eve', 'eve@accounts.test', 'a long enough secret', invite_code => 'acc-code-1');
+select pgtrain.register_user('acc_dora', 'dora@ACCOUNTS.test', 'a long enough secret', invite_code => 'acc-code-1') as dora \gset
+select r.name from pgtrain.user_roles ur join pgtrain.roles r on r.id = ur.role_id where ur.user_id = :dora order by 1;
+select pgtrain.register_user('acc_eve', 'dora2@accounts.test', 'a long enough secret', invite_code => 'acc-code-1');
+select pgtrain.register_user('acc_eve', 'eve@accounts.test', 'a long enough secret', invite_code => 'acc-code-2');
+select pgtrain.register_user('acc_eve', 'eve@accounts.test', 'short', invite_code => 'acc-code-3');
+select pgtrain.register_user('acc_eve', 'eve@accounts.test', 'a long enough secret', invite_code => 'acc-code-3') > 0 as a_failure_did_not_use_it_up;
 -- Sessions that ended long ago go with the next login.
 update pgtrain.sessions set refresh_expires_at = now() - interval '31 days' where user_id = :a_user_id;
 select count(*) from pgtrain.login('acc_anna', 'the newest secret of all');
