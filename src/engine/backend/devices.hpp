@@ -19,6 +19,7 @@ DeviceList list_devices();
 struct OpenOptions {
   int threads = 0;                      // CPU: 0 = as many as the machine has cores
   std::uint64_t memory_limit_bytes = 0; // 0 = what the device has
+  std::string instruction_set = "";     // CPU: "x86-64-v2", "x86-64-v3" (both without bf16 products) or "" for the best there is
 };
 // name: "cpu" or "cuda:N". device_fault with the reason when it cannot be had.
 std::unique_ptr<Backend> open(const std::string& name, const OpenOptions& options = {});

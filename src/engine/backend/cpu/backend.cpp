@@ -54,8 +54,8 @@ int usable_processors() {
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(const OpenOptions& options)
-      : workers_(options.threads > 0 ? options.threads : usable_processors()), kernels_(cpu::best_kernels()), scratch_(workers_),
-        bf16_(cpu::open_bf16_products(workers_)) {
+      : workers_(options.threads > 0 ? options.threads : usable_processors()), kernels_(cpu::find_kernels(options.instruction_set)), scratch_(workers_),
+        bf16_(options.instruction_set.empty() ? cpu::open_bf16_products(workers_) : nullptr) {
     info_.name = "cpu";
     info_.description = processor_name();
     info_.uuid = "cpu";
@@ -112,8 +112,7 @@ class CpuBackend final : public Backend {
       bf16_->run(a);
     else
       widened(a);
-    const bool bias_is_done = a.in == DType::Bf16 && bf16_ != nullptr;
-    if (a.bias != nullptr && !bias_is_done) kernels_.add_bias(a.out, a.c, a.c_pitch, a.in, a.bias, a.m, a.n, workers_);
+    if (a.bias != nullptr && a.in == DType::F32) kernels_.add_bias(a.out, a.c, a.c_pitch, a.in, a.bias, a.m, a.n, workers_);
     if (!a.gelu) return;
     if (a.c_pitch == a.n) return kernels_.gelu_forward(a.out, given.c, a.c, a.m * a.n, workers_);
     const std::size_t row_bytes = static_cast<std::size_t>(a.c_pitch) * core::size_of(a.out);
@@ -171,7 +170,11 @@ class CpuBackend final : public Backend {
       wide.c = wide_c_.data();
     }
     cpu::matmul_float(wide, workers_);
-    if (a.out == DType::Bf16) kernels_.cast(DType::Bf16, a.c, DType::F32, wide_c_.data(), c_count, workers_);
+    if (a.bias != nullptr) kernels_.add_bias(DType::F32, wide.c, a.c_pitch, a.in, a.bias, a.m, a.n, workers_);
+    if (a.out != DType::Bf16) return;
+    if (a.c_pitch == a.n) return kernels_.cast(DType::Bf16, a.c, DType::F32, wide_c_.data(), c_count, workers_);
+    for (std::int64_t r = 0; r < a.m; ++r)  // what lies between the rows is not ours
+      kernels_.cast(DType::Bf16, static_cast<core::Bf16*>(a.c) + r * a.c_pitch, DType::F32, wide_c_.data() + r * a.c_pitch, a.n, workers_);
   }
 
   cpu::Workers workers_;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "engine/backend/backend.hpp"
@@ -51,6 +52,7 @@ struct Kernels {
 const Kernels& kernels_v2();
 const Kernels& kernels_v3();
 const Kernels& kernels_v4();
-const Kernels& best_kernels();
+// By name, or the best that the processor has; config_invalid when it has not what is asked for.
+const Kernels& find_kernels(const std::string& instruction_set);
 
 }  // namespace pgtrain::engine::backend::cpu

@@ -18,14 +18,16 @@ inline void map2(T* y, const T* a, const T* b, std::int64_t count, Workers& work
   });
 }
 
-// gelu in its tanh form (Hendrycks, Gimpel 2016), as GPT-2 uses it.
+// gelu in its tanh form (Hendrycks, Gimpel 2016), as GPT-2 uses it. (1 + tanh u) / 2 is the logistic function of 2u, which
+// needs one exponential and one division and loses nothing where tanh is close to -1.
 constexpr float kGeluA = 0.7978845608028654f, kGeluB = 0.044715f;
+
+inline vf gelu_gate(vf v) { return 1.0f / (1.0f + exponential(-2.0f * kGeluA * (v + kGeluB * v * v * v))); }
 
 void gelu_forward(DType type, void* y, const void* x, std::int64_t count, Workers& workers) {
   by_type(type, [&](auto tag) {
     using T = decltype(tag);
-    map1(static_cast<T*>(y), static_cast<const T*>(x), count, workers,
-         [](vf v) { return v * 0.5f * (1.0f + hyperbolic_tangent(kGeluA * (v + kGeluB * v * v * v))); });
+    map1(static_cast<T*>(y), static_cast<const T*>(x), count, workers, [](vf v) { return v * gelu_gate(v); });
   });
 }
 
@@ -33,8 +35,8 @@ void gelu_backward(DType type, void* dx, const void* dy, const void* x, std::int
   by_type(type, [&](auto tag) {
     using T = decltype(tag);
     map2(static_cast<T*>(dx), static_cast<const T*>(dy), static_cast<const T*>(x), count, workers, [](vf g, vf v) {
-      const vf t = hyperbolic_tangent(kGeluA * (v + kGeluB * v * v * v));
-      return g * (0.5f * (1.0f + t) + 0.5f * v * (1.0f - t * t) * kGeluA * (1.0f + 3.0f * kGeluB * v * v));
+      const vf s = gelu_gate(v);
+      return g * (s + v * s * (1.0f - s) * (2.0f * kGeluA) * (1.0f + 3.0f * kGeluB * v * v));
     });
   });
 }

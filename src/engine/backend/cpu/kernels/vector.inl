@@ -60,7 +60,7 @@ inline float horizontal_max(vf v) {
 // e^x to 2 units in the last place on [-87, 88]; below it is 0, NaN stays NaN (Cody-Waite reduction, Taylor to x^7).
 inline vf exponential(vf x) {
   const vi is_small = x < splat(-87.0f);
-  const vf clamped = minimum(select(is_small, splat(-87.0f), x), splat(88.0f));
+  const vf clamped = minimum(maximum(x, splat(-87.0f)), splat(88.0f));
   const vf shifted = clamped * 1.44269504f + 12582912.0f;
   const vf n = shifted - 12582912.0f;
   const vf r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
@@ -76,11 +76,6 @@ inline vf exponential(vf x) {
   const vf value = select(is_small, vf{}, p * (vf)power);
   return select(x != x, x, value);
 }
-inline vf hyperbolic_tangent(vf x) {
-  const vf e = exponential(maximum(minimum(x, splat(20.0f)), splat(-20.0f)) * 2.0f);
-  return select(x != x, x, 1.0f - 2.0f / (e + 1.0f));
-}
-
 // Calls body(begin, end, thread) on equal parts of [0, count), each but the last a multiple of `grain`.
 template <class Body>
 inline void split(std::int64_t count, std::int64_t grain, Workers& workers, Body&& body) {
