@@ -8,7 +8,7 @@ set -euo pipefail
 . "$ROOT/scripts/progress_bar.sh"
 
 # What a machine with two cores trains in less than three minutes; CONFIG is laid over it.
-default_config='{"size": "micro", "steps": 600, "max_seconds": 150, "samples": 3, "sample_tokens": 120}'
+default_config='{"size": "micro", "steps": 500, "max_seconds": 150, "samples": 3, "sample_tokens": 120}'
 config=${CONFIG:-'{}'} text=${TEXT:-}
 
 part_began=$SECONDS
@@ -119,7 +119,7 @@ say "a shell on it: make psql          e.g.  select * from pgtrain.run_progress;
 say "               select pgtrain.generate(run_id => $run_id, prompt => 'convert ', max_tokens => 80);"
 
 is_better=$(result "status = 'succeeded' and loss_after < loss_before")
-sql <<<"select json_build_object('run_id', run_id, 'status', p.status, 'device', p.device, 'parameters', p.parameters, 'steps', p.step,
+sql <<<"select json_build_object('run_id', run_id, 'status', p.status, 'device', concat_ws(' ', p.device_kind, p.device), 'parameters', p.parameters, 'steps', p.step,
   'loss_before', p.loss_before, 'loss_after', p.loss_after, 'tokens_per_second', p.tokens_per_second,
   'peak_bytes_planned', p.peak_bytes_planned, 'peak_bytes', p.peak_bytes,
   'artifact_sha256', (select sha256 from pgtrain.artifacts a where a.run_id = p.run_id and a.name = 'model.safetensors'),
