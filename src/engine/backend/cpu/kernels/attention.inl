@@ -2,6 +2,8 @@
 // kBlock whose scores lie in the thread's scratch. All five products run through one register-tiled kernel. A document
 // starts where its segment number starts, so the keys a row may see are one stretch [start, row].
 constexpr std::int64_t kBlock = 32;
+// 64-byte vectors come with 32 registers, shorter ones with 16; a tile's sums must stay in them.
+constexpr bool kHasManyRegisters = W == 16;
 
 // C[R][V*W] (+)= sum over k of A[r*a_row + k*a_k] * B[k*b_k ...].
 template <int R, int V>
@@ -29,7 +31,8 @@ struct Operand {
 template <int R>
 inline void row_of_tiles(std::int64_t width, std::int64_t k_count, const float* a, const Operand& layout, const float* b, std::int64_t b_k, float* c, std::int64_t c_row, bool accumulate) {
   std::int64_t n = 0;
-  for (; n + 4 * W <= width; n += 4 * W) tile<R, 4>(k_count, a, layout.row, layout.k, b + n, b_k, c + n, c_row, accumulate);
+  if constexpr (kHasManyRegisters && R <= 4)
+    for (; n + 4 * W <= width; n += 4 * W) tile<R, 4>(k_count, a, layout.row, layout.k, b + n, b_k, c + n, c_row, accumulate);
   for (; n + 2 * W <= width; n += 2 * W) tile<R, 2>(k_count, a, layout.row, layout.k, b + n, b_k, c + n, c_row, accumulate);
   for (; n < width; n += W) tile<R, 1>(k_count, a, layout.row, layout.k, b + n, b_k, c + n, c_row, accumulate);
 }
@@ -37,6 +40,9 @@ inline void row_of_tiles(std::int64_t width, std::int64_t k_count, const float* 
 // C[rows][width] (+)= A B; width is a multiple of W.
 inline void product(std::int64_t rows, std::int64_t width, std::int64_t k_count, const Operand& a, const float* b, std::int64_t b_k, float* c, std::int64_t c_row, bool accumulate) {
   std::int64_t r = 0;
+  if constexpr (kHasManyRegisters)  // narrow results need more rows for as many sums under way
+    if (width <= 2 * W)
+      for (; r + 8 <= rows; r += 8) row_of_tiles<8>(width, k_count, a.data + r * a.row, a, b, b_k, c + r * c_row, c_row, accumulate);
   for (; r + 4 <= rows; r += 4) row_of_tiles<4>(width, k_count, a.data + r * a.row, a, b, b_k, c + r * c_row, c_row, accumulate);
   for (; r < rows; ++r) row_of_tiles<1>(width, k_count, a.data + r * a.row, a, b, b_k, c + r * c_row, c_row, accumulate);
 }
@@ -132,6 +138,7 @@ void attention_forward_head(const AttentionForward& a, std::int64_t task, float*
   float* log_sum = a.log_sum + task * a.length;
   for (std::int64_t begin = 0; begin < h.length; begin += kBlock) {
     const std::int64_t rows = std::min(kBlock, h.length - begin), end = padded(begin + rows);
+    float factors[kBlock];
     std::int64_t start[kBlock];
     h.starts(begin, begin + rows, start);
     const std::int64_t first = start[0] / W * W;
@@ -151,10 +158,11 @@ void attention_forward_head(const AttentionForward& a, std::int64_t task, float*
       }
       const float denominator = horizontal_sum(total);
       log_sum[begin + r] = top + std::log(denominator);
-      const float factor = 1.0f / denominator;
-      for (std::int64_t j = first; j < end; j += W) store(row + j, load(row + j) * factor);
+      factors[r] = 1.0f / denominator;
     }
     product(rows, h.wide, end - first, {scores + first, h.tall, 1}, values + first * h.wide, h.wide, result, h.wide, false);
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t d = 0; d < h.wide; d += W) store(result + r * h.wide + d, load(result + r * h.wide + d) * factors[r]);
     pack(result, h.wide, rows, h.size, out + begin * out_stride, out_stride);
   }
 }
