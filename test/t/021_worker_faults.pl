@@ -10,7 +10,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 use TrainTest;
 
-my $node = start_server('workers', "pgtrain.lease_duration = 30s\nrestart_after_crash = on");
+my $node = start_server('workers', "pgtrain.lease_duration = 30s");
 ok(wait_for($node, "select count(*) from pgtrain_private.worker_states() where kind = 'device' and state = 'idle'", '1'), 'a device worker waits');
 
 # phase => table to lock, and the script that brings the run there

@@ -31,7 +31,9 @@ PGTRAIN_FUNCTION(pgtrain_announce_database) {
 }
 
 PGTRAIN_FUNCTION(pgtrain_require_writable) {
-  PreventCommandIfReadOnly(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+  const char *what = text_to_cstring(PG_GETARG_TEXT_PP(0));
+  PreventCommandDuringRecovery(what);
+  PreventCommandIfReadOnly(what);
   PG_RETURN_VOID();
 }
 

@@ -278,8 +278,12 @@ void Child::close_all() {
 void kill_children() {
   for (volatile pid_t &slot : children) {
     const pid_t pid = slot;
-    if (pid > 0) kill(-pid, SIGKILL);
-    if (pid > 0) kill(pid, SIGKILL);
+    if (pid <= 0) continue;
+    kill(-pid, SIGKILL);
+    kill(pid, SIGKILL);
+    while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+    }
+    slot = 0;
   }
 }
 

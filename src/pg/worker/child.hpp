@@ -68,7 +68,7 @@ class Child {
   ExitStatus status_;
 };
 
-// Kills all children of this process; for exit callbacks. Async-signal-safe.
+// Kills all children of this process and waits for them; for exit callbacks.
 void kill_children();
 
 }  // namespace pgtrain::pg::worker

@@ -3,6 +3,7 @@
 
 extern "C" {
 #include "miscadmin.h"
+#include "storage/ipc.h"
 #include "storage/procarray.h"
 #include "storage/proc.h"
 }
@@ -13,8 +14,10 @@ extern "C" {
 #include <charconv>
 #include <cstring>
 #include <filesystem>
+#include <vector>
 
 #include "pg/errors.hpp"
+#include "pg/worker/child.hpp"
 #include "pg/worker/job_folder.hpp"
 #include "pg/worker/shared.hpp"
 
@@ -81,12 +84,38 @@ std::string jobs_root() { return root("jobs"); }
 
 std::string artifacts_folder(Oid database) { return make_folder(root("artifacts") + "/" + std::to_string(database)); }
 
+namespace {
+
+std::vector<std::string> &live_folders() {
+  static std::vector<std::string> folders;
+  return folders;
+}
+
+// A process that ends without unwinding still removes its folders; registered before the first is made.
+void remove_live_folders(int, Datum) {
+  kill_children();
+  for (const std::string &path : live_folders()) remove_folder(path);
+}
+
+void register_folder_cleanup() {
+  static bool is_registered = false;
+  if (!is_registered) before_shmem_exit(remove_live_folders, 0);
+  is_registered = true;
+}
+
+}  // namespace
+
 JobFolder::JobFolder(Oid database, const std::string &name) : path_(jobs_root() + "/" + std::to_string(database) + "_" + name) {
+  register_folder_cleanup();
+  live_folders().push_back(path_);
   remove_folder(path_);
   make_folder(path_);
 }
 
-JobFolder::~JobFolder() { remove_folder(path_); }
+JobFolder::~JobFolder() {
+  remove_folder(path_);
+  std::erase(live_folders(), path_);
+}
 
 std::string attempt_folder_name(int64_t run_id, int32_t attempt) { return std::to_string(run_id) + "_" + std::to_string(attempt); }
 

@@ -267,7 +267,7 @@ void Launcher::look_around() {
 
 void Launcher::run() {
   register_child_cleanup();
-  for (;;) {
+  while (!ShutdownRequestPending) {
     if (reload_settings_if_asked()) detect_again_at_ = 1;
     look_around();
     // Soon again after something changed, so that what it started a moment ago is followed up.
@@ -284,7 +284,7 @@ void pgtrain_launcher_main(Datum) {
   using namespace pgtrain::pg::worker;
   pqsignal(SIGHUP, SignalHandlerForConfigReload);
   // Terminated, it is started again by the postmaster: exit code 1 asks for that.
-  pqsignal(SIGTERM, die);
+  pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
   BackgroundWorkerUnblockSignals();
   BackgroundWorkerInitializeConnection(nullptr, nullptr, 0);
   {
@@ -294,4 +294,5 @@ void pgtrain_launcher_main(Datum) {
   }
   before_shmem_exit(release_launcher, 0);
   pgtrain::pg::boundary::run_protected([] { Launcher().run(); });
+  proc_exit(exit_failed);
 }
