@@ -116,7 +116,7 @@ else
 fi
 say ""
 say "a shell on it: make psql          e.g.  select * from pgtrain.run_progress;"
-say "               select pgtrain.generate(run_id => $run_id, prompt => 'convert ', max_tokens => 80);"
+if [ "$status" = succeeded ]; then say "               select pgtrain.generate(run_id => $run_id, prompt => 'convert ', max_tokens => 80);"; fi
 
 is_better=$(result "status = 'succeeded' and loss_after < loss_before")
 sql <<<"select json_build_object('run_id', run_id, 'status', p.status, 'device', concat_ws(' ', p.device_kind, p.device), 'parameters', p.parameters, 'steps', p.step,
