@@ -91,18 +91,22 @@ comment on function pgtrain_private.hold_usage(bigint, text, bigint, bigint) is 
 
 -- What a run has held and charged so far.
 create or replace function pgtrain_private.run_usage(run_id bigint, resource pgtrain.resource_type, out user_id bigint, out held bigint, out charged bigint)
-    language sql stable set search_path = pg_catalog, pg_temp as $$
+    language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+    -- Not in SQL language: that would be planned again at each call, which costs more than the rest of ending a run.
     select max(e.user_id),
            coalesce(sum(e.amount) filter (where e.kind in ('hold', 'release')), 0)::bigint,
            coalesce(sum(e.amount) filter (where e.kind in ('charge', 'refund')), 0)::bigint
+      into run_usage.user_id, run_usage.held, run_usage.charged
       from pgtrain.usage_entries e
      where e.run_id = run_usage.run_id and e.resource_type = resource and exists (select from pgtrain.users u where u.id = e.user_id);
-$$;
+end $$;
 comment on function pgtrain_private.run_usage(bigint, pgtrain.resource_type) is 'Outstanding hold and charges of a run; nothing when its user is gone';
 
 -- The one place besides hold_usage that moves a counter: releases and charges in one statement with their entries.
 create or replace function pgtrain_private.book_usage(user_id bigint, resource pgtrain.resource_type, run_id bigint, released bigint, charged bigint) returns void
-    language sql set search_path = pg_catalog, pg_temp as $$
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
     with moved as (
         update pgtrain.user_usage_limits l
            set used_value = l.used_value - released + charged, held_value = l.held_value - released
@@ -113,7 +117,7 @@ create or replace function pgtrain_private.book_usage(user_id bigint, resource p
       from moved,
            (values ('release'::pgtrain.usage_kind, -released), (case when charged >= 0 then 'charge'::pgtrain.usage_kind else 'refund' end, charged)) v (kind, amount)
      where v.amount <> 0;
-$$;
+end $$;
 comment on function pgtrain_private.book_usage(bigint, pgtrain.resource_type, bigint, bigint, bigint) is 'Moves a counter and writes its ledger entries in one statement';
 
 create or replace function pgtrain_private.charge_usage(run_id bigint, resource text, amount bigint) returns void
