@@ -1,3 +1,4 @@
+// Finds cuBLASLt with dlopen and looks up every call that matmul.cpp makes, or says which library or symbol was missing.
 #include "engine/backend/cuda/cublaslt.hpp"
 
 #include <dlfcn.h>

@@ -1,3 +1,5 @@
+// Opens a device, finds out in plain words why one cannot be had, and turns failed CUDA calls into core::Error: out_of_memory
+// with the numbers, device_fault naming the call.
 #include "engine/backend/cuda/device.hpp"
 
 #include "engine/core/error.hpp"

@@ -1,3 +1,4 @@
+// The ring of pinned buffers behind Backend::upload.
 #include "engine/backend/cuda/staging.hpp"
 
 #include <cstring>
