@@ -71,8 +71,8 @@ declare
     run pgtrain.training_runs;
 begin
     -- A run that has made a step counts as a job; tokens are charged as trained; the rest of both holds is given back.
-    select * into run from pgtrain.training_runs r where r.id = settle_run.run_id;
-    if exists (select from pgtrain.usage_entries e where e.run_id = run.id) then
+    if exists (select from pgtrain.usage_entries e where e.run_id = settle_run.run_id) then
+        select * into run from pgtrain.training_runs r where r.id = settle_run.run_id;
         perform pgtrain_private.settle_usage(run.id, 'training_jobs', case when run.step > 0 then 1 else 0 end);
         perform pgtrain_private.settle_usage(run.id, 'training_tokens', run.tokens);
     end if;
@@ -105,24 +105,42 @@ create or replace function pgtrain_private.finish_run(run_id bigint, attempt int
     exit_status text default null) returns void
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
-    owner bigint;
+    ended record;
 begin
     if finish_run.status not in ('succeeded', 'failed', 'cancelled') then
         raise exception using errcode = '22023', message = format('finish_run does not lead to %s', finish_run.status);
     end if;
-    owner := pgtrain_private.end_attempt(finish_run.run_id, finish_run.attempt, reason, finish_run.exit_status, finish_run.message);
-    update pgtrain.training_runs r
-       set status = finish_run.status, end_reason = reason, error_message = finish_run.message, error_detail = finish_run.detail,
-           error_hint = finish_run.hint, ended_at = clock_timestamp(), available_at = null,
-           failed_attempts = r.failed_attempts - (finish_run.status <> 'failed')::integer
-     where r.id = finish_run.run_id and r.status = 'running' and r.attempt = finish_run.attempt;
+    -- One statement, because a claim and its finish are what bounds the queue's rate. No row of `attempt` means a lost lease.
+    with attempt as (
+        update pgtrain.run_attempts a
+           set ended_at = clock_timestamp(), end_reason = reason, exit_status = finish_run.exit_status, message = left(finish_run.message, 4000)
+         where a.run_id = finish_run.run_id and a.attempt = finish_run.attempt and a.ended_at is null
+        returning a.owner_id, extract(epoch from a.ended_at - a.started_at) as seconds),
+    run as (
+        update pgtrain.training_runs r
+           set status = finish_run.status, end_reason = reason, error_message = finish_run.message, error_detail = finish_run.detail,
+               error_hint = finish_run.hint, ended_at = clock_timestamp(), available_at = null,
+               failed_attempts = r.failed_attempts - (finish_run.status <> 'failed')::integer
+          from attempt
+         where r.id = finish_run.run_id and r.status = 'running' and r.attempt = finish_run.attempt
+        returning r.id),
+    told as (
+        insert into pgtrain.training_statuses (training_run_id, owner_id, status, data)
+        select r.id, a.owner_id, finish_run.status, jsonb_build_object('end_reason', reason) from run r, attempt a)
+    select a.owner_id, a.seconds, r.id is not null as is_changed into ended from attempt a left join run r on true;
     if not found then
+        perform pgtrain_private.fence_attempt(finish_run.run_id, finish_run.attempt);
+    end if;
+    if not coalesce(ended.is_changed, false) then
         perform pgtrain_private.refuse_state(finish_run.run_id, 'finished');
     end if;
-    update pgtrain.training_tasks t set status = 'failed', completed_at = clock_timestamp()
-     where t.training_run_id = finish_run.run_id and t.status = 'started' and finish_run.status <> 'succeeded';
+    perform pgtrain_private.lease_ended(ended.owner_id, ended.seconds);
+    if finish_run.status <> 'succeeded' then
+        update pgtrain.training_tasks t set status = 'failed', completed_at = clock_timestamp()
+         where t.training_run_id = finish_run.run_id and t.status = 'started';
+    end if;
     perform pgtrain_private.settle_run(finish_run.run_id);
-    perform pgtrain_private.add_event(finish_run.run_id, owner, finish_run.status::text, jsonb_build_object('end_reason', reason));
+    perform pg_notify('pgtrain_runs', finish_run.run_id || '/' || finish_run.status);
 end $$;
 comment on function pgtrain_private.finish_run(bigint, integer, pgtrain.run_status, pgtrain.end_reason, text, text, text, text) is
     'running -> succeeded, failed or cancelled: ends the attempt, settles usage, tells listeners';
@@ -204,6 +222,7 @@ begin
      where r.id = run_id and r.status = 'running'
     returning r.config, r.data_bytes, r.threads, r.owner_id, r.name into config, data_bytes, threads, owner_id, name;
     update pgtrain.devices d set status = 'running' where d.id = device_id;
+    perform pgtrain_private.add_event(run_id, owner_id, 'running', jsonb_build_object('attempt', attempt));
     update pgtrain.run_attempts a set resumed_from_step = checkpoint_step where a.run_id = load_job.run_id and a.attempt = load_job.attempt;
     if checkpoint_step is not null then
         perform pgtrain_private.add_event(run_id, owner_id, 'continued', jsonb_build_object('from_step', checkpoint_step));

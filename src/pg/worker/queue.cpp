@@ -1,4 +1,5 @@
-// The claim, see queue.hpp. One statement takes a run out of the queue, makes it running, writes its lease and its event.
+// The claim, see queue.hpp. One statement takes a run out of the queue, makes it running and writes its lease; that it runs
+// is told when its job is loaded.
 // A cursor per user and rank remembers where this process claimed last. Runs that commit late with an earlier place, or
 // come back to theirs, would be missed by it: so it begins anew when a run came back, when nothing is found, and every
 // second (less often when the way from the start has become long, so that this costs a twentieth at most).
@@ -37,9 +38,7 @@ call::Statement take_statement{
     "    from picked p where r.id = p.run_id and r.status = 'queued' returning r.id, r.attempt),"
     " leased as ("
     "  insert into pgtrain.run_attempts (run_id, attempt, owner_id, device_id, worker_pid, incarnation, expires_at)"
-    "  select s.id, s.attempt, $1, $5, $6, $7, pg_catalog.clock_timestamp() + $8 * interval '1 ms' from started s),"
-    " told as ("
-    "  insert into pgtrain.training_statuses (training_run_id, owner_id, status) select s.id, $1, 'running' from started s)"
+    "  select s.id, s.attempt, $1, $5, $6, $7, pg_catalog.clock_timestamp() + $8 * interval '1 ms' from started s)"
     " select p.position, s.id, s.attempt from picked p left join started s on s.id = p.run_id",
     {Type::Int8, Type::Int4, Type::Int8, Type::Int8, Type::Int8, Type::Int4, Type::Int8, Type::Int8}};
 
