@@ -83,8 +83,7 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(Attenti
         T *p = s.p + warp * 16 * kScorePitch;
         store_cells(p, kScorePitch, score);
         __syncwarp();
-        warp_multiply<Layout::ByRow, H / 8, kTile>(out, p, kScorePitch, s.v, kPitch);
-        __syncwarp();
+        warp_multiply<Layout::ByRow, H / 8, kTile>(out, p, kScorePitch, s.v, kPitch);  // p is free again at the next barrier
     }
     float inverse[2];
     for (int i = 0; i < 2; i++) {
