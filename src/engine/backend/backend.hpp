@@ -140,6 +140,8 @@ struct Backend {
   virtual const DeviceInfo& info() const = 0;
   // Scratch that the backend itself holds for its calls; a part of every memory plan.
   virtual std::uint64_t workspace_bytes() const = 0;
+  // What an attention of this shape takes beyond that; 0 where it needs nothing of its own.
+  virtual std::uint64_t attention_workspace_bytes(std::int64_t length, std::int64_t head_size) const { return (void)length, (void)head_size, 0; }
 
   virtual void* allocate(std::size_t bytes) = 0;  // 256-byte aligned, contents undefined
   virtual void release(void* memory) noexcept = 0;

@@ -19,7 +19,11 @@ MemoryUse plan_memory(const Graph& graph, Mode mode, const backend::Backend& bac
     use.optimizer_bytes = count * 8;
   }
   use.activation_bytes = compile(graph, mode).arena_bytes;
-  use.workspace_bytes = backend.workspace_bytes();
+  std::uint64_t attention = 0;
+  for (const Node& node : graph.nodes)
+    if (node.kind == OpKind::Attention)
+      attention = std::max(attention, backend.attention_workspace_bytes(node.length, graph.values[static_cast<std::size_t>(node.output)].columns / node.heads));
+  use.workspace_bytes = backend.workspace_bytes() + attention;
   return use;
 }
 

@@ -18,6 +18,9 @@ class MeasuredBackend final : public backend::Backend {
 
   const backend::DeviceInfo& info() const override { return inner_.info(); }
   std::uint64_t workspace_bytes() const override { return inner_.workspace_bytes(); }
+  std::uint64_t attention_workspace_bytes(std::int64_t length, std::int64_t head_size) const override {
+    return inner_.attention_workspace_bytes(length, head_size);
+  }
 
   void* allocate(std::size_t bytes) override {
     void* memory = inner_.allocate(bytes);
@@ -44,8 +47,14 @@ class MeasuredBackend final : public backend::Backend {
   void embedding_backward(const backend::EmbeddingBackward& a) override { inner_.embedding_backward(a); }
   void layer_norm_forward(const backend::LayerNormForward& a) override { inner_.layer_norm_forward(a); }
   void layer_norm_backward(const backend::LayerNormBackward& a) override { inner_.layer_norm_backward(a); }
-  void attention_forward(const backend::AttentionForward& a) override { inner_.attention_forward(a); }
-  void attention_backward(const backend::AttentionBackward& a) override { inner_.attention_backward(a); }
+  void attention_forward(const backend::AttentionForward& a) override {
+    count_attention(a.length, a.head_size);
+    inner_.attention_forward(a);
+  }
+  void attention_backward(const backend::AttentionBackward& a) override {
+    count_attention(a.length, a.head_size);
+    inner_.attention_backward(a);
+  }
   void attention_decode(const backend::AttentionDecode& a) override { inner_.attention_decode(a); }
   void cross_entropy(const backend::CrossEntropy& a) override { inner_.cross_entropy(a); }
   void gelu_forward(backend::DType type, void* y, const void* x, std::int64_t count) override { inner_.gelu_forward(type, y, x, count); }
@@ -59,9 +68,18 @@ class MeasuredBackend final : public backend::Backend {
   void adamw(const backend::AdamW& a) override { inner_.adamw(a); }
 
  private:
+  // The backend's own memory for attention, of the largest shape that ran.
+  void count_attention(std::int64_t length, std::int64_t head_size) {
+    const std::uint64_t bytes = inner_.attention_workspace_bytes(length, head_size);
+    if (bytes <= attention_) return;
+    held_ += bytes - attention_;
+    attention_ = bytes;
+    peak_ = std::max(peak_, held_);
+  }
+
   backend::Backend& inner_;
   std::unordered_map<void*, std::uint64_t> sizes_;
-  std::uint64_t held_, peak_;
+  std::uint64_t held_, peak_, attention_ = 0;
 };
 
 }  // namespace pgtrain::engine::train

@@ -71,6 +71,10 @@ class CpuBackend final : public Backend {
 
   const DeviceInfo& info() const override { return info_; }
   std::uint64_t workspace_bytes() const override { return static_cast<std::uint64_t>(workers_.count()) * kScratchBytesPerThread; }
+  std::uint64_t attention_workspace_bytes(std::int64_t length, std::int64_t head_size) const override {
+    const auto need = static_cast<std::uint64_t>(kernels_.attention_floats(length, head_size)) * sizeof(float);
+    return need > kScratchBytesPerThread ? (need - kScratchBytesPerThread) * static_cast<std::uint64_t>(workers_.count()) : 0;
+  }
 
   void* allocate(std::size_t bytes) override {
     const std::size_t whole = (std::max<std::size_t>(bytes, 1) + 255) / 256 * 256;

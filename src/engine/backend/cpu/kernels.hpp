@@ -34,6 +34,7 @@ struct Kernels {
   void (*attention_forward)(const AttentionForward&, Scratch&);
   void (*attention_backward)(const AttentionBackward&, Scratch&);
   void (*attention_decode)(const AttentionDecode&, Scratch&);
+  std::size_t (*attention_floats)(std::int64_t length, std::int64_t head_size);  // scratch of a thread
   void (*cross_entropy)(const CrossEntropy&, Workers& workers);
   void (*embedding_backward)(const EmbeddingBackward&, Workers& workers);
   void (*gelu_forward)(DType, void*, const void*, std::int64_t, Workers& workers);

@@ -25,7 +25,7 @@ namespace {
 const Kernels& PGTRAIN_ISA_TABLE() {
   using namespace PGTRAIN_ISA;
   static const Kernels table = {
-      PGTRAIN_ISA_NAME,   layer_norm_forward, layer_norm_backward, attention_forward, attention_backward, attention_decode, cross_entropy, embedding_backward,
+      PGTRAIN_ISA_NAME,   layer_norm_forward, layer_norm_backward, attention_forward, attention_backward, attention_decode, attention_floats, cross_entropy, embedding_backward,
       gelu_forward,       gelu_backward,      add,                 scale,             cast,               column_sum,       add_bias,      sum,
       sum_of_squares,     adamw};
   return table;

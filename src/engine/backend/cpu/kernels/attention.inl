@@ -235,9 +235,14 @@ void attention_backward_head(const AttentionBackward& a, std::int64_t task, floa
   pack(dvalues, h.wide, h.length, h.size, dq + 2 * a.heads * a.head_size, h.stride);
 }
 
+// What a thread needs for an attention of this shape, the backward being the larger.
+std::size_t attention_floats(std::int64_t length, std::int64_t size) {
+  const std::int64_t wide = padded(size), tall = padded(length);
+  return static_cast<std::size_t>(3 * tall * wide + 2 * size * tall + 3 * kBlock * wide + 2 * kBlock * tall + 16 * 16);
+}
+
 void attention_backward(const AttentionBackward& a, Scratch& scratch) {
-  const std::int64_t wide = padded(a.head_size), tall = padded(a.length);
-  const auto floats = static_cast<std::size_t>(3 * tall * wide + 2 * a.head_size * tall + 3 * kBlock * wide + 2 * kBlock * tall + 16 * 16);
+  const std::size_t floats = attention_floats(a.length, a.head_size);
   by_type(a.type, [&](auto tag) {
     split(a.batch * a.heads, 1, scratch.workers(), [&](std::int64_t begin, std::int64_t end, int thread) {
       float* memory = scratch.floats(thread, floats);
