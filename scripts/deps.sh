@@ -4,7 +4,7 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-command -v dpkg-query >/dev/null || die "make deps knows Debian and Ubuntu only. Elsewhere install: PostgreSQL 14 to 18 with its
+command -v dpkg-query >/dev/null || die "make deps knows Debian and Ubuntu only. Elsewhere install: PostgreSQL 15 to 18 with its
   server headers, libsodium, oneDNN (2.6 or newer), OpenBLAS, GoogleTest, Perl's IPC::Run, CMake 3.25, Ninja, g++ 12."
 
 # 15 is the version that is tested; a release without it gives us its own.

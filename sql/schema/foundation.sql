@@ -1,6 +1,19 @@
 -- Foundation: the two schemas, what every table needs (times, append-only guard, row-security predicates), and the two logs.
 -- Everything here runs once. PUBLIC gets nothing anywhere; pgtrain.grant_application gives an application role its rights.
 
+do $$
+begin
+    if current_setting('server_version_num')::integer < 150000 then
+        raise exception using errcode = '0A000', message = 'pgtrain needs PostgreSQL 15 or later',
+            detail = 'Its views keep the rights of their caller (security_invoker), which earlier servers lack.';
+    end if;
+    -- Models write UTF-8; a database of another encoding could not store what they say.
+    if getdatabaseencoding() <> 'UTF8' then
+        raise exception using errcode = '0A000', message = format('pgtrain needs a database of encoding UTF8, this one has %s', getdatabaseencoding()),
+            hint = 'Create the database with ENCODING ''UTF8'' TEMPLATE template0.';
+    end if;
+end $$;
+
 create schema pgtrain;
 comment on schema pgtrain is 'Model training platform: public tables, views and functions';
 create schema pgtrain_private;

@@ -1,6 +1,6 @@
 // The one place that includes the server's main header, and the only one that knows server versions.
 // Every source of src/pg that talks to the server includes this first; std-only sources (errors.hpp, pure/,
-// crypto/) never do. Supported servers: 14 to 18; the tests run on 15.
+// crypto/) never do. Servers 14 to 18 compile; the SQL needs 15, the tests run on 15.
 #pragma once
 
 // Before 16 the server's export marker is empty, and with hidden visibility nothing would be exported.
