@@ -15,9 +15,7 @@ end $$;
 comment on function pgtrain_private.add_event(bigint, bigint, text, jsonb) is 'Records what happened to a run and tells listeners of pgtrain_runs (payload: RUN/STATUS)';
 
 create or replace function pgtrain_private.claim_run(device_id bigint, worker_pid integer, out run_id bigint, out attempt integer)
-    language c volatile
-    set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
-    as 'MODULE_PATHNAME', 'pgtrain_claim_run';
+    language c volatile as 'MODULE_PATHNAME', 'pgtrain_claim_run';
 comment on function pgtrain_private.claim_run(bigint, integer) is 'Claims the next run in the fair order for a device (null: any memory) and a process; null when there is none';
 
 create or replace function pgtrain_private.lease_ended(owner_id bigint, seconds double precision) returns void
@@ -25,13 +23,14 @@ create or replace function pgtrain_private.lease_ended(owner_id bigint, seconds 
 comment on function pgtrain_private.lease_ended(bigint, double precision) is 'At commit: the owner runs one run less and has used that much device time';
 
 create or replace function pgtrain_private.concurrency_limit(owner_id bigint) returns bigint
-    language sql stable set search_path = pg_catalog, pg_temp as $$
-    select coalesce((select l.limit_value from pgtrain.user_usage_limits l
-                      where l.user_id = concurrency_limit.owner_id and l.resource_type::text = 'concurrent_runs'),
+    language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+    return coalesce((select l.limit_value from pgtrain.user_usage_limits l
+                      where l.user_id = concurrency_limit.owner_id and l.resource_type = 'concurrent_runs'),
                     (select pl.limit_value from pgtrain.user_subscriptions s join pgtrain.plan_limits pl on pl.plan_id = s.plan_id
                       where s.user_id = concurrency_limit.owner_id and s.status in ('active', 'trialing', 'past_due')
-                        and pl.resource_type::text = 'concurrent_runs'), -1);
-$$;
+                        and pl.resource_type = 'concurrent_runs'), -1);
+end $$;
 comment on function pgtrain_private.concurrency_limit(bigint) is 'Runs that a user may have running at once, -1 = unlimited';
 
 create or replace function pgtrain_private.fence_attempt(run_id bigint, attempt integer) returns bigint

@@ -92,7 +92,7 @@ void DeviceWorker::run() {
     (void)reload_settings_if_asked();
     set_state(WorkerState::Idle, 0);
     find_device();
-    look_for_strangers();
+    if (!has_queued_runs()) look_for_strangers();
     long wait_ms = worker_settings.poll_interval_ms;
     if (has_queued_runs()) {
       if (acquire_device(device_)) {

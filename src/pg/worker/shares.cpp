@@ -18,7 +18,19 @@ extern "C" {
 namespace pgtrain::pg::worker {
 namespace {
 
-HTAB *table = nullptr;
+// The shares lie side by side, so that choosing among them costs as much as there are; the hash table finds one by its key.
+struct ShareList {
+  int count;
+  Share items[max_shares];
+};
+
+struct ShareIndex {
+  ShareKey key;
+  int at;
+};
+
+ShareList *list = nullptr;
+HTAB *index_of = nullptr;
 
 // A claim costs at least this, so that runs that end at once share as well.
 constexpr double least_seconds = 1.0;
@@ -26,38 +38,49 @@ constexpr int64_t settings_age_us = 1000000;
 
 ShareKey key_of(Oid database, int64_t owner_id) { return ShareKey{owner_id, database, 0}; }
 
+Share *begin_of_list() { return list->items; }
+Share *end_of_list() { return list->items + list->count; }
+
 Share *find(Oid database, int64_t owner_id) {
   const ShareKey key = key_of(database, owner_id);
-  return static_cast<Share *>(hash_search(table, &key, HASH_FIND, nullptr));
+  const auto *entry = static_cast<ShareIndex *>(hash_search(index_of, &key, HASH_FIND, nullptr));
+  return entry == nullptr ? nullptr : &list->items[entry->at];
 }
 
-// A full table drops who has nothing queued or running: he only loses a debt. Null when everybody has something.
-bool drop_idle() {
-  HASH_SEQ_STATUS scan;
-  hash_seq_init(&scan, table);
-  int dropped = 0;
-  while (auto *share = static_cast<Share *>(hash_seq_search(&scan)))
-    if (share->ranks == 0 && share->running <= 0) {
-      hash_search(table, &share->key, HASH_REMOVE, nullptr);
-      ++dropped;
-    }
-  return dropped > 0;
+// The last one takes the place of the one removed.
+void remove_at(int at) {
+  hash_search(index_of, &list->items[at].key, HASH_REMOVE, nullptr);
+  --list->count;
+  if (at == list->count) return;
+  list->items[at] = list->items[list->count];
+  auto *moved = static_cast<ShareIndex *>(hash_search(index_of, &list->items[at].key, HASH_FIND, nullptr));
+  if (moved != nullptr) moved->at = at;
+}
+
+template <class Test>
+void remove_where(Test &&test) {
+  for (int at = list->count - 1; at >= 0; --at)
+    if (test(list->items[at])) remove_at(at);
 }
 
 Share *find_or_make(Oid database, int64_t owner_id) {
-  Share *share = find(database, owner_id);
-  if (share != nullptr) return share;
-  if (hash_get_num_entries(table) >= max_shares && !drop_idle()) return nullptr;
+  if (Share *share = find(database, owner_id)) return share;
+  // A full list drops who has nothing queued or running: he only loses a debt. Null when everybody has something.
+  if (list->count >= max_shares) remove_where([](const Share &share) { return share.ranks == 0 && share.running <= 0; });
+  if (list->count >= max_shares) return nullptr;
   const ShareKey key = key_of(database, owner_id);
   bool found = false;
-  share = static_cast<Share *>(hash_search(table, &key, HASH_ENTER_NULL, &found));
-  if (share == nullptr) return nullptr;
-  MemSet(reinterpret_cast<char *>(share) + sizeof(ShareKey), 0, sizeof(Share) - sizeof(ShareKey));
-  share->weight = 1;
-  share->limit = -1;
-  share->is_active = true;
-  share->expected_seconds = least_seconds;
-  return share;
+  auto *entry = static_cast<ShareIndex *>(hash_search(index_of, &key, HASH_ENTER_NULL, &found));
+  if (entry == nullptr) return nullptr;
+  entry->at = list->count++;
+  Share &share = list->items[entry->at];
+  MemSet(&share, 0, sizeof(Share));
+  share.key = key;
+  share.weight = 1;
+  share.limit = -1;
+  share.is_active = true;
+  share.expected_seconds = least_seconds;
+  return &share;
 }
 
 int lowest_bit(uint64_t bits) { return __builtin_ctzll(bits); }
@@ -89,14 +112,17 @@ void mark(DatabaseSlot &slot, Share &share, int rank) {
 
 }  // namespace
 
-size_t share_table_bytes() { return hash_estimate_size(max_shares, sizeof(Share)); }
+size_t share_table_bytes() { return add_size(MAXALIGN(sizeof(ShareList)), hash_estimate_size(max_shares, sizeof(ShareIndex))); }
 
 void init_share_table() {
+  bool found = false;
+  list = static_cast<ShareList *>(ShmemInitStruct("pgtrain shares", sizeof(ShareList), &found));
+  if (!found) list->count = 0;
   HASHCTL control;
   MemSet(&control, 0, sizeof control);
   control.keysize = sizeof(ShareKey);
-  control.entrysize = sizeof(Share);
-  table = ShmemInitHash("pgtrain shares", max_shares, max_shares, &control, HASH_ELEM | HASH_BLOBS);
+  control.entrysize = sizeof(ShareIndex);
+  index_of = ShmemInitHash("pgtrain share index", max_shares, max_shares, &control, HASH_ELEM | HASH_BLOBS);
 }
 
 std::optional<Candidate> reserve_next(Oid database, std::span<const PassedOver> passed_over) {
@@ -105,9 +131,7 @@ std::optional<Candidate> reserve_next(Oid database, std::span<const PassedOver> 
   DatabaseSlot *slot = find_database(database, true);
   Share *best = nullptr;
   uint64_t best_ranks = 0;
-  HASH_SEQ_STATUS scan;
-  hash_seq_init(&scan, table);
-  while (auto *share = static_cast<Share *>(hash_seq_search(&scan))) {
+  for (Share *share = begin_of_list(); share != end_of_list(); ++share) {
     if (share->key.database != database || share->ranks == 0) continue;
     const bool is_fresh = now - share->loaded_at < settings_age_us && share->loaded_at != 0;
     if (is_fresh && share->limit >= 0 && share->running >= share->limit) continue;
@@ -191,20 +215,13 @@ void apply_lease_ended(Oid database, int64_t owner_id, double seconds) {
 void apply_shares_changed(Oid database) {
   if (shared() == nullptr) return;
   Guard lock(shared()->share_lock);
-  HASH_SEQ_STATUS scan;
-  hash_seq_init(&scan, table);
-  while (auto *share = static_cast<Share *>(hash_seq_search(&scan)))
+  for (Share *share = begin_of_list(); share != end_of_list(); ++share)
     if (share->key.database == database) share->loaded_at = 0;
 }
 
 bool any_queued(Oid database) {
   Guard lock(shared()->share_lock);
-  HASH_SEQ_STATUS scan;
-  hash_seq_init(&scan, table);
-  bool found = false;
-  while (auto *share = static_cast<Share *>(hash_seq_search(&scan)))
-    if (share->key.database == database && share->ranks != 0) found = true;
-  return found;
+  return std::any_of(begin_of_list(), end_of_list(), [database](const Share &share) { return share.key.database == database && share.ranks != 0; });
 }
 
 bool shares_ready(Oid database) {
@@ -218,9 +235,7 @@ void reset_running(Oid database, const int64_t *owners, const int32_t *counts, i
   DatabaseSlot *slot = find_database(database, true);
   // Somebody else was faster: his counts hold, and claims since then are in them.
   if (slot == nullptr || slot->shares_ready) return;
-  HASH_SEQ_STATUS scan;
-  hash_seq_init(&scan, table);
-  while (auto *share = static_cast<Share *>(hash_seq_search(&scan)))
+  for (Share *share = begin_of_list(); share != end_of_list(); ++share)
     if (share->key.database == database) share->running = 0;
   for (int i = 0; i < length; ++i)
     if (Share *share = find_or_make(database, owners[i])) share->running = counts[i];
@@ -230,10 +245,7 @@ void reset_running(Oid database, const int64_t *owners, const int32_t *counts, i
 void forget_database(Oid database) {
   if (shared() == nullptr) return;
   Guard lock(shared()->share_lock);
-  HASH_SEQ_STATUS scan;
-  hash_seq_init(&scan, table);
-  while (auto *share = static_cast<Share *>(hash_seq_search(&scan)))
-    if (share->key.database == database) hash_search(table, &share->key, HASH_REMOVE, nullptr);
+  remove_where([database](const Share &share) { return share.key.database == database; });
 }
 
 }  // namespace pgtrain::pg::worker
