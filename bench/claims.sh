@@ -6,7 +6,8 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 queue=$ROOT/bench/queue
 
-start_server "pgtrain.cpu_workers = 0
+# No scheduler in this database: it would take the leases of pgbench's ended sessions back while we measure.
+start_server "pgtrain.databases = 'postgres'
 autovacuum_naptime = 10s"
 make_users 1
 # A real run, so that configuration and data are those of a real one; it is taken out of the queue again.
@@ -35,27 +36,31 @@ prepare() { # queued, finished
 ours() { pgbench_rate "$@"; }
 plain() { PGDATABASE=plain pgbench_rate "$@"; }
 
-compare() { # label, script, clients, pgbench's length arguments; the rates go to $server_folder/{ours,plain}
-  local label=$1 script=$2 clients=$3; shift 3
-  local a b
+compare() { # script, clients, pgbench's length arguments; the rates go to $server_folder/{ours,plain}
+  local script=$1 clients=$2; shift 2
   ours -c "$clients" -j 2 -f "$queue/our_$script.sql" "$@" >>"$server_folder/ours"
   plain -c "$clients" -j 2 -f "$queue/plain_$script.sql" "$@" >>"$server_folder/plain"
 }
 report() { # label
+  local a b
   local a b
   a=$(median <"$server_folder/ours"); b=$(median <"$server_folder/plain")
   printf '%-58s ours %-34s plain %-34s plain/ours %s\n' "$1" "$a" "$b" "$(ratio "$b" "$a")"
   rm -f "$server_folder/ours" "$server_folder/plain"
 }
 
-rounds=$(full 5 3)
+rounds=$(full 7 3)
 say "## fresh, per second (goal: plain/ours at most 1.5, flat in depth)"
 while read -r depth finished; do
+  [ -n "$depth" ] || continue
   prepare "$depth" "$finished"
-  # What is claimed in all the rounds stays below the depth, so that neither runs dry.
-  claims=$((depth / (rounds * 3))); [ "$claims" -le 8000 ] || claims=8000
+  # Enough that a session's first claims, which make its plans, do not count; what was claimed is put back in.
+  claims=$((depth * 9 / 10)); [ "$claims" -le 6000 ] || claims=6000
   for script in claim cycle; do
-    for _ in $(seq "$rounds"); do compare "" "$script" 1 -t "$claims"; done
+    for _ in $(seq "$rounds"); do
+      compare "$script" 1 -t "$claims"
+      fill_ours "$claims" queued; fill_plain "$claims" queued
+    done
     report "$script, 1 client, $depth queued, $finished finished"
   done
 done <<END
@@ -68,7 +73,7 @@ END
 
 prepare 200000 0
 for clients in 4; do
-  for _ in $(seq "$rounds"); do compare "" cycle "$clients" -T "$(full 6 2)"; done
+  for _ in $(seq "$rounds"); do compare cycle "$clients" -T "$(full 6 2)"; done
   report "cycle, $clients clients, 200000 queued"
 done
 

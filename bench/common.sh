@@ -19,7 +19,7 @@ describe_machine() {
     "$(awk '/^MemTotal/ { printf "%.0f", $2 / 1048576 }' /proc/meminfo)"
   printf 'versions: %s, Linux %s, %s, pgtrain %s\n' "$("$PG_CONFIG" --version)" "$(uname -r | cut -d - -f 1)" "$(g++ --version | head -n 1)" \
     "$(git -C "$ROOT" rev-parse --short HEAD 2>/dev/null || echo '(no git)')"
-  printf 'load before: %s\n' "$(cut -d ' ' -f 1-3 /proc/loadavg)"
+  printf 'load before: %s; priority of this measurement: nice %s\n' "$(cut -d ' ' -f 1-3 /proc/loadavg)" "$(nice)"
 }
 
 # ---------------------------------------------------------------- the server

@@ -6,7 +6,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 queue=$ROOT/bench/queue
 
-start_server "pgtrain.cpu_workers = 0"
+start_server "pgtrain.databases = 'postgres'"
 make_users 16
 plain_sql -f "$queue/plain.sql" 2>/dev/null
 # The plan of this configuration comes from the cache from now on, as for every second run of a kind.

@@ -1,10 +1,10 @@
 // Our side of the engine benchmark: trains the model of a case file for its batches and prints one line per step,
-// "STEP LOSS SECONDS", then "parameters N" and "peak N" (bytes of this process at most, as the system counted them).
+// "STEP LOSS SECONDS PROCESSOR_SECONDS", then "parameters N" and "peak N" (bytes of this process at most, as the system counted them).
 //   step_loop CASE.safetensors fp32|bf16 THREADS STEPS
 // The case holds initial weights and batches; torch_loop.py makes it and trains from the same. Called by bench/engine.sh.
 #include <sys/resource.h>
+#include <time.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -48,6 +48,12 @@ void load_weights(const io::SafetensorsFile& file, graph::ParameterStore& store)
   store.upload_weights(flat.data());
 }
 
+double processor_seconds() {
+  timespec t{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
+}
+
 int run(const char* path, core::DType type, int threads, int steps) {
   const io::SafetensorsFile file(path);
   const Case c = read_case(file);
@@ -60,6 +66,7 @@ int run(const char* path, core::DType type, int threads, int steps) {
   const std::int64_t cells = c.batch * c.config.context;
   for (int step = 0; step < steps; ++step) {
     const auto begin = std::chrono::steady_clock::now();
+    const double processor_begin = processor_seconds();
     for (const char* name : {"tokens", "positions", "segments", "targets"}) {
       const io::StoredTensor* tensor = file.find(name);
       if (tensor == nullptr) throw core::Error("data_invalid", std::string("the case has no ") + name);
@@ -72,7 +79,7 @@ int run(const char* path, core::DType type, int threads, int steps) {
     optimizer.update(step, 1e-3);
     device->synchronize();
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-    std::printf("%d %.9g %.6f\n", step, loss, seconds.count());
+    std::printf("%d %.9g %.6f %.6f\n", step, loss, seconds.count(), processor_seconds() - processor_begin);
     std::fflush(stdout);
   }
   rusage usage{};

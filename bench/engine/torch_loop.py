@@ -123,7 +123,7 @@ def train(path, mode, threads, steps):
                                   lr=1e-3, betas=(0.9, 0.95), eps=1e-8, fused=True)
     call = torch.compile(model) if mode.endswith("compiled") else model
     for step in range(steps):
-        begin = time.perf_counter()
+        begin, processor_begin = time.perf_counter(), time.process_time()
         which = step % sizes["batches"]
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mode.startswith("bf16")):
             loss = call(tensors["tokens"][which], tensors["targets"][which])
@@ -131,7 +131,7 @@ def train(path, mode, threads, steps):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        print(f"{step} {loss.item():.9g} {time.perf_counter() - begin:.6f}", flush=True)
+        print(f"{step} {loss.item():.9g} {time.perf_counter() - begin:.6f} {time.process_time() - processor_begin:.6f}", flush=True)
     print("parameters", sum(p.numel() for p in model.parameters()))
     print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 

@@ -13,6 +13,7 @@ with made as (
 insert into pgtrain_private.run_queue (run_id, owner_id, rank, position, memory_bytes)
 select id, owner_id, 0, queue_position, 0 from made where status = 'queued' order by queue_position;
 insert into pgtrain.run_attempts (run_id, attempt, owner_id, worker_pid, incarnation, expires_at, ended_at, end_reason)
-select id, 1, owner_id, 1, 0, now(), now(), 'completed' from pgtrain.training_runs where :'state' = 'succeeded' and status = 'succeeded';
+select id, 1, owner_id, 1, 0, now(), now(), 'completed' from pgtrain.training_runs where :'state' = 'succeeded' and status = 'succeeded'
+on conflict do nothing;
 reset session_replication_role;
 select pgtrain_private.wake_for_run(owner_id, 0::smallint, true) from bench.model_run;

@@ -1,6 +1,6 @@
 \if :ready = 0
-select token, dataset_id as dataset from bench.tokens where n = 1 + :client_id % :users \gset
-select pgtrain.authenticate(:token, session => true);
+select token, dataset_id as dataset from bench.tokens where n = 1 + :client_id::integer % :users::integer \gset
+select pgtrain.authenticate(:token::text, session => true);
 \set ready 1
 \endif
-select pgtrain.submit_run(dataset_id => :dataset, config => '{"size": "nano", "steps": 100}');
+select pgtrain.submit_run(dataset_id => :dataset::bigint, config => '{"size": "nano", "steps": 100}');

@@ -1,8 +1,8 @@
 \if :ready = 0
-select token, dataset_id as dataset from bench.tokens where n = 1 + :client_id % :users \gset
+select token, dataset_id as dataset from bench.tokens where n = 1 + :client_id::integer % :users::integer \gset
 \set ready 1
 \endif
 begin;
-select pgtrain.authenticate(:token);
-select pgtrain.submit_run(dataset_id => :dataset, config => '{"size": "nano", "steps": 100}');
+select pgtrain.authenticate(:token::text);
+select pgtrain.submit_run(dataset_id => :dataset::bigint, config => '{"size": "nano", "steps": 100}');
 commit;

@@ -6,6 +6,7 @@ PGUSER set; each peer has a database of its own name.
 """
 import asyncio
 import importlib.metadata
+import logging
 import os
 import random
 import sys
@@ -26,6 +27,8 @@ async def connect(database):
 
 def procrastinate_app():
     info = f"host={os.environ['PGHOST']} user={os.environ['PGUSER']} dbname=procrastinate"
+    # It warns of apps made in a main program, which matters to imports of tasks only.
+    logging.getLogger("procrastinate").setLevel(logging.ERROR)
     return procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=info))
 
 
@@ -45,7 +48,7 @@ async def install(folder):
     connection = await connect("pgqueuer")
     queries = Queries(AsyncpgDriver(connection))
     await queries.install()
-    statement = " ".join(line for line in queries.qbe.build_enqueue_query().splitlines() if not line.strip().startswith("--"))
+    statement = " ".join(line for line in queries.qbq.build_enqueue_query().splitlines() if not line.strip().startswith("--"))
     values = ["array[0]", "array['run']", f"array['{PAYLOAD}'::bytea]", "array['0 s'::interval]", "array[null]", "array[null]"]
     for number in range(6, 0, -1):
         statement = statement.replace(f"${number}::", f"({values[number - 1]})::")
