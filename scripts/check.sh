@@ -68,7 +68,7 @@ make_stage() {
 # $1 suite, $2 the runner below PGXS's src/test, $3 its schedule.
 run_with_server() {
   make_stage "$1" && as_server "$pgxs_tests/$2" --bindir="$staged_bin" --inputdir=. --outputdir=. --temp-instance=./instance \
-    --temp-config=./server.conf --load-extension=pgtrain --schedule="$3" --max-concurrent-tests=4
+    --temp-config=./server.conf --encoding=UTF8 --load-extension=pgtrain --schedule="$3" --max-concurrent-tests=4
 }
 run_regress() { run_with_server regress regress/pg_regress regress_schedule; }
 run_isolation() { run_with_server isolation isolation/pg_isolation_regress isolation_schedule; }
@@ -76,7 +76,7 @@ run_isolation() { run_with_server isolation isolation/pg_isolation_regress isola
 run_tap() {
   make_stage tap || return 1
   mkdir bin && cp "$BUILD"/cmake/bin/pgtrain-* bin/
-  as_server env PATH="$staged_bin:$PATH" PERL5LIB="$pgxs_tests/perl" PG_REGRESS="$pgxs_tests/regress/pg_regress" \
+  as_server env LANG=C.UTF-8 PATH="$staged_bin:$PATH" PERL5LIB="$pgxs_tests/perl" PG_REGRESS="$pgxs_tests/regress/pg_regress" \
     TESTDIR="$PWD" TESTDATADIR="$PWD/tmp_check" TESTLOGDIR="$PWD/tmp_check/log" PGTRAIN_BIN="$PWD/bin" \
     PGTRAIN_FAKE_TRAINER="$PWD/bin/pgtrain-fake-trainer" prove -v --merge --timer t/*.pl
 }
