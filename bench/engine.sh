@@ -58,9 +58,9 @@ for mode in "${usable[@]}"; do
   c=$(clock "$mode") p=$(processor "$mode") m=$(median <"$work/$mode.memory")
   printf '%-22s by the clock %-38s by processor time %-12s peak %.0f MiB\n' "$mode" "$c" "${p%% *}" "${m%% *}"
   case $mode in torch:*)
-    best_clock=$(awk -v a="$best_clock" -v b="${c%% *}" 'BEGIN { print a > b ? a : b }')
-    best_processor=$(awk -v a="$best_processor" -v b="${p%% *}" 'BEGIN { print a > b ? a : b }')
-    best_memory=$(awk -v a="${best_memory:-1e9}" -v b="${m%% *}" 'BEGIN { print a < b ? a : b }') ;;
+    best_clock=$(awk -v a="$best_clock" -v b="${c%% *}" 'BEGIN { print (a > b ? a : b) }')
+    best_processor=$(awk -v a="$best_processor" -v b="${p%% *}" 'BEGIN { print (a > b ? a : b) }')
+    best_memory=$(awk -v a="${best_memory:-1e9}" -v b="${m%% *}" 'BEGIN { print (a < b ? a : b) }') ;;
   esac
 done
 for mode in ours:fp32 ours:bf16; do
