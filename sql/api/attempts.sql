@@ -336,6 +336,7 @@ declare
     run pgtrain.training_runs;
     before double precision := (result->>'loss_before')::float8;
     after double precision := (result->>'loss_after')::float8;
+    model bigint;
     model_name text;
 begin
     update pgtrain.training_runs r
@@ -349,9 +350,10 @@ begin
       from jsonb_to_recordset(publish_run.artifacts) a (name text, file_id bigint, bytes bigint, sha256 text)
     on conflict on constraint artifacts_run_id_name_key do update
        set file_id = excluded.file_id, bytes = excluded.bytes, sha256 = excluded.sha256, created_at = clock_timestamp();
-    model_name := coalesce(run.publish_as, run.name);
-    perform pgtrain_private.publish_model(run.id, owner, model_name, jsonb_build_object('parameters', run.parameters,
-        'loss_before', before, 'loss_after', after, 'config', run.config));
+    -- It may get another name, when the owner has a model of that name already.
+    model := pgtrain_private.publish_model(run.id, owner, coalesce(run.publish_as, run.name), jsonb_build_object(
+        'parameters', run.parameters, 'loss_before', before, 'loss_after', after, 'config', run.config));
+    select m.name into strict model_name from pgtrain.models m where m.id = model;
     insert into pgtrain.model_profiles (owner_id, model_name, training_run_id) values (owner, model_name, run.id)
     on conflict on constraint model_profiles_owner_id_model_name_key do update set training_run_id = excluded.training_run_id;
     insert into pgtrain.evaluations (run_id, owner_id, model_name, dataset_id, evaluation_type, before_metrics, after_metrics, improvement)

@@ -479,7 +479,7 @@ begin
         raise exception using errcode = '22023', message = 'give either run_id or model_id';
     end if;
     if model_id is not null then
-        select m.training_run_id into run_id from pgtrain.models m
+        select m.run_id into run_id from pgtrain.models m
          where m.id = model_id and (m.owner_id is null or pgtrain_private.may_access(m.owner_id, 'read', 'models'));
         if run_id is null then
             raise exception using errcode = 'PT404', message = format('model %s does not exist, is not yours, or was not trained here', model_id);

@@ -1,0 +1,82 @@
+-- The transitions that workers make, carried out by hand: claim, record, checkpoint, requeue with backoff, publish, and what is refused.
+-- The runs belong to users of a time to come, so that the real workers leave them alone.
+\set VERBOSITY terse
+set client_min_messages = warning;
+set pgtrain.password_memory = 8;
+set pgtrain.password_passes = 1;
+begin;
+select pgtrain.register_user('attempt_ann', 'attempt_ann@example.org', 'correct horse battery') as ann \gset
+select pgtrain.set_usage_limit(:ann, 'training_jobs', 5);
+select pgtrain.authenticate(session_token) = :ann as is_ann from pgtrain.login('attempt_ann', 'correct horse battery');
+select pgtrain.create_dataset('attempt_words') as data \gset
+select pgtrain.append_samples(:data, array['one', 'two', 'three']);
+select pgtrain.submit_run(dataset_id => :data, config => '{"size": "nano", "steps": 10}', max_attempts => 2) as run \gset
+select held_value from pgtrain.user_usage_limits where user_id = :ann and resource_type = 'training_jobs';
+
+-- The claim of this very transaction sees its own run: nothing is committed, so no worker does.
+select pgtrain_private.wake_for_run(:ann, 0::smallint, false);
+delete from pgtrain_private.run_queue where run_id = :run;
+update pgtrain.training_runs set status = 'running', attempt = 1, failed_attempts = 1, started_at = now() where id = :run;
+insert into pgtrain.run_attempts (run_id, attempt, owner_id, worker_pid, incarnation, expires_at)
+values (:run, 1, :ann, pg_backend_pid(), coalesce(pgtrain_private.server_incarnation(), 0), now() + interval '1 minute');
+select threads, checkpoint_step, config->>'steps' as steps from pgtrain_private.load_job(:run, 1, 3, null);
+select threads from pgtrain_private.load_job(:run, 1, 8, null);
+select pgtrain_private.record_attempt(:run, 1, 1000,
+    '{"step": 4, "loss": 2.5, "learning_rate": 0.1, "tokens": 4096, "tokens_per_second": 10, "peak_bytes": 77, "seconds_more": 1.5}',
+    '[{"step": 4, "loss": 2.5}, {"step": 4, "extra": {"a": 1}}, {"step": 4, "extra": {"b": 2}, "held_out_loss": 3}]',
+    '[{"message_id": "1/1", "task": "train", "state": "started"}]', '[{"step": 4, "prompt": "p", "content": "c"}]',
+    '[{"status": "note", "data": {"x": 1}}]', '{"before": 5}');
+select step, loss, tokens, peak_bytes, seconds, loss_before from pgtrain.training_runs where id = :run;
+select step, loss, held_out_loss, extra from pgtrain.run_metrics where run_id = :run;
+select task, status, message_id from pgtrain.training_tasks where training_run_id = :run;
+select step, prompt, content from pgtrain.run_samples where run_id = :run;
+-- The first step makes it a job that counts.
+select used_value, held_value from pgtrain.user_usage_limits where user_id = :ann and resource_type = 'training_jobs';
+
+-- Asked to pause, then to cancel: the cancel stays.
+select pgtrain_private.ask_attempt(:run, 'pause'), pgtrain_private.ask_attempt(:run, 'cancel'), pgtrain_private.ask_attempt(:run, 'pause');
+select requested from pgtrain.run_attempts where run_id = :run;
+update pgtrain.run_attempts set requested = 'none' where run_id = :run;
+
+-- Failed once: queued again with a delay, the old attempt can write no more.
+select pgtrain_private.requeue_run(:run, 1, 'trainer_crashed', true, 'signal 11 (SIGSEGV)', 'it crashed');
+select status, error_message, failed_attempts, available_at > now() as is_delayed from pgtrain.training_runs where id = :run;
+select end_reason, exit_status, ended_at is not null as has_ended from pgtrain.run_attempts where run_id = :run;
+select available_at is not null as waits from pgtrain_private.run_queue where run_id = :run;
+select status from pgtrain.training_tasks where training_run_id = :run;
+savepoint stale;
+\set VERBOSITY sqlstate
+select pgtrain_private.fence_attempt(:run, 1);
+\set VERBOSITY terse
+rollback to stale;
+
+-- Failed for the second time of two: given up.
+delete from pgtrain_private.run_queue where run_id = :run;
+update pgtrain.training_runs set status = 'running', attempt = 2, failed_attempts = 2 where id = :run;
+insert into pgtrain.run_attempts (run_id, attempt, owner_id, worker_pid, incarnation, expires_at) values (:run, 2, :ann, 0, 0, now() - interval '1 s');
+select pgtrain_private.free_lost_attempts() >= 1 as frees_the_lost;
+select status, end_reason, error_message, error_detail from pgtrain.training_runs where id = :run;
+select used_value, held_value from pgtrain.user_usage_limits where user_id = :ann and resource_type = 'training_jobs';
+select used_value, held_value from pgtrain.user_usage_limits where user_id = :ann and resource_type = 'training_tokens';
+
+-- Retried it holds anew; published it ends with everything in place.
+select pgtrain.retry_run(:run);
+delete from pgtrain_private.run_queue where run_id = :run;
+update pgtrain.training_runs set status = 'running', attempt = 3, failed_attempts = 1 where id = :run;
+insert into pgtrain.run_attempts (run_id, attempt, owner_id, worker_pid, incarnation, expires_at) values (:run, 3, :ann, 0, 0, now() + interval '1 minute');
+select nextval('pgtrain_private.stored_files_id_seq') as file \gset
+select pgtrain_private.add_stored_file(:run, 3, :file, 'rows', 3, encode(sha256('abc'), 'hex'));
+insert into pgtrain_private.file_chunks values (:file, 0, 'abc');
+select pgtrain_private.publish_run(:run, 3, '{"loss_before": 4, "loss_after": 1, "steps": 10, "tokens": 10240, "tokens_per_second": 5, "peak_bytes": 99}',
+    format('[{"name": "model.safetensors", "file_id": %s, "bytes": 3, "sha256": "%s"}]', :file, encode(sha256('abc'), 'hex'))::jsonb);
+select status, end_reason, step, loss_before, loss_after, failed_attempts from pgtrain.training_runs where id = :run;
+select name, bytes from pgtrain.artifacts where run_id = :run;
+select before_metrics, after_metrics, improvement from pgtrain.evaluations where run_id = :run;
+select pgtrain.export_artifact(:run);
+select count(*) as models from pgtrain.models where run_id = :run;
+select count(*) as profiles from pgtrain.model_profiles where training_run_id = :run;
+select used_value, held_value from pgtrain.user_usage_limits where user_id = :ann and resource_type = 'training_jobs';
+select string_agg(status, ' ' order by id) from pgtrain.training_statuses where training_run_id = :run;
+select status, progress from pgtrain.training_jobs where id = :run;
+select status, progress from pgtrain.external_training_jobs where id = :run;
+rollback;
