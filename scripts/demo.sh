@@ -4,8 +4,8 @@
 # changes the run's settings. The last line is one JSON object read from the tables. Ctrl-C cancels the run politely.
 # Fails when the run did not succeed or the held-out loss did not fall. Called by `make demo`.
 set -euo pipefail
-. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-. "$ROOT/scripts/progress_bar.sh"
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+. "$here/progress_bar.sh"
 
 # What a machine with two cores trains in less than three minutes; CONFIG is laid over it.
 default_config='{"size": "micro", "steps": 500, "max_seconds": 150, "samples": 3, "sample_tokens": 120}'
@@ -22,12 +22,14 @@ prepare() { # log, command...
 }
 
 if [ -n "$text" ]; then
-  [ -f "$text" ] && [ -r "$text" ] || die "TEXT=$text: there is no such file that can be read"
+  [ -f "$text" ] && [ -r "$text" ] || { echo "pgtrain: TEXT=$text: there is no such file that can be read" >&2; exit 1; }
 fi
 
 bold "pgtrain: a model trained inside PostgreSQL, from one SQL call"
 # Not hidden: it may ask for a password, and says what it installs.
-bash "$ROOT/scripts/deps.sh"
+bash "$here/deps.sh"
+# Only now is it known which PostgreSQL there is and which user runs it.
+. "$here/environment.sh"
 mkdir -p "$BUILD"
 begin build
 prepare "$BUILD/demo-build.log" make -C "$ROOT" all
