@@ -13,10 +13,13 @@ create or replace function pgtrain_private.is_server_administrator() returns boo
 comment on function pgtrain_private.is_server_administrator() is 'Whether a superuser of the server calls without an identity of the platform';
 
 create or replace function pgtrain_private.write_audit(title text, description text default null, subject jsonb default '{}') returns void
-    language sql set search_path = pg_catalog, pg_temp as $$
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_variable
+begin
+    -- plpgsql, because it keeps the plan; a function in SQL is planned anew at each call.
     insert into pgtrain.audit_log (title, description, actor_id, host, ip, subject)
     values (title, description, pgtrain.current_user_id(), host(inet_client_addr()), inet_client_addr(), coalesce(subject, '{}'));
-$$;
+end $$;
 comment on function pgtrain_private.write_audit(text, text, jsonb) is 'Adds a line to the audit log';
 
 create or replace function pgtrain.grant_application(role_name text) returns void
