@@ -222,7 +222,10 @@ begin
     returning r.config, r.data_bytes, r.threads, r.owner_id, r.name into config, data_bytes, threads, owner_id, name;
     update pgtrain.devices d set status = 'running' where d.id = device_id;
     perform pgtrain_private.add_event(run_id, owner_id, 'running', jsonb_build_object('attempt', attempt));
-    update pgtrain.run_attempts a set resumed_from_step = checkpoint_step where a.run_id = load_job.run_id and a.attempt = load_job.attempt;
+    update pgtrain.run_attempts a
+       set resumed_from_step = checkpoint_step, device_name = d.name, device_kind = d.kind
+      from (select 1) one left join pgtrain.devices d on d.id = load_job.device_id
+     where a.run_id = load_job.run_id and a.attempt = load_job.attempt;
     if checkpoint_step is not null then
         perform pgtrain_private.add_event(run_id, owner_id, 'continued', jsonb_build_object('from_step', checkpoint_step));
     end if;
@@ -390,6 +393,29 @@ begin
     return freed;
 end $$;
 comment on function pgtrain_private.free_lost_attempts() is 'Frees the leases of workers that are gone or silent; their runs are queued again or fail';
+
+create or replace function pgtrain_private.adopt_queued_runs() returns integer
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    orphan record;
+    adopted integer := 0;
+begin
+    -- Queued runs without an entry come from a dump. While it is being restored their data may still be missing: then later.
+    for orphan in
+        select r.id, r.available_at from pgtrain.training_runs r
+         where r.status = 'queued' and not exists (select from pgtrain_private.run_queue q where q.run_id = r.id)
+           and exists (select from pgtrain.training_run_datasets d where d.training_run_id = r.id)
+           and not exists (select from pgtrain.training_run_datasets d
+                            where d.training_run_id = r.id
+                              and not exists (select from pgtrain.dataset_samples s where s.dataset_id = d.dataset_id and s.ordinal = d.sample_count))
+         for no key update skip locked
+    loop
+        perform pgtrain_private.enqueue_run(orphan.id, case when orphan.available_at > clock_timestamp() then orphan.available_at end);
+        adopted := adopted + 1;
+    end loop;
+    return adopted;
+end $$;
+comment on function pgtrain_private.adopt_queued_runs() is 'Makes queue entries for queued runs that were restored from a dump';
 
 create or replace function pgtrain_private.refresh_device_status() returns void
     language sql volatile set search_path = pg_catalog, pg_temp as $$

@@ -6,13 +6,12 @@ select r.id as run_id, r.owner_id, r.training_id, r.name, r.status, r.end_reason
        r.loss, r.learning_rate, r.loss_before, r.loss_after, r.tokens, r.planned_tokens, r.tokens_per_second,
        case when r.status = 'running' and r.tokens_per_second > 0
             then make_interval(secs => greatest(r.planned_tokens - r.tokens, 0) / r.tokens_per_second) end as time_left,
-       d.name as device, d.kind as device_kind, r.parameters, r.peak_bytes_planned, r.peak_bytes, r.attempt, r.max_attempts,
+       a.device_name as device, a.device_kind, r.parameters, r.peak_bytes_planned, r.peak_bytes, r.attempt, r.max_attempts,
        (select t.task from pgtrain.training_tasks t where t.training_run_id = r.id and t.status = 'started' order by t.id desc limit 1) as task,
        r.error_message, r.error_detail, r.error_hint, r.available_at, r.created_at, r.started_at, r.ended_at, r.progressed_at,
        r.seconds as device_seconds
   from pgtrain.training_runs r
-  left join pgtrain.run_attempts a on a.run_id = r.id and a.attempt = r.attempt
-  left join pgtrain.devices d on d.id = a.device_id;
+  left join pgtrain.run_attempts a on a.run_id = r.id and a.attempt = r.attempt;
 comment on view pgtrain.run_progress is 'Where each run stands: state, step, loss, speed, time left, device, error';
 
 create or replace view pgtrain.training_jobs with (security_invoker = true) as

@@ -203,6 +203,11 @@ begin
     if max_attempts not between 1 and 100 then
         raise exception using errcode = '22023', message = format('max_attempts %s is not between 1 and 100', max_attempts);
     end if;
+    if length(name) not between 1 and 200 or length(publish_as) not between 1 and 200 or length(idempotency_key) not between 1 and 200 then
+        raise exception using errcode = '22023', message = 'name, publish_as and idempotency_key have 1 to 200 characters';
+    elsif jsonb_typeof(metadata) <> 'object' then
+        raise exception using errcode = '22023', message = format('metadata must be a JSON object, not %s', jsonb_typeof(metadata));
+    end if;
     select * into resolved from pgtrain_private.resolve_run(training_id, coalesce(dataset_ids, array[dataset_id]), config);
     plan := pgtrain_private.find_plan(resolved.frozen, resolved.config_hash, resolved.data_bytes);
     perform pgtrain_private.require_fit(plan);
@@ -418,6 +423,9 @@ begin
                  else 'its owner asked for that' end);
     end if;
     reasons := reasons || pgtrain_private.workers_note();
+    if not exists (select from pgtrain_private.run_queue q where q.run_id = run.id) then
+        reasons := reasons || 'it came from a dump and is put into the queue when all of its data is there'::text;
+    end if;
     select count(*) into running from pgtrain.run_attempts a where a.owner_id = run.owner_id and a.ended_at is null;
     allowed := pgtrain_private.concurrency_limit(run.owner_id);
     if allowed >= 0 and running >= allowed then

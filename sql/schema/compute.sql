@@ -62,8 +62,9 @@ comment on column pgtrain.devices.last_seen_at is 'When it was last found';
 comment on column pgtrain.devices.created_at is 'When first found';
 comment on column pgtrain.devices.updated_at is 'When last changed';
 
-select pgtrain_private.protect_table('compute_nodes', null, 'compute');
-select pgtrain_private.protect_table('devices', null, 'compute');
+-- Not dumped: what a machine has is found anew where the dump is restored. Attempts keep the name of their device.
+create trigger touch_updated_at before update on pgtrain.compute_nodes for each row execute function pgtrain_private.touch_updated_at();
+create trigger touch_updated_at before update on pgtrain.devices for each row execute function pgtrain_private.touch_updated_at();
 alter table pgtrain.compute_nodes enable row level security;
 alter table pgtrain.compute_nodes force row level security;
 -- The server's own machine has no owner and is no secret: whoever waits for a device may see what there is.

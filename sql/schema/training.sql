@@ -44,13 +44,14 @@ alter table pgtrain.image_groups add foreign key (training_id) references pgtrai
 create sequence pgtrain_private.queue_position_seq as bigint cache 1;
 comment on sequence pgtrain_private.queue_position_seq is 'Age of queued runs: the lower the earlier';
 
+-- No check constraints here: the server reads each anew for every statement, and submit_run makes them all.
 -- Status is in no index on purpose: then a change of it touches no index (HOT), and finished runs cost a claim nothing.
 create table pgtrain.training_runs (
     id bigint generated always as identity primary key,
     owner_id bigint not null references pgtrain.users on delete cascade,
     training_id bigint references pgtrain.trainings on delete cascade,
     image_group_id bigint references pgtrain.image_groups on delete set null,
-    name text not null check (length(name) between 1 and 200),
+    name text not null,
     description text,
     job_type text not null default 'experimental',
     training_type text not null default 'from_scratch',
@@ -67,10 +68,10 @@ create table pgtrain.training_runs (
     planned_tokens bigint not null,
     peak_bytes_planned bigint not null default 0,
     parameters bigint not null default 0,
-    idempotency_key text check (length(idempotency_key) between 1 and 200),
-    priority smallint not null default 0 check (priority between -30 and 30),
+    idempotency_key text,
+    priority smallint not null default 0,
     queue_position bigint not null,
-    max_attempts smallint not null check (max_attempts between 1 and 100),
+    max_attempts smallint not null,
     attempt integer not null default 0,
     failed_attempts integer not null default 0,
     available_at timestamptz,
@@ -84,8 +85,8 @@ create table pgtrain.training_runs (
     loss_before double precision,
     loss_after double precision,
     threads integer,
-    publish_as text check (length(publish_as) between 1 and 200),
-    metadata jsonb not null default '{}' check (jsonb_typeof(metadata) = 'object'),
+    publish_as text,
+    metadata jsonb not null default '{}',
     xp_gained integer,
     level_up_info jsonb,
     progressed_at timestamptz,
@@ -175,6 +176,8 @@ create table pgtrain.run_attempts (
     attempt integer not null,
     owner_id bigint not null,
     device_id bigint,
+    device_name text,
+    device_kind pgtrain.device_kind,
     worker_pid integer not null,
     incarnation bigint not null,
     requested pgtrain_private.stop_request not null default 'none',
@@ -193,6 +196,8 @@ comment on column pgtrain.run_attempts.run_id is 'Run';
 comment on column pgtrain.run_attempts.attempt is 'Number within the run: the epoch of its writes';
 comment on column pgtrain.run_attempts.owner_id is 'Owner of the run';
 comment on column pgtrain.run_attempts.device_id is 'Device it ran on; no foreign key, because devices come and go';
+comment on column pgtrain.run_attempts.device_name is 'Name of that device then';
+comment on column pgtrain.run_attempts.device_kind is 'Kind of that device';
 comment on column pgtrain.run_attempts.worker_pid is 'Process of the worker';
 comment on column pgtrain.run_attempts.incarnation is 'Life of the server''s shared memory in which that process ran';
 comment on column pgtrain.run_attempts.requested is 'What its worker was asked to do';
@@ -463,7 +468,8 @@ do $$
 declare
     t text;
 begin
-    foreach t in array array['pgtrain_private.queue_position_seq', 'pgtrain_private.run_queue', 'pgtrain_private.owner_shares',
+    -- Not the queue: workers would claim runs whose data is still being restored. adopt_queued_runs makes its entries.
+    foreach t in array array['pgtrain_private.queue_position_seq', 'pgtrain_private.owner_shares',
                              'pgtrain_private.stored_files', 'pgtrain_private.stored_files_id_seq', 'pgtrain_private.file_chunks'] loop
         perform pg_extension_config_dump(t::regclass, '');
     end loop;

@@ -96,8 +96,8 @@ for my $phase (qw(data step checkpoint publish))
 	my ($run, $locker) = in_phase($phase);
 	my $pid = worker_pid($node, 'device');
 	$node->safe_psql('postgres', "select pg_terminate_backend($pid)");
-	# Asked once it finishes what it is at; waiting for a lock it is asked a second time.
-	$node->safe_psql('postgres', "select pg_terminate_backend($pid)") if $locker;
+	# Asked once it finishes what it is at; waiting for a lock it goes when it is asked again.
+	$node->safe_psql('postgres', "select pg_terminate_backend($pid)") for grep { $locker && !poll_gone($pid, 0.7) } 1 .. 5;
 	ok(poll_gone($pid), "device worker terminated in $phase: it goes");
 	$locker->query_safe('rollback') if $locker;
 	$locker->quit if $locker;

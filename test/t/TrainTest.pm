@@ -23,7 +23,7 @@ sub start_server
 {
 	my ($name, $settings) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
-	$node->init(allows_streaming => 1);
+	$node->init(allows_streaming => 1, extra => [ '--encoding=UTF8', '--locale=C.UTF-8' ]);
 	my $trainer = fake_trainer();
 	$node->append_conf('postgresql.conf', <<CONF);
 shared_preload_libraries = 'pgtrain'

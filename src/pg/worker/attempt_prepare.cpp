@@ -142,7 +142,8 @@ void Attempt::write_data() {
       keep_lease_while_preparing();
     }
     if (ending_ == Ending::None && rows_read != part.sample_count)
-      return end_as(Ending::Failed, "data_invalid", "dataset " + std::to_string(part.dataset_id) + " is not what was frozen",
+      // Tried again, because the rest may just be on its way from a dump.
+      return end_as(Ending::QueuedAgain, "data_invalid", "dataset " + std::to_string(part.dataset_id) + " is not what was frozen",
                     std::to_string(part.sample_count) + " samples were frozen, " + std::to_string(rows_read) + " are there.");
   }
   file.flush();

@@ -26,12 +26,15 @@ namespace {
 
 constexpr int64_t housekeeping_us = 60 * 1000000;
 constexpr int64_t device_report_us = 10 * 1000000;
+constexpr int64_t first_adoption_us = 60 * 1000000;  // it reads all runs, so it doubles up to the longest
+constexpr int64_t longest_adoption_us = 3600 * int64_t{1000000};
 
 call::Statement extension_statement{"select exists (select from pg_catalog.pg_extension where extname = 'pgtrain')"};
 call::Statement lost_statement{"select pgtrain_private.free_lost_attempts()"};
 call::Statement due_statement{
     "select (extract(epoch from r.next_due - clock_timestamp()) * 1000)::bigint from pgtrain_private.release_due_runs() r"};
 call::Statement devices_statement{"select pgtrain_private.refresh_device_status()"};
+call::Statement adopt_statement{"select pgtrain_private.adopt_queued_runs()"};
 call::Statement checkpoints_statement{"select pgtrain_private.remove_expired_checkpoints()"};
 call::Statement plans_statement{"delete from pgtrain_private.plan_cache where created_at < now() - interval '30 days'"};
 
@@ -67,7 +70,8 @@ void run_scheduler() {
     return;
   }
   announce_present(MyDatabaseId);
-  TimestampTz keep_house_at = 0, report_devices_at = 0;
+  TimestampTz keep_house_at = 0, report_devices_at = 0, adopt_at = 0;
+  int64_t adoption_delay_us = first_adoption_us;
   while (!must_stop()) {
     (void)reload_settings_if_asked();
     if (!has_extension()) {
@@ -84,6 +88,11 @@ void run_scheduler() {
         devices_statement.execute(spi);
       });
       report_devices_at = now + device_report_us;
+    }
+    if (now >= adopt_at) {
+      in_transaction("adopting restored runs", [](const call::Spi &spi) { adopt_statement.execute(spi); });
+      adopt_at = now + adoption_delay_us;
+      adoption_delay_us = std::min(2 * adoption_delay_us, longest_adoption_us);
     }
     if (now >= keep_house_at) {
       keep_house();

@@ -15,6 +15,7 @@ extern "C" {
 }
 
 #include <csignal>
+#include <ctime>
 
 #include "pg/call/guard.hpp"
 #include "pg/worker/devices.hpp"
@@ -25,15 +26,27 @@ namespace pgtrain::pg::worker {
 namespace {
 
 WorkerSlot *slot_of_process = nullptr;
-volatile sig_atomic_t terminations = 0;
+volatile sig_atomic_t is_terminated = false;
+volatile int64_t terminated_at_ms = 0;
 
-// The first SIGTERM asks to leave in good order. The second, or the first when the database is being dropped, ends the
+// The postmaster signals the process and then its group, so one termination may arrive twice.
+constexpr int64_t same_termination_ms = 500;
+
+int64_t clock_ms() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * int64_t{1000} + now.tv_nsec / 1000000;
+}
+
+// The first SIGTERM asks to leave in good order. A later one, or the first when the database is being dropped, ends the
 // process at the next point that allows it, also within a wait for a lock.
 void on_terminate(SIGNAL_ARGS) {
   const int saved = errno;
   const bool must_abandon = slot_of_process != nullptr && slot_of_process->must_abandon;
-  terminations = terminations + 1;
-  if (terminations > 1 || must_abandon) {
+  const bool is_another = is_terminated && clock_ms() - terminated_at_ms > same_termination_ms;
+  if (!is_terminated) terminated_at_ms = clock_ms();
+  is_terminated = true;
+  if (is_another || must_abandon) {
     die(postgres_signal_arg);
   } else {
     SetLatch(MyLatch);
@@ -92,7 +105,7 @@ void set_state(WorkerState state, int64_t run_id) {
   slot_of_process->run_id = run_id;
 }
 
-bool must_stop() { return terminations > 0 || (slot_of_process != nullptr && slot_of_process->must_stop); }
+bool must_stop() { return is_terminated || (slot_of_process != nullptr && slot_of_process->must_stop); }
 
 bool reload_settings_if_asked() {
   if (!ConfigReloadPending) return false;
