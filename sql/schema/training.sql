@@ -99,7 +99,6 @@ create index training_runs_owner_id_idx on pgtrain.training_runs (owner_id, id);
 create index training_runs_training_id_idx on pgtrain.training_runs (training_id) where training_id is not null;
 create unique index training_runs_idempotency_key on pgtrain.training_runs (owner_id, idempotency_key) where idempotency_key is not null;
 create index training_runs_image_group_id_idx on pgtrain.training_runs (image_group_id) where image_group_id is not null;
-alter table pgtrain.models add foreign key (run_id) references pgtrain.training_runs on delete set null;
 comment on table pgtrain.training_runs is 'Runs: what was asked for, with its frozen configuration and data, and what has become of it';
 comment on column pgtrain.training_runs.id is 'Key';
 comment on column pgtrain.training_runs.owner_id is 'User it belongs to';

@@ -75,7 +75,7 @@ select c.oid::regclass || '.' || a.attname from pg_class c join pg_attribute a o
    and col_description(c.oid, a.attnum) is null;
 \echo 'table of pgtrain whose rows a dump would lose:'
 select c.oid::regclass from pg_class c where c.relnamespace = 'pgtrain'::regnamespace and c.relkind in ('r', 'p')
-   and c.relname not in ('migration_log')  -- written anew by the installation
+   and c.relname not in ('migration_log', 'compute_nodes', 'devices')  -- written anew by the installation and the workers
    and c.oid <> all (select unnest(extconfig) from pg_extension where extname = 'pgtrain');
 \echo 'table of pgtrain with updated_at that is not kept:'
 select c.oid::regclass from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'updated_at'
