@@ -15,7 +15,7 @@ ok(wait_for($node, "select count(*) from pgtrain_private.worker_states() where k
 
 # phase => table to lock, and the script that brings the run there
 my %phase = (
-	claim => [ 'pgtrain.training_statuses', 'claiming' ],
+	claim => [ 'pgtrain.run_attempts', 'claiming' ],
 	data => [ 'pgtrain.dataset_samples', 'preparing' ],
 	step => [ undef, 'training' ],
 	checkpoint => [ 'pgtrain.checkpoints', 'training' ],
@@ -38,12 +38,12 @@ sub in_phase
 	my $run;
 	if ($phase eq 'claim')
 	{
-		# Holds back the claim's last insert: the submit has passed it already.
+		# Holds back the claim's last insert, within its transaction; reading goes on.
 		set_server($node, 'pgtrain.databases', 'none_such');
 		wait_for($node, "select count(*) from pgtrain_private.worker_states() where kind <> 'launcher'", '0');
 		$run = submit($node, '', ',"steps":30');
 		$locker = $node->background_psql('postgres');
-		$locker->query_safe("begin; lock table $table in access exclusive mode");
+		$locker->query_safe("begin; lock table $table in share mode");
 		$node->safe_psql('postgres', 'alter system reset pgtrain.databases');
 		$node->reload;
 	}
