@@ -1,3 +1,4 @@
+-- pgbench: the same submit for a pooler: the client authenticates in each transaction.
 \if :ready = 0
 select token, dataset_id as dataset from bench.tokens where n = 1 + :client_id::integer % :users::integer \gset
 \set ready 1

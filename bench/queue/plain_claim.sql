@@ -1,3 +1,4 @@
+-- pgbench: one claim of the peer, the plain SKIP LOCKED statement.
 update runs set state = 'running', worker = 'w', started_at = now()
  where id = (select id from runs where state = 'queued' order by priority desc, id for update skip locked limit 1)
 returning id, payload;
