@@ -41,7 +41,7 @@ show_failure() {
   say "-- from $logs/$1.log"
   case $1 in
     checks) grep -A 20 '^not ok' "$logs/$1.log" | head -n 150 ;;
-    cmake) grep -E -A 30 '(Failure|Exception|\*\*\*)' "$logs/$1.log" | head -n 200 ;;
+    cmake) grep -E -A 30 '(: Failure$|\*\*\*(Failed|Exception|Timeout|Not Run)|^\[  FAILED)' "$logs/$1.log" | head -n 200 ;;
     *) tail -n 80 "$logs/$1.log" ;;
   esac
   if [ -s "$stage/$1/regression.diffs" ]; then say "-- $1 differences"; head -n 200 "$stage/$1/regression.diffs"; fi
