@@ -102,7 +102,8 @@ comment on function pgtrain_private.end_waiting_run(bigint, pgtrain.end_reason, 
 create or replace function pgtrain_private.finish_run(run_id bigint, attempt integer, status pgtrain.run_status,
     reason pgtrain.end_reason default 'completed', message text default null, detail text default null, hint text default null,
     exit_status text default null) returns void
-    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+    -- Workers have this setting anyway; elsewhere a plan made while the tables were empty would walk them when they are not.
+    language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
     ended record;
 begin

@@ -189,7 +189,8 @@ create table pgtrain.run_attempts (
     message text,
     primary key (run_id, attempt)
 ) with (fillfactor = 80);
-create index run_attempts_live_idx on pgtrain.run_attempts (expires_at) where ended_at is null;
+-- By the key, although it is read whole: chosen for a look-up of one attempt it must not be a walk over dead entries.
+create index run_attempts_live_idx on pgtrain.run_attempts (run_id, attempt) where ended_at is null;
 comment on table pgtrain.run_attempts is 'Executions of runs; one that has not ended is the lease of its worker';
 comment on column pgtrain.run_attempts.run_id is 'Run';
 comment on column pgtrain.run_attempts.attempt is 'Number within the run: the epoch of its writes';
