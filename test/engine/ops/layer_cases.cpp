@@ -89,7 +89,10 @@ void check_embedding(Backend& backend, DType type, int rows, int width, int voca
 }
 
 void check_gelu(Backend& backend, DType type, int count) {
-  const auto x = random_values(type, count, 2.0f), dy = random_values(type, count);
+  auto x = random_values(type, count, 2.0f);
+  const auto dy = random_values(type, count);
+  // Alone, a value where gelu or its slope is nearly 0 has no meaningful relative error.
+  if (count == 1) x[0] = std::abs(x[0]);
   std::vector<double> y, dx;
   for (int i = 0; i < count; ++i) {
     const double v = x[i], root = std::sqrt(2 / M_PI), t = std::tanh(root * (v + 0.044715 * v * v * v));
