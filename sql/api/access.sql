@@ -80,7 +80,15 @@ begin
     if pgtrain_private.require_permission('create', 'admin') <> 'any' then
         raise exception using errcode = '42501', message = 'permission denied to create roles';
     end if;
-    insert into pgtrain.roles (name, description) values (create_role.name, coalesce(create_role.description, '')) returning id into new_id;
+    if (create_role.name ~ '^[a-z][a-z0-9_]{1,62}$') is not true then
+        raise exception using errcode = '22023', message = format('role name "%s" is not acceptable', create_role.name),
+            hint = 'Use 2 to 63 small letters, digits and underscores, beginning with a letter.';
+    end if;
+    insert into pgtrain.roles (name, description) values (create_role.name, coalesce(create_role.description, ''))
+    on conflict on constraint roles_name_key do nothing returning id into new_id;
+    if new_id is null then
+        raise exception using errcode = '23505', message = format('there is a role "%s" already', create_role.name);
+    end if;
     perform pgtrain_private.write_audit('role_created', null, jsonb_build_object('role', name));
     return new_id;
 end $$;

@@ -169,6 +169,9 @@ declare
     me bigint := pgtrain_private.require_user();
     stored text;
 begin
+    if new_password is null then
+        raise exception using errcode = '22004', message = 'the new password may not be null';
+    end if;
     select p.hash into stored from pgtrain.passwords p where p.user_id = me;
     if not pgtrain_private.verify_password(stored, old_password) then
         raise exception using errcode = '28P01', message = 'the old password is wrong';

@@ -491,6 +491,11 @@ begin
     if not pgtrain_private.is_server_administrator() and not pgtrain.has_permission('update', 'limits', 'any') then
         raise exception using errcode = '42501', message = 'only who may update the limits of anybody may set shares';
     end if;
+    if set_share.weight is null or not (set_share.weight > 0 and set_share.weight <= 1000) then
+        raise exception using errcode = '22023', message = format('weight %s is not above 0 and at most 1000', coalesce(set_share.weight::text, 'null'));
+    elsif not exists (select from pgtrain.users u where u.id = set_share.user_id) then
+        raise exception using errcode = 'PT404', message = format('user %s does not exist', coalesce(set_share.user_id::text, 'null'));
+    end if;
     insert into pgtrain_private.owner_shares (owner_id, weight) values (set_share.user_id, set_share.weight)
     on conflict (owner_id) do update set weight = excluded.weight;
     perform pgtrain_private.forget_shares();

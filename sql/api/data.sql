@@ -26,11 +26,14 @@ begin
     if name is null or length(name) not between 1 and 200 then
         raise exception using errcode = '22023', message = 'a dataset needs a name of 1 to 200 characters';
     end if;
-    if not (create_dataset.type = any (enum_range(null::pgtrain.dataset_type)::text[])) then
+    if (create_dataset.type = any (enum_range(null::pgtrain.dataset_type)::text[])) is not true then
         raise exception using errcode = '22023', message = pg_catalog.format('dataset type "%s" is unknown', create_dataset.type),
             detail = pg_catalog.format('Types: %s.', array_to_string(enum_range(null::pgtrain.dataset_type), ', '));
     end if;
-    if not (create_dataset.format = any (enum_range(null::pgtrain.dataset_format)::text[])) then
+    if jsonb_typeof(create_dataset.metadata) <> 'object' then
+        raise exception using errcode = '22023', message = pg_catalog.format('metadata must be a JSON object, not %s', jsonb_typeof(create_dataset.metadata));
+    end if;
+    if (create_dataset.format = any (enum_range(null::pgtrain.dataset_format)::text[])) is not true then
         raise exception using errcode = '22023', message = pg_catalog.format('dataset format "%s" is unknown', create_dataset.format),
             detail = pg_catalog.format('Formats: %s.', array_to_string(enum_range(null::pgtrain.dataset_format), ', '));
     end if;
@@ -56,7 +59,7 @@ begin
     select * into dataset from pgtrain.datasets d where d.id = lock_dataset.dataset_id for update;
     -- What the caller may not reach looks as if it were not there.
     if not found or not (pgtrain_private.may_access(dataset.owner_id, 'update', 'datasets') or pgtrain_private.is_server_administrator()) then
-        raise exception using errcode = 'PT404', message = format('dataset %s does not exist', lock_dataset.dataset_id),
+        raise exception using errcode = 'PT404', message = format('dataset %s does not exist', coalesce(lock_dataset.dataset_id::text, 'null')),
             hint = 'pgtrain.datasets lists yours.';
     end if;
     return dataset;
@@ -139,7 +142,7 @@ begin
     perform pgtrain_private.require_permission('delete', 'datasets');
     select * into dataset from pgtrain.datasets d where d.id = delete_dataset.dataset_id for update;
     if not found or not (pgtrain_private.may_access(dataset.owner_id, 'delete', 'datasets') or pgtrain_private.is_server_administrator()) then
-        raise exception using errcode = 'PT404', message = format('dataset %s does not exist', delete_dataset.dataset_id);
+        raise exception using errcode = 'PT404', message = format('dataset %s does not exist', coalesce(delete_dataset.dataset_id::text, 'null'));
     end if;
     delete from pgtrain.datasets d where d.id = dataset.id;
     perform pgtrain_private.write_audit('dataset_deleted', null, jsonb_build_object('dataset_id', dataset.id, 'name', dataset.name));

@@ -13,6 +13,16 @@ begin
         raise exception using errcode = '22023', message = format('a model of kind "%s" cannot be made by hand', kind),
             hint = 'Use external or reference; local models are published by runs.';
     end if;
+    if create_model.name is null or length(create_model.name) not between 1 and 200 then
+        raise exception using errcode = '22023', message = 'a model needs a name of 1 to 200 characters';
+    elsif create_model.context_length <= 0 or create_model.max_tokens <= 0 or not create_model.temperature between 0 and 100
+          or not (create_model.top_p > 0 and create_model.top_p <= 1) then
+        raise exception using errcode = '22023', message = 'an option of the model is out of range',
+            detail = format('context_length %s and max_tokens %s (above 0), temperature %s (0 to 100), top_p %s (above 0, at most 1).',
+                            create_model.context_length, create_model.max_tokens, create_model.temperature, create_model.top_p);
+    elsif jsonb_typeof(create_model.metadata) <> 'object' then
+        raise exception using errcode = '22023', message = format('metadata must be a JSON object, not %s', jsonb_typeof(create_model.metadata));
+    end if;
     if kind = 'reference' and reach <> 'any' then
         raise exception using errcode = '42501', message = 'permission denied to make reference models';
     end if;

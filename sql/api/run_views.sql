@@ -27,7 +27,8 @@ select r.id, r.name, r.description, r.job_type, r.metadata->>'custom_capabilitie
 comment on view pgtrain.training_jobs is 'Runs in the shape of local training jobs; progress from 0 to 1';
 
 create or replace view pgtrain.external_training_jobs with (security_invoker = true) as
-select r.id, r.owner_id as user_id, (r.metadata->>'minion_id')::bigint as minion_id, r.name as job_name, r.description,
+select r.id, r.owner_id as user_id, -- metadata is the user's: what is no number must not make the view fail, also not for those who see everybody's runs
+       case when r.metadata->>'minion_id' ~ '^[0-9]{1,18}$' then (r.metadata->>'minion_id')::bigint end as minion_id, r.name as job_name, r.description,
        coalesce(r.metadata->>'provider', 'local') as provider, coalesce(r.publish_as, r.name) as model_name, r.training_type,
        upper(r.status::text) as status, case when r.planned_steps > 0 then 100 * r.step::real / r.planned_steps else 0 end as progress,
        r.config, r.error_message, r.started_at, r.ended_at as completed_at, r.created_at, r.updated_at,
@@ -38,6 +39,14 @@ comment on view pgtrain.external_training_jobs is 'Runs in the shape of training
 create or replace view pgtrain.training_job_datasets with (security_invoker = true) as
 select d.id, d.training_run_id as training_job_id, d.dataset_id from pgtrain.training_run_datasets d;
 comment on view pgtrain.training_job_datasets is 'Datasets of runs, as job and dataset';
+
+do $$
+begin
+    if pgtrain_private.server_incarnation() is null then
+        raise warning using message = 'pgtrain is not in shared_preload_libraries, so no run will be executed',
+            hint = 'Add it there and restart the server; everything else works.';
+    end if;
+end $$;
 
 -- Last of the installation: the launcher starts workers for this database once this has committed.
 select pgtrain_private.announce_database();

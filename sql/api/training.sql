@@ -81,10 +81,16 @@ declare
 begin
     perform pgtrain_private.require_permission('create', 'training');
     -- Checked now, so that the mistake shows where it is made; each run freezes it again.
-    perform pgtrain_private.freeze_run_config(coalesce(create_training.config, '{}'));
-    if base_model is not null and jsonb_typeof(create_training.base_model) <> 'object' then
-        raise exception using errcode = '22023', message = 'base_model must be a JSON object';
+    if create_training.name is null or length(create_training.name) not between 1 and 100 then
+        raise exception using errcode = '22023', message = 'a training needs a name of 1 to 100 characters';
+    elsif length(create_training.trigger_word) not between 1 and 100 then
+        raise exception using errcode = '22023', message = 'trigger_word has 1 to 100 characters';
+    elsif jsonb_typeof(create_training.config) <> 'object' then
+        raise exception using errcode = '22023', message = format('config must be a JSON object, not %s', jsonb_typeof(create_training.config));
+    elsif jsonb_typeof(create_training.base_model) <> 'object' then
+        raise exception using errcode = '22023', message = format('base_model must be a JSON object, not %s', jsonb_typeof(create_training.base_model));
     end if;
+    perform pgtrain_private.freeze_run_config(coalesce(create_training.config, '{}'));
     insert into pgtrain.trainings (owner_id, name, config, description, trigger_word, base_model)
     values (me, create_training.name, coalesce(create_training.config, '{}'), create_training.description,
             create_training.trigger_word, create_training.base_model)
@@ -125,14 +131,21 @@ begin
     end if;
     select f.config, f.config_hash, f.planned_steps, f.planned_tokens into frozen, config_hash, planned_steps, planned_tokens
       from pgtrain_private.freeze_run_config(base || coalesce(config, '{}')) f;
-    if coalesce(cardinality(array_remove(dataset_ids, null)), 0) = 0 then
+    if coalesce(cardinality(dataset_ids), 0) = 0 or dataset_ids = array[null::bigint] then
         raise exception using errcode = '22004', message = 'a run needs a dataset',
             hint = 'Give dataset_id; pgtrain.create_dataset and pgtrain.dataset_from_query make one.';
+    elsif array_ndims(dataset_ids) <> 1 then
+        raise exception using errcode = '22023', message = 'dataset_ids must be a plain array, not one of arrays';
+    elsif array_position(dataset_ids, null) is not null then
+        raise exception using errcode = '22004', message = 'dataset_ids may not contain null';
     end if;
     datasets := '[]';
     data_bytes := 0;
     data_hash := '';
     foreach wanted_id in array dataset_ids loop
+        if datasets @> jsonb_build_array(jsonb_build_object('id', wanted_id)) then
+            raise exception using errcode = '22023', message = format('dataset %s is given twice', wanted_id);
+        end if;
         select d.owner_id, d.name, d.is_public into dataset from pgtrain.datasets d where d.id = wanted_id;
         if not found or not (dataset.owner_id is null or dataset.is_public or pgtrain_private.may_access(dataset.owner_id, 'read', 'datasets')) then
             raise exception using errcode = 'PT404', message = format('dataset %s does not exist or you may not read it', wanted_id);
@@ -207,6 +220,11 @@ begin
         raise exception using errcode = '22023', message = 'name, publish_as and idempotency_key have 1 to 200 characters';
     elsif jsonb_typeof(metadata) <> 'object' then
         raise exception using errcode = '22023', message = format('metadata must be a JSON object, not %s', jsonb_typeof(metadata));
+    end if;
+    -- A reference to somebody else's row would tell that it exists, and tie a run to it.
+    if image_group_id is not null and not exists (
+        select from pgtrain.image_groups g where g.id = image_group_id and pgtrain_private.may_access(g.owner_id, 'read', 'training')) then
+        raise exception using errcode = 'PT404', message = format('image group %s does not exist or you may not read it', image_group_id);
     end if;
     select * into resolved from pgtrain_private.resolve_run(training_id, coalesce(dataset_ids, array[dataset_id]), config);
     plan := pgtrain_private.find_plan(resolved.frozen, resolved.config_hash, resolved.data_bytes);
@@ -397,7 +415,8 @@ declare
     run pgtrain.training_runs;
 begin
     run := pgtrain_private.find_run(wait_for_run.run_id, 'read');
-    perform pgtrain_private.wait_until_ended(run.id, coalesce((extract(epoch from timeout) * 1000)::bigint, -1));
+    -- Null waits without end; below zero has passed already.
+    perform pgtrain_private.wait_until_ended(run.id, case when timeout is null then -1 else greatest((extract(epoch from timeout) * 1000)::bigint, 0) end);
     return (select r.status from pgtrain.training_runs r where r.id = wait_for_run.run_id);
 end $$;
 comment on function pgtrain.wait_for_run(bigint, interval) is 'Waits until a run has ended or paused, at most for the timeout, and returns its status; can be interrupted';
@@ -486,6 +505,18 @@ begin
     if (run_id is null) = (model_id is null) then
         raise exception using errcode = '22023', message = 'give either run_id or model_id';
     end if;
+    if prompt is null or max_tokens is null or temperature is null or top_k is null or top_p is null then
+        raise exception using errcode = '22004', message = 'prompt, max_tokens, temperature, top_k and top_p may not be null',
+            hint = 'Leave an option out to take its default.';
+    elsif octet_length(prompt) > 1048576 then
+        raise exception using errcode = '22023', message = format('the prompt has %s bytes', octet_length(prompt)),
+            hint = 'Give at most 1048576 bytes; a model sees no more than its context.';
+    end if;
+    if max_tokens not between 1 and 4096 or not temperature between 0 and 10 or top_k < 0 or not (top_p > 0 and top_p <= 1) then
+        raise exception using errcode = '22023', message = 'an option of generate is out of range',
+            detail = format('max_tokens %s (1 to 4096), temperature %s (0 to 10), top_k %s (0 or more), top_p %s (above 0, at most 1).',
+                            max_tokens, temperature, top_k, top_p);
+    end if;
     if model_id is not null then
         select m.run_id into run_id from pgtrain.models m
          where m.id = model_id and (m.owner_id is null or pgtrain_private.may_access(m.owner_id, 'read', 'models'));
@@ -496,15 +527,6 @@ begin
     run := pgtrain_private.find_run(run_id, 'read');
     if run.status <> 'succeeded' then
         raise exception using errcode = 'PT409', message = format('run %s has no model yet: it is %s', run_id, run.status);
-    end if;
-    if prompt is null then
-        raise exception using errcode = '22004', message = 'prompt may not be null';
-    end if;
-    if max_tokens not between 1 and 4096 or not temperature between 0 and 10 or top_k < 0 or not (top_p > 0 and top_p <= 1)
-       or coalesce(max_tokens, temperature, top_k, top_p) is null then
-        raise exception using errcode = '22023', message = 'an option of generate is out of range',
-            detail = format('max_tokens %s (1 to 4096), temperature %s (0 to 10), top_k %s (0 or more), top_p %s (above 0, at most 1).',
-                            max_tokens, temperature, top_k, top_p);
     end if;
     return pgtrain_private.generate_text(run_id, prompt, max_tokens, temperature, top_k, top_p,
                                          coalesce(seed, (random() * 9007199254740991)::bigint));

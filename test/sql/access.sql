@@ -40,6 +40,9 @@ select count(*) from pgtrain.datasets where name = 'axs data';
 
 -- Giving, expiry, taking: honoured by the next statement. Nobody gives what he lacks.
 select pgtrain.create_role('axs_reader', 'reads all data') > 0 as made;
+select pgtrain.create_role('axs_reader');
+select pgtrain.create_role('Not Good');
+select pgtrain.create_role(null);
 select pgtrain.grant_permission('axs_reader', 'read', 'datasets', 'any');
 select pgtrain.grant_permission('axs_reader', 'read', 'nothing', 'any');
 select pgtrain.grant_role(:ben, 'axs_writer');

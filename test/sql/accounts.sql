@@ -74,6 +74,7 @@ select pgtrain.authenticate(:'new_session_token', session => true) = :a_user_id 
 select * from pgtrain.login('acc_anna', 'a long enough secret') \gset other_
 select pgtrain.change_password('wrong', 'the newest secret of all');
 select pgtrain.change_password('a long enough secret', 'tiny');
+select pgtrain.change_password('a long enough secret', null);
 select pgtrain.change_password('a long enough secret', 'the newest secret of all');
 select pgtrain.current_user_id() = :a_user_id as is_anna;
 begin;

@@ -22,6 +22,9 @@ select pgtrain.create_dataset('');
 select pgtrain.create_dataset(null);
 select pgtrain.create_dataset('x', type => 'poem');
 select pgtrain.create_dataset('x', format => 'poem');
+select pgtrain.create_dataset('x', type => null);
+select pgtrain.create_dataset('x', format => null);
+select pgtrain.create_dataset('x', metadata => '[]');
 select name, description, type, format, license, tags, is_public, sample_count, size_bytes, longest_bytes, content_hash from pgtrain.datasets;
 
 -- All or none of the samples.

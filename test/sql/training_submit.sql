@@ -37,6 +37,15 @@ select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, prior
 select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, max_attempts => 0)', :data));
 select pg_temp.refusal(format('select pgtrain.submit_run(training_id => -1, dataset_id => %s)', :data));
 select pg_temp.refusal('select pgtrain.create_training(''tries'', ''{"sise": "nano"}'')');
+select pg_temp.refusal('select pgtrain.create_training(null)');
+select pg_temp.refusal('select pgtrain.create_training(repeat(''x'', 101))');
+select pg_temp.refusal('select pgtrain.create_training(''tries'', ''[]'')');
+select pg_temp.refusal('select pgtrain.create_training(''tries'', trigger_word => '''')');
+-- A key that is cut within a character still makes a message of whole characters.
+select octet_length(pg_temp.refusal(format('select pgtrain.create_training(''tries'', ''{"%s": {}}'')', repeat('é', 100)))) % 2 as whole;
+select pg_temp.refusal(format('select pgtrain.submit_run(dataset_ids => array[%1$s, %1$s])', :data));
+select pg_temp.refusal(format('select pgtrain.submit_run(dataset_ids => array[%1$s, null])', :data));
+select pg_temp.refusal(format('select pgtrain.submit_run(dataset_ids => array[[%1$s], [%1$s]])', :data));
 
 -- A training gives the defaults of its runs, and the run keeps its own copy.
 select pgtrain.create_training('tries', '{"size": "nano", "steps": 7}') as training \gset
@@ -74,9 +83,21 @@ select pg_temp.refusal(format('select pgtrain.generate(%s, ''x'')', :run));
 select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s)', :data));
 select pg_temp.refusal(format('select pgtrain.submit_run(training_id => %s, dataset_id => %s)', :training, :data));
 select pg_temp.refusal(format('select pgtrain.set_share(%s, 100)', :bob));
+-- An image group of somebody else answers as one that does not exist.
+insert into pgtrain.image_groups (owner_id, training_id) values (:ann, :training) returning id as images \gset
+select pgtrain.create_dataset('bobs_words') as bobs \gset
+select pgtrain.append_samples(:bobs, array['words of bob', 'more words of bob']);
+select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, image_group_id => %s)', :bobs, :images));
+select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, image_group_id => 987654)', :bobs));
 
 -- Transitions of a waiting run.
 select pgtrain.authenticate(:'ann_token', true) = :ann as is_ann;
+-- A timeout below zero has passed already. What metadata holds does not break the view of everybody.
+set statement_timeout = '5s';
+select pgtrain.wait_for_run(:run, '-1 second');
+reset statement_timeout;
+update pgtrain.training_runs set metadata = '{"minion_id": "abc"}' where id = :run;
+select minion_id is null as is_null from pgtrain.external_training_jobs where id = :run;
 select pg_temp.refusal(format('select pgtrain.resume_run(%s)', :run));
 select pg_temp.refusal(format('select pgtrain.retry_run(%s)', :run));
 select pgtrain.pause_run(:run);
@@ -89,6 +110,9 @@ select pgtrain.cancel_run(:once);
 select pg_temp.refusal(format('select pgtrain.export_artifact(%s)', :run));
 select pg_temp.refusal(format('select pgtrain.generate(%s, ''x'')', :run));
 select pg_temp.refusal('select pgtrain.generate()');
+select pg_temp.refusal(format('select pgtrain.generate(%s, ''x'', max_tokens => null)', :run));
+select pg_temp.refusal(format('select pgtrain.generate(%s, ''x'', top_p => ''nan'')', :run));
+select pg_temp.refusal(format('select pgtrain.generate(%s, repeat(''x'', 2000000))', :run));
 select held_value, used_value from pgtrain.user_usage_limits where user_id = :ann and resource_type = 'training_jobs';
 select count(*) from pgtrain_private.run_queue q join pgtrain.training_runs r on r.id = q.run_id where r.owner_id = :ann;
 

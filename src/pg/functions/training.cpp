@@ -5,6 +5,7 @@ extern "C" {
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "funcapi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
@@ -63,7 +64,10 @@ int read_pairs(Jsonb *object, PlainPair *pairs, char *not_plain, size_t not_plai
         case jbvString: pair.value = pnstrdup(value.val.string.val, value.val.string.len); break;
         case jbvNumeric: pair.value = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value.val.numeric))); break;
         case jbvBool: pair.value = value.val.boolean ? "true" : "false"; break;
-        default: pg_snprintf(not_plain, not_plain_size, "%.*s", pair.key_length, pair.key); return count;
+        default:
+          // Cut at a character: half of one would make the message itself badly encoded.
+          strlcpy(not_plain, pnstrdup(pair.key, pg_mbcliplen(pair.key, pair.key_length, static_cast<int>(not_plain_size) - 1)), not_plain_size);
+          return count;
       }
       pair.value_length = static_cast<int>(strlen(pair.value));
     }
