@@ -1,23 +1,89 @@
-// A backend that does every operation in the plainest way, in double, on host memory: the reference that others are held against.
+// Backends that do every operation by the double-precision references, on host memory.
 //
-// Each result is rounded once, when it is stored. Slow on purpose; for tests only.
+// NaiveBackend rounds each result once, when it is stored, as a device would. ExactBackend keeps a double beside every float
+// that it stores and computes from those, so that a whole graph runs in double and can be held against differences.
+// Slow on purpose; for tests only.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
 #include <vector>
 
 #include "engine/backend/backend.hpp"
+#include "reference.hpp"
 
 namespace pgtrain::engine {
 
-class NaiveBackend : public backend::Backend {
+class RoundedMemory {
+ public:
+  void* allocate(std::size_t bytes) {
+    void* memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+    // NaN everywhere: whatever is read before it is written shows.
+    std::memset(memory, 0xFF, bytes);
+    return memory;
+  }
+  void release(void* memory) noexcept { std::free(memory); }
+  void stored(void*, std::size_t) {}
+  double get(core::DType type, const void* x, std::int64_t i) const {
+    return type == core::DType::Bf16 ? core::to_float(static_cast<const core::Bf16*>(x)[i]) : static_cast<const float*>(x)[i];
+  }
+  void put(core::DType type, void* x, std::int64_t i, double value) {
+    if (type == core::DType::Bf16) static_cast<core::Bf16*>(x)[i] = core::to_bf16(static_cast<float>(value));
+    else static_cast<float*>(x)[i] = static_cast<float>(value);
+  }
+};
+
+// Floats only. What is released is not used again: tests are small, and a stale pointer then reads NaN.
+class ExactMemory {
+ public:
+  ExactMemory() : floats_(static_cast<char*>(map(kBytes))), doubles_(static_cast<double*>(map(2 * kBytes))) {}
+  ~ExactMemory() {
+    munmap(floats_, kBytes);
+    munmap(doubles_, 2 * kBytes);
+  }
+  ExactMemory(const ExactMemory&) = delete;
+  ExactMemory& operator=(const ExactMemory&) = delete;
+  void* allocate(std::size_t bytes) {
+    void* memory = floats_ + used_;
+    used_ += (bytes + 255) / 256 * 256;
+    if (used_ > kBytes) throw std::runtime_error("the exact backend is for small tests");
+    std::memset(memory, 0xFF, bytes);
+    stored(memory, bytes);
+    return memory;
+  }
+  void release(void*) noexcept {}
+  void stored(void* memory, std::size_t bytes) {
+    for (std::size_t i = 0; i < bytes / sizeof(float); ++i) beside(memory)[i] = static_cast<const float*>(memory)[i];
+  }
+  double get(core::DType, const void* x, std::int64_t i) const { return beside(x)[i]; }
+  void put(core::DType, void* x, std::int64_t i, double value) {
+    static_cast<float*>(x)[i] = static_cast<float>(value);
+    beside(x)[i] = value;
+  }
+
+ private:
+  static constexpr std::size_t kBytes = std::size_t{64} << 20;
+  static void* map(std::size_t bytes) {
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    return memory;
+  }
+  double* beside(const void* x) const { return doubles_ + (static_cast<const char*>(x) - floats_) / static_cast<std::ptrdiff_t>(sizeof(float)); }
+  char* floats_;
+  double* doubles_;
+  std::size_t used_ = 0;
+};
+
+template <typename Memory>
+class ReferenceBackend : public backend::Backend {
  public:
   using DType = core::DType;
+  using Vector = reference::Vector;
 
-  NaiveBackend() {
+  ReferenceBackend() {
     info_.name = "cpu";
     info_.description = "naive reference";
     info_.uuid = "naive";
@@ -26,258 +92,164 @@ class NaiveBackend : public backend::Backend {
     info_.units = 1;
   }
 
-  static double get(DType type, const void* x, std::int64_t i) {
-    return type == DType::Bf16 ? core::to_float(static_cast<const core::Bf16*>(x)[i]) : static_cast<const float*>(x)[i];
+  Vector read(DType type, const void* x, std::int64_t count) const { return read(type, x, 1, count, count); }
+  Vector read(DType type, const void* x, std::int64_t rows, std::int64_t width, std::int64_t pitch) const {
+    Vector values(reference::size(rows * width));
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t c = 0; c < width; ++c) values[reference::size(r * width + c)] = memory_.get(type, x, r * pitch + c);
+    return values;
   }
-  static void put(DType type, void* x, std::int64_t i, double value) {
-    if (type == DType::Bf16) static_cast<core::Bf16*>(x)[i] = core::to_bf16(static_cast<float>(value));
-    else static_cast<float*>(x)[i] = static_cast<float>(value);
-  }
-  static double gelu(double x) { return 0.5 * x * (1.0 + std::tanh(kGelu * (x + 0.044715 * x * x * x))); }
-  static double gelu_slope(double x) {
-    const double t = std::tanh(kGelu * (x + 0.044715 * x * x * x));
-    return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * kGelu * (1.0 + 3.0 * 0.044715 * x * x);
+  void write(DType type, void* x, const Vector& values) { write(type, x, 1, static_cast<std::int64_t>(values.size()), 0, values); }
+  void write(DType type, void* x, std::int64_t rows, std::int64_t width, std::int64_t pitch, const Vector& values) {
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t c = 0; c < width; ++c) memory_.put(type, x, r * pitch + c, values[reference::size(r * width + c)]);
   }
 
   const backend::DeviceInfo& info() const override { return info_; }
   std::uint64_t workspace_bytes() const override { return 0; }
-  void* allocate(std::size_t bytes) override {
-    void* memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
-    // NaN everywhere: whatever is read before it is written shows.
-    std::memset(memory, 0xFF, bytes);
-    return memory;
+  void* allocate(std::size_t bytes) override { return memory_.allocate(bytes); }
+  void release(void* memory) noexcept override { memory_.release(memory); }
+  void upload(void* to, const void* from, std::size_t bytes) override {
+    std::memcpy(to, from, bytes);
+    memory_.stored(to, bytes);
   }
-  void release(void* memory) noexcept override { std::free(memory); }
-  void upload(void* to, const void* from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
   void download(void* to, const void* from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
-  void copy(void* to, const void* from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
-  void zero(void* memory, std::size_t bytes) override { std::memset(memory, 0, bytes); }
+  void copy(void* to, const void* from, std::size_t bytes) override { upload(to, from, bytes); }
+  void zero(void* memory, std::size_t bytes) override {
+    std::memset(memory, 0, bytes);
+    memory_.stored(memory, bytes);
+  }
   void synchronize() override {}
 
   void matmul(const backend::Matmul& a) override {
-    const std::int64_t a_pitch = a.a_pitch != 0 ? a.a_pitch : a.transpose_a ? a.m : a.k, b_pitch = a.b_pitch != 0 ? a.b_pitch : a.transpose_b ? a.k : a.n;
+    const std::int64_t a_rows = a.transpose_a ? a.k : a.m, a_width = a.transpose_a ? a.m : a.k, b_rows = a.transpose_b ? a.n : a.k, b_width = a.transpose_b ? a.k : a.n;
     const std::int64_t c_pitch = a.c_pitch != 0 ? a.c_pitch : a.n;
-    for (std::int64_t i = 0; i < a.m; ++i)
-      for (std::int64_t j = 0; j < a.n; ++j) {
-        double total = 0;
-        for (std::int64_t k = 0; k < a.k; ++k)
-          total += get(a.in, a.a, a.transpose_a ? k * a_pitch + i : i * a_pitch + k) * get(a.in, a.b, a.transpose_b ? j * b_pitch + k : k * b_pitch + j);
-        total *= a.alpha;
-        if (a.beta != 0) total += a.beta * get(a.out, a.c, i * c_pitch + j);
-        if (a.bias != nullptr) total += get(a.in, a.bias, j);
-        if (a.gelu_input != nullptr) put(a.out, a.gelu_input, i * a.n + j, total);
-        put(a.out, a.c, i * c_pitch + j, a.gelu ? gelu(total) : total);
-      }
+    Vector out = reference::multiply({a.m, a.n, a.k, a.transpose_a, a.transpose_b, a.alpha, a.beta},
+                                     read(a.in, a.a, a_rows, a_width, a.a_pitch != 0 ? a.a_pitch : a_width), read(a.in, a.b, b_rows, b_width, a.b_pitch != 0 ? a.b_pitch : b_width),
+                                     a.beta != 0 ? read(a.out, a.c, a.m, a.n, c_pitch) : Vector{}, a.bias != nullptr ? read(a.in, a.bias, a.n) : Vector{});
+    if (a.gelu_input != nullptr) write(a.out, a.gelu_input, out);
+    if (a.gelu)
+      for (double& value : out) value = reference::gelu(value);
+    write(a.out, a.c, a.m, a.n, c_pitch, out);
   }
   void embedding_forward(const backend::EmbeddingForward& a) override {
-    for (std::int64_t r = 0; r < a.rows; ++r)
-      for (std::int64_t c = 0; c < a.width; ++c) put(a.type, a.out, r * a.width + c, get(a.type, a.table, a.ids[r] * a.width + c));
+    write(a.type, a.out, reference::embedding(a.width, read(a.type, a.table, a.vocabulary * a.width), {a.ids, a.ids + a.rows}));
   }
   void embedding_backward(const backend::EmbeddingBackward& a) override {
-    std::vector<double> sums(static_cast<std::size_t>(a.vocabulary * a.width));
-    for (std::int64_t r = 0; r < a.rows; ++r)
-      for (std::int64_t c = 0; c < a.width; ++c) sums[static_cast<std::size_t>(a.ids[r] * a.width + c)] += get(a.type, a.dout, r * a.width + c);
-    for (std::size_t i = 0; i < sums.size(); ++i) a.dtable[i] = static_cast<float>(a.dtable[i] + sums[i]);
+    add_to(a.dtable, reference::embedding_backward(a.vocabulary, a.width, {a.ids, a.ids + a.rows}, read(a.type, a.dout, a.rows * a.width)));
   }
   void layer_norm_forward(const backend::LayerNormForward& a) override {
-    std::vector<double> row(static_cast<std::size_t>(a.width));
-    for (std::int64_t r = 0; r < a.rows; ++r) {
-      double mean = 0, variance = 0;
-      for (std::int64_t c = 0; c < a.width; ++c) {
-        double& x = row[static_cast<std::size_t>(c)];
-        x = get(a.type, a.x, r * a.width + c);
-        if (a.residual != nullptr) {
-          put(a.type, a.sum, r * a.width + c, x + get(a.type, a.residual, r * a.width + c));
-          x = get(a.type, a.sum, r * a.width + c);
-        }
-        mean += x / static_cast<double>(a.width);
-      }
-      for (const double x : row) variance += (x - mean) * (x - mean) / static_cast<double>(a.width);
-      const double rstd = 1.0 / std::sqrt(variance + a.epsilon);
-      a.mean[r] = static_cast<float>(mean), a.rstd[r] = static_cast<float>(rstd);
-      for (std::int64_t c = 0; c < a.width; ++c)
-        put(a.type, a.y, r * a.width + c, (row[static_cast<std::size_t>(c)] - mean) * rstd * get(a.type, a.gain, c) + get(a.type, a.bias, c));
-    }
+    const std::int64_t count = a.rows * a.width;
+    if (a.residual != nullptr) add(a.type, a.sum, a.x, a.residual, count);
+    const reference::Norm norm = reference::layer_norm(a.rows, a.width, a.epsilon, read(a.type, a.residual != nullptr ? a.sum : a.x, count),
+                                                       read(a.type, a.gain, a.width), read(a.type, a.bias, a.width));
+    write(a.type, a.y, norm.y);
+    write(DType::F32, a.mean, norm.mean);
+    write(DType::F32, a.rstd, norm.rstd);
   }
   void layer_norm_backward(const backend::LayerNormBackward& a) override {
-    std::vector<double> dgain(static_cast<std::size_t>(a.width)), dbias(dgain.size());
-    for (std::int64_t r = 0; r < a.rows; ++r) {
-      double mean_d = 0, mean_dx = 0;
-      const auto normed = [&](std::int64_t c) { return (get(a.type, a.x, r * a.width + c) - a.mean[r]) * a.rstd[r]; };
-      for (std::int64_t c = 0; c < a.width; ++c) {
-        const double dy = get(a.type, a.dy, r * a.width + c), scaled = dy * get(a.type, a.gain, c);
-        mean_d += scaled / static_cast<double>(a.width), mean_dx += scaled * normed(c) / static_cast<double>(a.width);
-        dgain[static_cast<std::size_t>(c)] += dy * normed(c), dbias[static_cast<std::size_t>(c)] += dy;
-      }
-      for (std::int64_t c = 0; c < a.width; ++c) {
-        const double dx = (get(a.type, a.dy, r * a.width + c) * get(a.type, a.gain, c) - mean_d - normed(c) * mean_dx) * a.rstd[r];
-        put(a.type, a.dx, r * a.width + c, a.accumulate_dx ? get(a.type, a.dx, r * a.width + c) + dx : dx);
-      }
-    }
-    for (std::size_t c = 0; c < dgain.size(); ++c) {
-      a.dgain[c] = static_cast<float>(a.dgain[c] + dgain[c]);
-      a.dbias[c] = static_cast<float>(a.dbias[c] + dbias[c]);
-    }
-  }
-
-  // Softmax weights of one query, over positions 0..query of the same document.
-  struct Row {
-    std::vector<double> weights;
-    double log_sum = 0;
-  };
-  template <typename Shape>
-  static Row attend(const Shape& a, std::int64_t b, std::int64_t h, std::int64_t query) {
-    const std::int64_t width = a.heads * a.head_size;
-    Row row;
-    double most = -INFINITY;
-    for (std::int64_t key = 0; key <= query; ++key) {
-      double score = 0;
-      for (std::int64_t i = 0; i < a.head_size; ++i)
-        score += get(a.type, a.qkv, (b * a.length + query) * 3 * width + h * a.head_size + i) * get(a.type, a.qkv, (b * a.length + key) * 3 * width + width + h * a.head_size + i);
-      const bool is_seen = a.segments == nullptr || a.segments[b * a.length + key] == a.segments[b * a.length + query];
-      row.weights.push_back(is_seen ? score * a.scale : -INFINITY);
-      most = std::max(most, row.weights.back());
-    }
-    double total = 0;
-    for (double& weight : row.weights) total += weight = std::exp(weight - most);
-    for (double& weight : row.weights) weight /= total;
-    row.log_sum = most + std::log(total);
-    return row;
+    const std::int64_t count = a.rows * a.width;
+    reference::NormGradients g = reference::layer_norm_backward(a.rows, a.width, read(a.type, a.x, count), read(a.type, a.gain, a.width), read(DType::F32, a.mean, a.rows),
+                                                                read(DType::F32, a.rstd, a.rows), read(a.type, a.dy, count));
+    if (a.accumulate_dx)
+      for (std::int64_t i = 0; i < count; ++i) g.dx[reference::size(i)] += memory_.get(a.type, a.dx, i);
+    write(a.type, a.dx, g.dx);
+    add_to(a.dgain, g.dgain);
+    add_to(a.dbias, g.dbias);
   }
   void attention_forward(const backend::AttentionForward& a) override {
-    const std::int64_t width = a.heads * a.head_size;
-    for (std::int64_t b = 0; b < a.batch; ++b)
-      for (std::int64_t h = 0; h < a.heads; ++h)
-        for (std::int64_t query = 0; query < a.length; ++query) {
-          const Row row = attend(a, b, h, query);
-          a.log_sum[(b * a.heads + h) * a.length + query] = static_cast<float>(row.log_sum);
-          for (std::int64_t i = 0; i < a.head_size; ++i) {
-            double total = 0;
-            for (std::int64_t key = 0; key <= query; ++key)
-              total += row.weights[static_cast<std::size_t>(key)] * get(a.type, a.qkv, (b * a.length + key) * 3 * width + 2 * width + h * a.head_size + i);
-            put(a.type, a.out, (b * a.length + query) * width + h * a.head_size + i, total);
-          }
-        }
+    const reference::AttentionShape shape = shape_of(a);
+    const reference::Attention result = reference::attention(shape, read(a.type, a.qkv, a.batch * a.length * 3 * shape.width()), segments_of(a));
+    write(a.type, a.out, result.out);
+    write(DType::F32, a.log_sum, result.log_sum);
   }
   void attention_backward(const backend::AttentionBackward& a) override {
-    const std::int64_t width = a.heads * a.head_size;
-    std::vector<double> gradient(static_cast<std::size_t>(a.batch * a.length * 3 * width));
-    for (std::int64_t b = 0; b < a.batch; ++b)
-      for (std::int64_t h = 0; h < a.heads; ++h)
-        for (std::int64_t query = 0; query < a.length; ++query) {
-          const Row row = attend(a, b, h, query);
-          const std::int64_t q_at = (b * a.length + query) * 3 * width + h * a.head_size, out_at = (b * a.length + query) * width + h * a.head_size;
-          std::vector<double> dweights(row.weights.size());
-          double delta = 0;
-          for (std::int64_t key = 0; key <= query; ++key) {
-            const std::int64_t v_at = (b * a.length + key) * 3 * width + 2 * width + h * a.head_size;
-            for (std::int64_t i = 0; i < a.head_size; ++i) {
-              const double dout = get(a.type, a.dout, out_at + i);
-              dweights[static_cast<std::size_t>(key)] += dout * get(a.type, a.qkv, v_at + i);
-              gradient[static_cast<std::size_t>(v_at + i)] += dout * row.weights[static_cast<std::size_t>(key)];
-            }
-            delta += dweights[static_cast<std::size_t>(key)] * row.weights[static_cast<std::size_t>(key)];
-          }
-          for (std::int64_t key = 0; key <= query; ++key) {
-            const std::int64_t k_at = (b * a.length + key) * 3 * width + width + h * a.head_size;
-            const double dscore = row.weights[static_cast<std::size_t>(key)] * (dweights[static_cast<std::size_t>(key)] - delta) * a.scale;
-            for (std::int64_t i = 0; i < a.head_size; ++i) {
-              gradient[static_cast<std::size_t>(q_at + i)] += dscore * get(a.type, a.qkv, k_at + i);
-              gradient[static_cast<std::size_t>(k_at + i)] += dscore * get(a.type, a.qkv, q_at + i);
-            }
-          }
-        }
-    for (std::size_t i = 0; i < gradient.size(); ++i) put(a.type, a.dqkv, static_cast<std::int64_t>(i), gradient[i]);
+    const reference::AttentionShape shape = shape_of(a);
+    const std::int64_t count = a.batch * a.length * shape.width();
+    write(a.type, a.dqkv, reference::attention_backward(shape, read(a.type, a.qkv, 3 * count), segments_of(a), read(a.type, a.dout, count)));
   }
   void attention_decode(const backend::AttentionDecode& a) override {
     const std::int64_t width = a.heads * a.head_size;
-    for (std::int64_t i = 0; i < width; ++i) {
-      put(a.type, a.keys, a.position * width + i, get(a.type, a.qkv, width + i));
-      put(a.type, a.values, a.position * width + i, get(a.type, a.qkv, 2 * width + i));
-    }
-    for (std::int64_t h = 0; h < a.heads; ++h) {
-      std::vector<double> weights;
-      double most = -INFINITY, total = 0;
-      for (std::int64_t key = 0; key <= a.position; ++key) {
-        double score = 0;
-        for (std::int64_t i = 0; i < a.head_size; ++i) score += get(a.type, a.qkv, h * a.head_size + i) * get(a.type, a.keys, key * width + h * a.head_size + i);
-        weights.push_back(score * a.scale);
-        most = std::max(most, weights.back());
-      }
-      for (double& weight : weights) total += weight = std::exp(weight - most);
-      for (std::int64_t i = 0; i < a.head_size; ++i) {
-        double out = 0;
-        for (std::int64_t key = 0; key <= a.position; ++key) out += weights[static_cast<std::size_t>(key)] / total * get(a.type, a.values, key * width + h * a.head_size + i);
-        put(a.type, a.out, h * a.head_size + i, out);
-      }
-    }
+    write(a.type, at(a.type, a.keys, a.position * width), read(a.type, at(a.type, a.qkv, width), width));
+    write(a.type, at(a.type, a.values, a.position * width), read(a.type, at(a.type, a.qkv, 2 * width), width));
+    // The cache as packed rows; only the last one asks.
+    const reference::AttentionShape shape{1, a.position + 1, a.heads, a.head_size, a.scale};
+    Vector qkv;
+    for (std::int64_t token = 0; token <= a.position; ++token)
+      for (const Vector& part : {read(a.type, a.qkv, width), read(a.type, at(a.type, a.keys, token * width), width), read(a.type, at(a.type, a.values, token * width), width)})
+        qkv.insert(qkv.end(), part.begin(), part.end());
+    const Vector out = reference::attention(shape, qkv, {}).out;
+    write(a.type, a.out, Vector(out.end() - width, out.end()));
   }
   void cross_entropy(const backend::CrossEntropy& a) override {
     const std::int64_t pitch = a.pitch != 0 ? a.pitch : a.vocabulary;
-    for (std::int64_t r = 0; r < a.rows; ++r) {
-      double most = -INFINITY, total = 0;
-      for (std::int64_t c = 0; c < a.vocabulary; ++c) most = std::max(most, get(a.type, a.logits, r * pitch + c));
-      for (std::int64_t c = 0; c < a.vocabulary; ++c) total += std::exp(get(a.type, a.logits, r * pitch + c) - most);
-      const std::int32_t target = a.targets[r];
-      a.losses[r] = target < 0 ? 0.0f : static_cast<float>(most + std::log(total) - get(a.type, a.logits, r * pitch + target));
-      if (!a.gradient) continue;
-      for (std::int64_t c = 0; c < a.vocabulary; ++c) {
-        const double probability = std::exp(get(a.type, a.logits, r * pitch + c) - most) / total;
-        put(a.type, a.logits, r * pitch + c, target < 0 ? 0.0 : a.scale * (probability - (c == target ? 1.0 : 0.0)));
-      }
-    }
+    const reference::Loss result = reference::cross_entropy(a.vocabulary, read(a.type, a.logits, a.rows, a.vocabulary, pitch), {a.targets, a.targets + a.rows}, a.scale);
+    write(DType::F32, a.losses, result.losses);
+    if (a.gradient) write(a.type, a.logits, a.rows, a.vocabulary, pitch, result.gradient);
   }
   void gelu_forward(DType type, void* y, const void* x, std::int64_t count) override {
-    for (std::int64_t i = 0; i < count; ++i) put(type, y, i, gelu(get(type, x, i)));
+    for (std::int64_t i = 0; i < count; ++i) memory_.put(type, y, i, reference::gelu(memory_.get(type, x, i)));
   }
   void gelu_backward(DType type, void* dx, const void* dy, const void* x, std::int64_t count) override {
-    for (std::int64_t i = 0; i < count; ++i) put(type, dx, i, get(type, dy, i) * gelu_slope(get(type, x, i)));
+    for (std::int64_t i = 0; i < count; ++i) memory_.put(type, dx, i, memory_.get(type, dy, i) * reference::gelu_slope(memory_.get(type, x, i)));
   }
   void add(DType type, void* y, const void* a, const void* b, std::int64_t count) override {
-    for (std::int64_t i = 0; i < count; ++i) put(type, y, i, get(type, a, i) + get(type, b, i));
+    for (std::int64_t i = 0; i < count; ++i) memory_.put(type, y, i, memory_.get(type, a, i) + memory_.get(type, b, i));
   }
   void scale(DType type, void* x, float factor, std::int64_t count) override {
-    for (std::int64_t i = 0; i < count; ++i) put(type, x, i, get(type, x, i) * factor);
+    for (std::int64_t i = 0; i < count; ++i) memory_.put(type, x, i, memory_.get(type, x, i) * factor);
   }
   void cast(DType to_type, void* to, DType from_type, const void* from, std::int64_t count) override {
-    for (std::int64_t i = 0; i < count; ++i) put(to_type, to, i, get(from_type, from, i));
+    for (std::int64_t i = 0; i < count; ++i) memory_.put(to_type, to, i, memory_.get(from_type, from, i));
   }
   void column_sum(DType type, float* out, const void* x, std::int64_t rows, std::int64_t width) override {
-    for (std::int64_t c = 0; c < width; ++c) {
-      double total = out[c];
-      for (std::int64_t r = 0; r < rows; ++r) total += get(type, x, r * width + c);
-      out[c] = static_cast<float>(total);
-    }
+    add_to(out, reference::column_sums(rows, width, read(type, x, rows * width)));
   }
   void sum(float* out, const float* x, std::int64_t count, bool accumulate) override {
-    double total = accumulate ? *out : 0.0;
-    for (std::int64_t i = 0; i < count; ++i) total += x[i];
-    *out = static_cast<float>(total);
+    double total = accumulate ? memory_.get(DType::F32, out, 0) : 0.0;
+    for (const double value : read(DType::F32, x, count)) total += value;
+    memory_.put(DType::F32, out, 0, total);
   }
   void sum_of_squares(float* out, const float* x, std::int64_t count, bool accumulate) override {
-    double total = accumulate ? *out : 0.0;
-    for (std::int64_t i = 0; i < count; ++i) total += static_cast<double>(x[i]) * x[i];
-    *out = static_cast<float>(total);
+    double total = accumulate ? memory_.get(DType::F32, out, 0) : 0.0;
+    for (const double value : read(DType::F32, x, count)) total += value * value;
+    memory_.put(DType::F32, out, 0, total);
   }
   void adamw(const backend::AdamW& a) override {
     double factor = a.gradient_scale;
     if (a.squared_norm != nullptr && a.clip > 0) {
-      const double norm = std::sqrt(static_cast<double>(*a.squared_norm)) * a.gradient_scale;
+      const double norm = std::sqrt(memory_.get(DType::F32, a.squared_norm, 0)) * a.gradient_scale;
       if (norm > a.clip) factor *= a.clip / norm;
     }
     for (std::int64_t i = 0; i < a.count; ++i) {
-      const double g = a.gradient[i] * factor;
-      const double m = a.beta1 * a.m[i] + (1.0 - a.beta1) * g, v = a.beta2 * a.v[i] + (1.0 - a.beta2) * g * g;
-      a.m[i] = static_cast<float>(m), a.v[i] = static_cast<float>(v);
-      const double decayed = a.parameter[i] * (1.0 - static_cast<double>(a.learning_rate) * a.weight_decay);
-      a.parameter[i] = static_cast<float>(decayed - a.learning_rate * (m * a.correction1) / (std::sqrt(v * a.correction2) + a.epsilon));
-      if (a.shadow != nullptr) static_cast<core::Bf16*>(a.shadow)[i] = core::to_bf16(a.parameter[i]);
+      const double g = memory_.get(DType::F32, a.gradient, i) * factor, p = memory_.get(DType::F32, a.parameter, i);
+      const double m = a.beta1 * memory_.get(DType::F32, a.m, i) + (1.0 - a.beta1) * g, v = a.beta2 * memory_.get(DType::F32, a.v, i) + (1.0 - a.beta2) * g * g;
+      memory_.put(DType::F32, a.m, i, m);
+      memory_.put(DType::F32, a.v, i, v);
+      const double decayed = p * (1.0 - static_cast<double>(a.learning_rate) * a.weight_decay);
+      memory_.put(DType::F32, a.parameter, i, decayed - a.learning_rate * (m * a.correction1) / (std::sqrt(v * a.correction2) + a.epsilon));
+      if (a.shadow != nullptr) memory_.put(DType::Bf16, a.shadow, i, memory_.get(DType::F32, a.parameter, i));
     }
   }
 
  private:
-  static constexpr double kGelu = 0.79788456080286535588;  // sqrt(2 / pi)
+  static const void* at(DType type, const void* x, std::int64_t i) { return static_cast<const char*>(x) + i * static_cast<std::int64_t>(core::size_of(type)); }
+  static void* at(DType type, void* x, std::int64_t i) { return static_cast<char*>(x) + i * static_cast<std::int64_t>(core::size_of(type)); }
+  template <typename Call>
+  static reference::AttentionShape shape_of(const Call& a) { return {a.batch, a.length, a.heads, a.head_size, a.scale}; }
+  template <typename Call>
+  static reference::Numbers segments_of(const Call& a) {
+    return a.segments == nullptr ? reference::Numbers{} : reference::Numbers(a.segments, a.segments + a.batch * a.length);
+  }
+  void add_to(float* out, const Vector& values) {
+    for (std::size_t i = 0; i < values.size(); ++i) memory_.put(DType::F32, out, static_cast<std::int64_t>(i), memory_.get(DType::F32, out, static_cast<std::int64_t>(i)) + values[i]);
+  }
+
+  Memory memory_;
   backend::DeviceInfo info_;
 };
+
+using NaiveBackend = ReferenceBackend<RoundedMemory>;
+using ExactBackend = ReferenceBackend<ExactMemory>;
 
 }  // namespace pgtrain::engine

@@ -8,49 +8,6 @@ struct Shape {
   int batch, length, heads, head_size;
   bool packed;
 };
-struct Reference {
-  std::vector<double> out, dqkv, log_sum;
-};
-Reference reference(const Shape& s, float scale, const std::vector<float>& qkv, const std::vector<float>& dout, const std::vector<std::int32_t>& segments) {
-  const int channels = s.heads * s.head_size;
-  const std::size_t rows = std::size_t(s.batch) * std::size_t(s.length);
-  Reference r{std::vector<double>(rows * channels), std::vector<double>(rows * 3 * channels), std::vector<double>(rows * s.heads)};
-  for (int b = 0; b < s.batch; ++b)
-    for (int h = 0; h < s.heads; ++h)
-      for (int i = 0; i < s.length; ++i) {
-        const auto place = [&](int t, int part, int c) { return (std::size_t(b) * s.length + t) * 3 * channels + std::size_t(part) * channels + h * s.head_size + c; };
-        const std::size_t row = (std::size_t(b) * s.length + i) * channels + std::size_t(h) * s.head_size;
-        std::vector<double> p(std::size_t(i) + 1);
-        double total = 0, delta = 0;
-        for (int j = 0; j <= i; ++j) {
-          if (s.packed && segments[std::size_t(b) * s.length + i] != segments[std::size_t(b) * s.length + j]) continue;
-          double score = 0;
-          for (int c = 0; c < s.head_size; ++c) score += double(qkv[place(i, 0, c)]) * qkv[place(j, 1, c)];
-          total += p[std::size_t(j)] = std::exp(score * scale);
-        }
-        r.log_sum[(std::size_t(b) * s.heads + h) * s.length + i] = std::log(total);
-        for (int c = 0; c < s.head_size; ++c) {
-          double v = 0;
-          for (int j = 0; j <= i; ++j) v += p[std::size_t(j)] / total * qkv[place(j, 2, c)];
-          r.out[row + c] = v;
-          delta += v * dout[row + c];
-        }
-        for (int j = 0; j <= i; ++j) {
-          const double share = p[std::size_t(j)] / total;
-          double dp = 0;
-          for (int c = 0; c < s.head_size; ++c) {
-            dp += double(dout[row + c]) * qkv[place(j, 2, c)];
-            r.dqkv[place(j, 2, c)] += share * dout[row + c];
-          }
-          const double ds = share * (dp - delta) * scale;
-          for (int c = 0; c < s.head_size; ++c) {
-            r.dqkv[place(i, 0, c)] += ds * qkv[place(j, 1, c)];
-            r.dqkv[place(j, 1, c)] += ds * qkv[place(i, 0, c)];
-          }
-        }
-      }
-  return r;
-}
 std::vector<std::int32_t> random_documents(const Shape& s) {
   std::vector<std::int32_t> segments;
   for (int b = 0; b < s.batch; ++b)
@@ -63,7 +20,10 @@ void check_attention(Backend& backend, DType type, const Shape& s) {
   const auto qkv = random_values(type, rows * 3 * channels), dout = random_values(type, rows * channels);
   const auto segments = random_documents(s);
   const float scale = float(1 / std::sqrt(double(s.head_size)));
-  const Reference want = reference(s, scale, qkv, dout, segments);
+  const reference::AttentionShape shape{s.batch, s.length, s.heads, s.head_size, scale};
+  const auto seen = s.packed ? segments : std::vector<std::int32_t>{};
+  const reference::Attention want = reference::attention(shape, widen(qkv), seen);
+  const reference::Vector want_dqkv = reference::attention_backward(shape, widen(qkv), seen, widen(dout));
 
   Buffer dqkv_in(backend, type, qkv), ddout(backend, type, dout), numbers(backend, segments);
   Buffer out(backend, type, rows * channels), log_sum(backend, DType::F32, rows * s.heads), delta(backend, DType::F32, rows * s.heads);
@@ -88,16 +48,15 @@ void check_attention(Backend& backend, DType type, const Shape& s) {
     worst = d == d ? std::max(worst, d) : 1;
   }
   expect("log_sum is off by " + std::to_string(worst), worst < 2e-5);
-  expect_close("gradients", dqkv.read(), want.dqkv, narrow ? 8e-3 : 5e-6);
+  expect_close("gradients", dqkv.read(), want_dqkv, narrow ? 8e-3 : 5e-6);
 }
 
 // Position by position, decode must give what the forward gives for the whole row.
 void check_decode(Backend& backend, DType type, int length, int heads, int head_size) {
-  const Shape s{1, length, heads, head_size, false};
   const std::int64_t channels = std::int64_t(heads) * head_size;
-  const auto qkv = random_values(type, length * 3 * channels), nothing = random_values(type, length * channels);
+  const auto qkv = random_values(type, length * 3 * channels);
   const float scale = float(1 / std::sqrt(double(head_size)));
-  const Reference want = reference(s, scale, qkv, nothing, random_documents(s));
+  const reference::Attention want = reference::attention({1, length, heads, head_size, scale}, widen(qkv), {});
   Buffer keys(backend, type, length * channels), values(backend, type, length * channels), out(backend, type, channels);
   std::vector<float> rows;
   for (int t = 0; t < length; ++t) {

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "../reference.hpp"
 #include "engine/backend/backend.hpp"
 
 namespace pgtrain::test {
@@ -47,6 +48,8 @@ inline std::vector<float> random_values(DType type, std::int64_t count, float sp
   }
   return values;
 }
+
+inline std::vector<double> widen(const std::vector<float>& values) { return {values.begin(), values.end()}; }
 
 // Device memory of a test: given values, or poisoned with NaN.
 class Buffer {

@@ -5,30 +5,6 @@ namespace pgtrain::test {
 namespace {
 using namespace engine::backend;
 
-struct Norm {
-  std::vector<double> y, dx, dgain, dbias;
-};
-Norm norm_reference(int rows, int width, double epsilon, const std::vector<float>& x, const std::vector<float>& gain, const std::vector<float>& bias,
-                    const std::vector<float>& dy) {
-  Norm n{std::vector<double>(x.size()), std::vector<double>(x.size()), std::vector<double>(gain.size()), std::vector<double>(gain.size())};
-  for (int r = 0; r < rows; ++r) {
-    const std::size_t row = std::size_t(r) * width;
-    double mean = 0, variance = 0, sum = 0, dot = 0;
-    for (int c = 0; c < width; ++c) mean += x[row + c] / double(width);
-    for (int c = 0; c < width; ++c) variance += (x[row + c] - mean) * (x[row + c] - mean) / width;
-    const double rstd = 1 / std::sqrt(variance + epsilon);
-    for (int c = 0; c < width; ++c) {
-      const double hat = (x[row + c] - mean) * rstd, g = double(dy[row + c]) * gain[c];
-      n.y[row + c] = hat * gain[c] + bias[c];
-      n.dgain[c] += dy[row + c] * hat;
-      n.dbias[c] += dy[row + c];
-      sum += g / width;
-      dot += g * hat / width;
-    }
-    for (int c = 0; c < width; ++c) n.dx[row + c] = (double(dy[row + c]) * gain[c] - sum - (x[row + c] - mean) * rstd * dot) * rstd;
-  }
-  return n;
-}
 void check_layer_norm(Backend& backend, DType type, int rows, int width, bool residual, bool accumulate) {
   const std::int64_t count = std::int64_t(rows) * width;
   const auto x = random_values(type, count), second = random_values(type, count), gain = random_values(type, width), bias = random_values(type, width);
@@ -40,7 +16,8 @@ void check_layer_norm(Backend& backend, DType type, int rows, int width, bool re
       total[i] = x[i] + second[i];
       if (type == DType::Bf16) total[i] = engine::core::to_float(engine::core::to_bf16(total[i]));
     }
-  Norm want = norm_reference(rows, width, 1e-5, total, gain, bias, dy);
+  const reference::Norm want = reference::layer_norm(rows, width, 1e-5, widen(total), widen(gain), widen(bias));
+  reference::NormGradients gradients = reference::layer_norm_backward(rows, width, widen(total), widen(gain), want.mean, want.rstd, widen(dy));
 
   Buffer bx(backend, type, x), bsecond(backend, type, second), bgain(backend, type, gain), bbias(backend, type, bias), bdy(backend, type, dy);
   Buffer y(backend, type, count), sum(backend, type, count), mean(backend, DType::F32, rows), rstd(backend, DType::F32, rows);
@@ -58,11 +35,11 @@ void check_layer_norm(Backend& backend, DType type, int rows, int width, bool re
   g.dy = bdy.get(), g.x = residual ? sum.get() : bx.get(), g.gain = bgain.get(), g.mean = mean.floats(), g.rstd = rstd.floats();
   g.rows = rows, g.width = width;
   backend.layer_norm_backward(g);
-  for (std::size_t i = 0; accumulate && i < want.dx.size(); ++i) want.dx[i] += old_dx[i];
-  for (int c = 0; c < width; ++c) want.dgain[c] += old_gain[c], want.dbias[c] += old_bias[c];
-  expect_close(accumulate ? "dx added" : "dx over dy", accumulate ? dx.read() : bdy.read(), want.dx, gradient_bar(type));
-  expect_close("dgain", dgain.read(), want.dgain, 5e-6);
-  expect_close("dbias", dbias.read(), want.dbias, 5e-6);
+  for (std::size_t i = 0; accumulate && i < gradients.dx.size(); ++i) gradients.dx[i] += old_dx[i];
+  for (int c = 0; c < width; ++c) gradients.dgain[c] += old_gain[c], gradients.dbias[c] += old_bias[c];
+  expect_close(accumulate ? "dx added" : "dx over dy", accumulate ? dx.read() : bdy.read(), gradients.dx, gradient_bar(type));
+  expect_close("dgain", dgain.read(), gradients.dgain, 5e-6);
+  expect_close("dbias", dbias.read(), gradients.dbias, 5e-6);
 }
 
 void check_embedding(Backend& backend, DType type, int rows, int width, int vocabulary) {
@@ -70,12 +47,9 @@ void check_embedding(Backend& backend, DType type, int rows, int width, int voca
   const auto old = random_values(DType::F32, std::int64_t(vocabulary) * width);
   std::vector<std::int32_t> ids;
   for (int r = 0; r < rows; ++r) ids.push_back(random_below(vocabulary));
-  std::vector<double> out, dtable(old.begin(), old.end());
-  for (int r = 0; r < rows; ++r)
-    for (int c = 0; c < width; ++c) {
-      out.push_back(table[std::size_t(ids[r]) * width + c]);
-      dtable[std::size_t(ids[r]) * width + c] += dout[std::size_t(r) * width + c];
-    }
+  const reference::Vector out = reference::embedding(width, widen(table), ids);
+  reference::Vector dtable = reference::embedding_backward(vocabulary, width, ids, widen(dout));
+  for (std::size_t i = 0; i < dtable.size(); ++i) dtable[i] += old[i];
   Buffer btable(backend, type, table), bdout(backend, type, dout), bids(backend, ids), bout(backend, type, std::int64_t(rows) * width);
   Buffer bdtable(backend, DType::F32, old);
   EmbeddingForward f;
@@ -95,9 +69,8 @@ void check_gelu(Backend& backend, DType type, int count) {
   if (count == 1) x[0] = std::abs(x[0]);
   std::vector<double> y, dx;
   for (int i = 0; i < count; ++i) {
-    const double v = x[i], root = std::sqrt(2 / M_PI), t = std::tanh(root * (v + 0.044715 * v * v * v));
-    y.push_back(0.5 * v * (1 + t));
-    dx.push_back(dy[i] * (0.5 * (1 + t) + 0.5 * v * (1 - t * t) * root * (1 + 3 * 0.044715 * v * v)));
+    y.push_back(reference::gelu(x[i]));
+    dx.push_back(dy[i] * reference::gelu_slope(x[i]));
   }
   Buffer bx(backend, type, x), by(backend, type, count), bdy(backend, type, dy);
   backend.gelu_forward(type, by.get(), bx.get(), count);
@@ -108,9 +81,8 @@ void check_gelu(Backend& backend, DType type, int count) {
 
 void check_column_sum(Backend& backend, DType type, int rows, int width) {
   const auto x = random_values(type, std::int64_t(rows) * width), old = random_values(DType::F32, width);
-  std::vector<double> want(old.begin(), old.end());
-  for (int r = 0; r < rows; ++r)
-    for (int c = 0; c < width; ++c) want[c] += x[std::size_t(r) * width + c];
+  reference::Vector want = reference::column_sums(rows, width, widen(x));
+  for (int c = 0; c < width; ++c) want[c] += old[c];
   Buffer bx(backend, type, x), out(backend, DType::F32, old);
   backend.column_sum(type, out.floats(), bx.get(), rows, width);
   expect_close("sums", out.read(), want, 5e-6);
@@ -128,30 +100,23 @@ void check_cross_entropy(Backend& backend, DType type, int rows, int vocabulary,
   std::vector<std::int32_t> targets;
   for (int r = 0; r < rows; ++r) targets.push_back(r % 5 == 3 ? -1 : random_below(vocabulary));
   const double scale = 0.25;
-  std::vector<double> losses(rows), gradient(std::size_t(rows) * vocabulary);
-  for (int r = 0; r < rows; ++r) {
-    if (targets[r] < 0) continue;
-    const std::size_t row = std::size_t(r) * pitch;
-    double total = 0;
-    for (int c = 0; c < vocabulary; ++c) total += std::exp(double(logits[row + c]));
-    losses[r] = std::log(total) - logits[row + targets[r]];
-    for (int c = 0; c < vocabulary; ++c)
-      gradient[std::size_t(r) * vocabulary + c] = (std::exp(double(logits[row + c])) / total - (c == targets[r])) * scale;
-  }
+  reference::Vector rows_only;
+  for (int r = 0; r < rows; ++r) rows_only.insert(rows_only.end(), logits.begin() + std::ptrdiff_t(r) * pitch, logits.begin() + std::ptrdiff_t(r) * pitch + vocabulary);
+  const reference::Loss want = reference::cross_entropy(vocabulary, rows_only, targets, scale);
   Buffer blogits(backend, type, logits), btargets(backend, targets), blosses(backend, DType::F32, rows);
   CrossEntropy call;
   call.type = type, call.logits = blogits.get(), call.pitch = extra_pitch ? pitch : 0, call.losses = blosses.floats(), call.targets = btargets.numbers();
   call.rows = rows, call.vocabulary = vocabulary, call.scale = float(scale), call.gradient = false;
   backend.cross_entropy(call);
-  expect_losses("loss alone", blosses.read(), losses);
+  expect_losses("loss alone", blosses.read(), want.losses);
   expect_close("logits without gradient", blogits.read(), std::vector<double>(logits.begin(), logits.end()), 0);
   call.gradient = true;
   backend.cross_entropy(call);
-  expect_losses("loss", blosses.read(), losses);
+  expect_losses("loss", blosses.read(), want.losses);
   std::vector<float> got;
   const auto all = blogits.read();
   for (int r = 0; r < rows; ++r) got.insert(got.end(), all.begin() + std::ptrdiff_t(r) * pitch, all.begin() + std::ptrdiff_t(r) * pitch + vocabulary);
-  expect_close("gradient", got, gradient, gradient_bar(type));
+  expect_close("gradient", got, want.gradient, gradient_bar(type));
 }
 
 std::vector<Case> cases() {

@@ -8,7 +8,12 @@ using engine::backend::Matmul;
 struct Shape {
   std::int64_t m, n, k, extra_pitch;
 };
-double gelu(double v) { return 0.5 * v * (1 + std::tanh(std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v))); }
+// The elements of a pitched matrix without what lies between its rows.
+reference::Vector packed(const std::vector<float>& values, std::int64_t rows, std::int64_t width, std::int64_t pitch) {
+  reference::Vector out;
+  for (std::int64_t r = 0; r < rows; ++r) out.insert(out.end(), values.begin() + r * pitch, values.begin() + r * pitch + width);
+  return out;
+}
 
 struct Options {
   bool bias = false, gelu = false, keep = false, accumulate = false;
@@ -20,16 +25,11 @@ void check_product(Backend& backend, DType in, DType out, Shape s, bool ta, bool
   const auto old = random_values(out, s.m * c_pitch);
   const float alpha = o.accumulate ? 0.5f : 1.0f, beta = o.accumulate ? 1.0f : 0.0f;
 
-  std::vector<double> before(std::size_t(s.m * s.n)), after(std::size_t(s.m * s.n));
-  for (std::int64_t i = 0; i < s.m; ++i)
-    for (std::int64_t j = 0; j < s.n; ++j) {
-      double sum = 0;
-      for (std::int64_t k = 0; k < s.k; ++k)
-        sum += double(a[std::size_t(ta ? k * a_pitch + i : i * a_pitch + k)]) * b[std::size_t(tb ? j * b_pitch + k : k * b_pitch + j)];
-      sum = alpha * sum + (o.accumulate ? double(old[std::size_t(i * c_pitch + j)]) : 0.0) + (o.bias ? double(bias[std::size_t(j)]) : 0.0);
-      before[std::size_t(i * s.n + j)] = sum;
-      after[std::size_t(i * s.n + j)] = o.gelu ? gelu(sum) : sum;
-    }
+  const reference::Vector before = reference::multiply({s.m, s.n, s.k, ta, tb, alpha, beta}, packed(a, a_rows, a_width, a_pitch), packed(b, b_rows, b_width, b_pitch),
+                                                       packed(old, s.m, s.n, c_pitch), o.bias ? widen(bias) : reference::Vector{});
+  reference::Vector after = before;
+  for (double& value : after)
+    if (o.gelu) value = reference::gelu(value);
 
   Buffer da(backend, in, a), db(backend, in, b), dbias(backend, in, bias), kept(backend, out, s.m * s.n);
   std::unique_ptr<Buffer> dc = o.accumulate ? std::make_unique<Buffer>(backend, out, old) : std::make_unique<Buffer>(backend, out, s.m * c_pitch);
