@@ -149,16 +149,6 @@ begin
 end $$;
 comment on function pgtrain.delete_dataset(bigint) is 'Removes a dataset with all its samples';
 
-create or replace function pgtrain_private.freeze_dataset(dataset_id bigint, out content_hash bytea, out sample_count bigint, out text_bytes bigint, out longest_bytes bigint)
-    language plpgsql stable strict set search_path = pg_catalog, pg_temp as $$
-begin
-    -- Called by every submit: its plan is kept here, which a function in SQL language would make anew each time.
-    select d.content_hash, d.sample_count, d.size_bytes, d.longest_bytes
-      into freeze_dataset.content_hash, freeze_dataset.sample_count, freeze_dataset.text_bytes, freeze_dataset.longest_bytes
-      from pgtrain.datasets d where d.id = freeze_dataset.dataset_id;
-end $$;
-comment on function pgtrain_private.freeze_dataset(bigint) is 'The state of a dataset that a run freezes: its first sample_count samples never change';
-
 insert into pgtrain_private.writable_columns
 select 'datasets', c from unnest(array['name', 'description', 'source', 'license', 'tags', 'metadata', 'is_active']) c
 on conflict do nothing;

@@ -41,9 +41,6 @@ comment on column pgtrain.trainings.updated_at is 'When last changed';
 alter table pgtrain.training_images add foreign key (training_id) references pgtrain.trainings on delete cascade;
 alter table pgtrain.image_groups add foreign key (training_id) references pgtrain.trainings on delete cascade;
 
-create sequence pgtrain_private.queue_position_seq as bigint cache 1;
-comment on sequence pgtrain_private.queue_position_seq is 'Age of queued runs: the lower the earlier';
-
 -- No check constraints here: the server reads each anew for every statement, and submit_run makes them all.
 -- Status is in no index on purpose: then a change of it touches no index (HOT), and finished runs cost a claim nothing.
 create table pgtrain.training_runs (
@@ -70,7 +67,6 @@ create table pgtrain.training_runs (
     parameters bigint not null default 0,
     idempotency_key text,
     priority smallint not null default 0,
-    queue_position bigint not null,
     max_attempts smallint not null,
     attempt integer not null default 0,
     failed_attempts integer not null default 0,
@@ -100,7 +96,7 @@ create index training_runs_training_id_idx on pgtrain.training_runs (training_id
 create unique index training_runs_idempotency_key on pgtrain.training_runs (owner_id, idempotency_key) where idempotency_key is not null;
 create index training_runs_image_group_id_idx on pgtrain.training_runs (image_group_id) where image_group_id is not null;
 comment on table pgtrain.training_runs is 'Runs: what was asked for, with its frozen configuration and data, and what has become of it';
-comment on column pgtrain.training_runs.id is 'Key';
+comment on column pgtrain.training_runs.id is 'Key, and its age in the queue: the lower the earlier, also when it is queued again';
 comment on column pgtrain.training_runs.owner_id is 'User it belongs to';
 comment on column pgtrain.training_runs.training_id is 'Training it was started from, if any';
 comment on column pgtrain.training_runs.image_group_id is 'Set of images it trains on, null for none or all of the training';
@@ -123,7 +119,6 @@ comment on column pgtrain.training_runs.peak_bytes_planned is 'Device memory it 
 comment on column pgtrain.training_runs.parameters is 'Trainable numbers of the model';
 comment on column pgtrain.training_runs.idempotency_key is 'Given by the client: a second submit with the same key returns this run';
 comment on column pgtrain.training_runs.priority is 'Order among the runs of the same owner, higher first';
-comment on column pgtrain.training_runs.queue_position is 'Age in the queue; kept when it is queued again';
 comment on column pgtrain.training_runs.max_attempts is 'Failed attempts after which it is given up';
 comment on column pgtrain.training_runs.attempt is 'Number of the latest attempt, which is the epoch that fences its writes';
 comment on column pgtrain.training_runs.failed_attempts is 'Attempts that count against max_attempts: raised before the work, lowered when the attempt was not at fault';
@@ -214,11 +209,10 @@ create table pgtrain_private.run_queue (
     run_id bigint primary key references pgtrain.training_runs on delete cascade,
     owner_id bigint not null,
     rank smallint not null,
-    position bigint not null,
     memory_bytes bigint not null default 0,
     available_at timestamptz
 );
-create index run_queue_order_idx on pgtrain_private.run_queue (owner_id, rank, position) where available_at is null;
+create index run_queue_order_idx on pgtrain_private.run_queue (owner_id, rank, run_id) where available_at is null;
 create index run_queue_due_idx on pgtrain_private.run_queue (available_at) where available_at is not null;
 comment on table pgtrain_private.run_queue is 'The queued runs; with available_at set they wait for that time';
 
@@ -469,7 +463,7 @@ declare
     t text;
 begin
     -- Not the queue: workers would claim runs whose data is still being restored. adopt_queued_runs makes its entries.
-    foreach t in array array['pgtrain_private.queue_position_seq', 'pgtrain_private.owner_shares',
+    foreach t in array array['pgtrain_private.owner_shares',
                              'pgtrain_private.stored_files', 'pgtrain_private.stored_files_id_seq', 'pgtrain_private.file_chunks'] loop
         perform pg_extension_config_dump(t::regclass, '');
     end loop;

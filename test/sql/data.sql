@@ -128,8 +128,6 @@ rollback;
 -- What was frozen stays: samples are never changed, only a whole dataset goes.
 \c - :superuser
 set client_min_messages = warning;
-select sample_count, text_bytes, longest_bytes from pgtrain_private.freeze_dataset(:poems);
-select count(*) from pgtrain_private.freeze_dataset(null);
 update pgtrain.dataset_samples set content = '{"text": "forged"}' where dataset_id = :poems;
 delete from pgtrain.dataset_samples where dataset_id = :poems;
 truncate pgtrain.dataset_samples;

@@ -27,9 +27,9 @@ using call::Type;
 
 call::Statement take_statement{
     "with picked as materialized ("
-    "  select q.ctid as place, q.run_id, q.position from pgtrain_private.run_queue q"
-    "   where q.owner_id = $1 and q.rank = $2 and q.position > $3 and q.available_at is null and q.memory_bytes <= $4"
-    "   order by q.position limit 1 for update skip locked),"
+    "  select q.ctid as place, q.run_id from pgtrain_private.run_queue q"
+    "   where q.owner_id = $1 and q.rank = $2 and q.run_id > $3 and q.available_at is null and q.memory_bytes <= $4"
+    "   order by q.run_id limit 1 for update skip locked),"
     " taken as (delete from pgtrain_private.run_queue q using picked p where q.ctid = p.place),"
     " started as ("
     "  update pgtrain.training_runs r set status = 'running', end_reason = null, attempt = r.attempt + 1,"
@@ -39,7 +39,7 @@ call::Statement take_statement{
     " leased as ("
     "  insert into pgtrain.run_attempts (run_id, attempt, owner_id, device_id, worker_pid, incarnation, expires_at)"
     "  select s.id, s.attempt, $1, $5, $6, $7, pg_catalog.clock_timestamp() + $8 * interval '1 ms' from started s)"
-    " select p.position, s.id, s.attempt from picked p left join started s on s.id = p.run_id",
+    " select p.run_id, s.id, s.attempt from picked p left join started s on s.id = p.run_id",
     {Type::Int8, Type::Int4, Type::Int8, Type::Int8, Type::Int8, Type::Int4, Type::Int8, Type::Int8}};
 
 call::Statement owner_statement{
@@ -49,7 +49,7 @@ call::Statement owner_statement{
 
 call::Statement revoke_statement{
     "select pgtrain_private.end_waiting_run(q.run_id, 'permission_revoked', 'the account of its owner is not active')"
-    " from (select run_id from pgtrain_private.run_queue where owner_id = $1 and rank = $2 order by position for update skip locked) q",
+    " from (select run_id from pgtrain_private.run_queue where owner_id = $1 and rank = $2 order by run_id for update skip locked) q",
     {Type::Int8, Type::Int4}};
 
 call::Statement running_statement{
@@ -65,7 +65,7 @@ call::Statement heads_statement{
     " select owner_id, rank::integer from heads"};
 
 struct Cursor {
-  int64_t position = 0;
+  int64_t run_id = 0;
   uint32_t requeues = 0;
   TimestampTz begin_anew_at = 0;
 };
@@ -90,13 +90,13 @@ Cursor &cursor_of(const Candidate &candidate) {
 }
 
 struct Taken {
-  int64_t position;
+  int64_t run_id;
   std::optional<Claim> claim;  // nothing: the entry had no queued run and is gone
 };
 
-std::optional<Taken> take_after(const call::Spi &spi, const ClaimRequest &request, const Candidate &candidate, int64_t position) {
+std::optional<Taken> take_after(const call::Spi &spi, const ClaimRequest &request, const Candidate &candidate, int64_t after) {
   const call::Rows rows = take_statement.execute(
-      spi, {candidate.owner_id, candidate.rank, position, request.memory_bytes, request.device_id, request.worker_pid,
+      spi, {candidate.owner_id, candidate.rank, after, request.memory_bytes, request.device_id, request.worker_pid,
             shared()->incarnation, worker_settings.lease_duration_ms});
   if (rows.empty()) return std::nullopt;
   const call::Row &row = rows[0];
@@ -110,8 +110,8 @@ std::optional<Taken> take(const call::Spi &spi, const ClaimRequest &request, con
   Cursor &cursor = cursor_of(candidate);
   const TimestampTz now = GetCurrentTimestamp();
   if (cursor.requeues == candidate.requeues && now < cursor.begin_anew_at) {
-    if (std::optional<Taken> taken = take_after(spi, request, candidate, cursor.position)) {
-      cursor.position = taken->position;
+    if (std::optional<Taken> taken = take_after(spi, request, candidate, cursor.run_id)) {
+      cursor.run_id = taken->run_id;
       return taken;
     }
   }
@@ -119,7 +119,7 @@ std::optional<Taken> take(const call::Spi &spi, const ClaimRequest &request, con
   const TimestampTz after = GetCurrentTimestamp();
   cursor.begin_anew_at = after + std::max<int64_t>(1000000, (after - now) * 20);
   cursor.requeues = candidate.requeues;
-  cursor.position = taken ? taken->position : 0;
+  cursor.run_id = taken ? taken->run_id : 0;
   return taken;
 }
 
