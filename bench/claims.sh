@@ -33,8 +33,8 @@ prepare() { # queued, finished
   fill_ours "$1" queued; fill_plain "$1" queued
   settle
 }
-ours() { pgbench_rate "$@"; }
-plain() { PGDATABASE=plain pgbench_rate "$@"; }
+ours() { settled_rate "$@"; }
+plain() { PGDATABASE=plain settled_rate "$@"; }
 
 compare() { # script, clients, pgbench's length arguments; the rates go to $server_folder/{ours,plain}
   local script=$1 clients=$2; shift 2
@@ -42,7 +42,6 @@ compare() { # script, clients, pgbench's length arguments; the rates go to $serv
   plain -c "$clients" -j 2 -f "$queue/plain_$script.sql" "$@" >>"$server_folder/plain"
 }
 report() { # label
-  local a b
   local a b
   a=$(median <"$server_folder/ours"); b=$(median <"$server_folder/plain")
   printf '%-58s ours %-34s plain %-34s plain/ours %s\n' "$1" "$a" "$b" "$(ratio "$b" "$a")"
@@ -54,7 +53,7 @@ say "## fresh, per second (goal: plain/ours at most 1.5, flat in depth)"
 while read -r depth finished; do
   [ -n "$depth" ] || continue
   prepare "$depth" "$finished"
-  # Enough that a session's first claims, which make its plans, do not count; what was claimed is put back in.
+  # What was claimed is put back in.
   claims=$((depth * 9 / 10)); [ "$claims" -le 6000 ] || claims=6000
   for script in claim cycle; do
     for _ in $(seq "$rounds"); do

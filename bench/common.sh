@@ -3,7 +3,7 @@
 # The server is our own: the staged programs of scripts/stage.sh, a data folder on a memory file system where there is one
 # (then a flush costs nothing and the disk's drift is out of the figures), default settings but for those named in
 # start_server. It is removed when the script ends, however it ends.
-# Outside: BENCH FULL; functions describe_machine start_server sql app_sql pgbench_rate median quantiles ratio peer_python.
+# Outside: BENCH FULL; functions describe_machine start_server sql pgbench_rate settled_rate median quantiles ratio peer_python.
 
 . "$(dirname "${BASH_SOURCE[0]}")/../scripts/environment.sh"
 BENCH=$BUILD/bench
@@ -109,6 +109,17 @@ pgbench_rate() { # arguments
   "$pg_bin/pgbench" -n -M prepared "$@" >"$log" 2>&1 || { tail -n 5 "$log" >&2; return 1; }
   if grep -q -e aborted -e 'ERROR:' "$log"; then tail -n 5 "$log" >&2; return 1; fi
   awk '/^tps/ { print $3 }' "$log"
+}
+
+# The same in a settled session: each client's first 200 transactions, in which a new session makes its plans and loads its
+# caches, are left out. For what a process does that lives for days, such as a worker.
+settled_rate() { # arguments
+  local log=$server_folder/pgbench.log
+  rm -f "$server_folder"/transactions.*
+  "$pg_bin/pgbench" -n -M prepared -l --log-prefix="$server_folder/transactions" "$@" >"$log" 2>&1 || { tail -n 5 "$log" >&2; return 1; }
+  if grep -q -e aborted -e 'ERROR:' "$log"; then tail -n 5 "$log" >&2; return 1; fi
+  cat "$server_folder"/transactions.* | awk '$2 >= 200 { count[$1]++; time[$1] += $3 / 1e6 }
+    END { for (c in count) rate += count[c] / time[c]; if (rate == 0) { print "no transactions after the first 200" > "/dev/stderr"; exit 1 } printf "%.1f\n", rate }'
 }
 
 # ---------------------------------------------------------------- peers from PyPI
