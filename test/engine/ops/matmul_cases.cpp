@@ -68,7 +68,8 @@ std::vector<Case> cases() {
       const bool ta = t & 1, tb = t & 2;
       const std::string name = types + (ta ? " A transposed" : "") + (tb ? " B transposed" : "");
       all.push_back({name, [=](Backend& b) {
-                       for (const Shape& s : {Shape{1, 1, 1, 0}, Shape{33, 17, 65, 0}, Shape{64, 96, 32, 8}, Shape{7, 130, 19, 3}})
+                       // The last two are large enough to be shared among threads, by rows and by columns.
+                       for (const Shape& s : {Shape{1, 1, 1, 0}, Shape{33, 17, 65, 0}, Shape{64, 96, 32, 8}, Shape{7, 130, 19, 3}, Shape{150, 50, 40, 0}, Shape{50, 150, 40, 8}})
                          check_product(b, in, out, s, ta, tb, {});
                      }});
       all.push_back({name + " accumulated", [=](Backend& b) {

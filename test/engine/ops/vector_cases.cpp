@@ -131,8 +131,9 @@ std::vector<Case> cases() {
     all.push_back({"add and scale " + type_name(type), [=](Backend& b) {
                      check_elementwise(b, type, 1);
                      check_elementwise(b, type, 1027);
+                     check_elementwise(b, type, 9001);  // enough for two threads
                    }});
-  all.push_back({"cast", [](Backend& b) { check_cast(b, 517); }});
+  all.push_back({"cast", [](Backend& b) { check_cast(b, 517), check_cast(b, 9001); }});
   all.push_back({"sums", [](Backend& b) {
                    check_sums(b, 1);
                    check_sums(b, 5003);
@@ -143,6 +144,7 @@ std::vector<Case> cases() {
                    check_adamw(b, 1000, true, 0);
                    check_adamw(b, 517, true, 1.0f);
                    check_adamw(b, 517, false, 1e6f);
+                   check_adamw(b, 9001, true, 1.0f);
                  }});
   all.push_back({"memory", check_memory});
   all.push_back({"equal bits", check_repeats});

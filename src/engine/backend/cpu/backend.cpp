@@ -168,6 +168,8 @@ class CpuBackend final : public Backend {
     Matmul wide = a;
     wide.a = wide_a_.data();
     wide.b = wide_b_.data();
+    wide.in = wide.out = DType::F32;
+    wide.bias = nullptr;
     if (a.out == DType::Bf16) {
       wide_c_.resize(static_cast<std::size_t>(c_count));
       if (a.beta != 0.0f) kernels_.cast(DType::F32, wide_c_.data(), DType::Bf16, a.c, c_count, workers_);
