@@ -10,7 +10,7 @@
 
 namespace pgtrain::engine::train {
 
-class MeasuredBackend final : public backend::Backend {
+class MeasuredBackend : public backend::Backend {
  public:
   explicit MeasuredBackend(backend::Backend& inner) : inner_(inner), held_(inner.workspace_bytes()), peak_(held_) {}
 
