@@ -7,6 +7,8 @@
 #include <charconv>
 #include <cmath>
 
+#include "protocol/message.hpp"
+
 namespace pgtrain::protocol {
 
 namespace {
@@ -25,6 +27,7 @@ constexpr SizePreset presets[] = {
 constexpr double no_limit = 9.2e18;
 constexpr int byte_vocabulary = 257;  // 256 bytes and the end of text
 constexpr int default_bpe_vocabulary = 2048;
+constexpr int64_t widest_head = 128;  // what every device's attention takes
 
 std::string show_number(double value) {
   char text[40];
@@ -98,7 +101,11 @@ bool canonical_value(const ConfigField& field, const std::string& given, std::st
       return false;
     }
     case FieldKind::Text:
-      if (given.size() <= field.maximum && given.find('\0') == std::string::npos) {
+      if (!is_clean_utf8(given)) {
+        error = {field.name, std::string(field.name) + " is not valid UTF-8, or holds a NUL", "Give text in UTF-8."};
+        return false;
+      }
+      if (given.size() <= field.maximum) {
         value = given;
         return true;
       }
@@ -175,9 +182,10 @@ bool check_rules(const RunConfig& config, ConfigError& error) {
   if (width % heads != 0)
     return refuse(error, "width", "width " + number("width") + " is not divisible by heads " + number("heads"),
                   "Choose a width that is a multiple of heads, for example " + std::to_string((width / heads + 1) * heads) + ".");
-  if (width / heads > 256)
-    return refuse(error, "heads", "a head would be " + std::to_string(width / heads) + " wide; at most 256 is supported",
-                  "Choose more heads: at least " + std::to_string((width + 255) / 256) + " for width " + number("width") + ".");
+  if (width / heads > widest_head)
+    return refuse(error, "heads",
+                  "a head would be " + std::to_string(width / heads) + " wide; at most " + std::to_string(widest_head) + " is supported",
+                  "Choose more heads: at least " + std::to_string((width + widest_head - 1) / widest_head) + " for width " + number("width") + ".");
   if (width % 8 != 0 || width / heads % 8 != 0)
     return refuse(error, "width",
                   "width and the width of a head must be multiples of 8, here " + number("width") + " and " + std::to_string(width / heads),
@@ -215,7 +223,7 @@ const std::vector<ConfigField>& config_fields() {
       {"size", Choice, "tiny", "", 0, 0, "nano|micro|tiny|small|medium|base", "",
        "preset of layers, width, heads, context, batch_size and learning_rate"},
       {"layers", Integer, "0", "0: the size's", 0, 96, "", "", "transformer blocks"},
-      {"width", Integer, "0", "0: the size's", 0, 8192, "", "", "numbers per token; a multiple of heads"},
+      {"width", Integer, "0", "0: the size's", 0, 8192, "", "", "numbers per token; heads times a multiple of 8 that is at most 128"},
       {"heads", Integer, "0", "0: the size's", 0, 128, "", "", "attention heads"},
       {"context", Integer, "0", "0: the size's", 0, 8192, "", "tokens", "longest sequence that the model sees"},
       {"tokenizer", Choice, "byte", "", 0, 0, "byte|bpe", "", "byte: 256 bytes and an end of text; bpe: learnt from the run's own samples"},

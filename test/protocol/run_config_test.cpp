@@ -98,11 +98,15 @@ TEST(RunConfig, BadValuesNameWhatIsAllowed) {
     EXPECT_EQ(refused({{"learning_rate", value}}).key, "learning_rate") << value;
   EXPECT_TRUE(holds(refused({{"steps", "1"}, {"steps", "2"}}).message, "twice"));
   EXPECT_TRUE(holds(refused({{"sample_prompt", std::string(5000, 'x')}}).hint, "4096"));
+  for (const std::string& text : {std::string("\xff"), std::string("a\0b", 3), std::string("\xc3")})
+    EXPECT_TRUE(holds(refused({{"sample_prompt", text}}).message, "not valid UTF-8"));
 }
 
 TEST(RunConfig, FieldsThatMustAgree) {
   EXPECT_TRUE(holds(refused({{"width", "100"}, {"heads", "3"}}).hint, "102"));
-  EXPECT_TRUE(holds(refused({{"width", "1024"}, {"heads", "2"}}).hint, "at least 4"));
+  EXPECT_TRUE(holds(refused({{"width", "1024"}, {"heads", "2"}}).hint, "at least 8"));
+  EXPECT_TRUE(holds(refused({{"width", "136"}, {"heads", "1"}}).message, "a head would be 136 wide; at most 128"));
+  EXPECT_EQ(frozen({{"width", "128"}, {"heads", "1"}}).integer("heads"), 1) << "as wide as every device takes";
   EXPECT_EQ(refused({{"width", "36"}, {"heads", "1"}}).key, "width");
   EXPECT_EQ(refused({{"context", "1"}}).key, "context");
   EXPECT_EQ(frozen({{"size", "nano"}, {"width", "256"}}).integer("heads"), 8) << "heads keep their width";

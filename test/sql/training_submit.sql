@@ -32,6 +32,8 @@ select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, confi
 select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, config => ''{"steps": 0}'')', :data));
 select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, config => ''{"steps": {"a": 1}}'')', :data));
 select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, config => ''[]'')', :data));
+select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, config => ''{"width": 136, "heads": 1}'')', :data));
+select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, config => ''{"width": 96, "heads": 5}'')', :data));
 select pg_temp.refusal('select pgtrain.submit_run(dataset_id => null)');
 select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, priority => 31)', :data));
 select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, max_attempts => 0)', :data));

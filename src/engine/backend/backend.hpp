@@ -18,6 +18,9 @@ namespace pgtrain::engine::backend {
 
 using core::DType;
 
+// Channels of a head that the attention of every device takes; runs with wider ones are refused before they wait for a device.
+constexpr std::int64_t kWidestHead = 128;
+
 struct DeviceInfo {
   std::string name;         // "cpu" or "cuda:0"
   std::string description;  // model name as the maker calls it

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <string>
 
+#include "engine/backend/backend.hpp"
 #include "engine/core/error.hpp"
 #include "engine/core/json.hpp"
 #include "engine/core/utf8.hpp"
@@ -19,7 +20,7 @@ struct Size {
 constexpr Size kSizes[] = {{"nano", 2, 64, 2, 64, 16, 3e-3},    {"micro", 4, 128, 4, 128, 16, 2e-3}, {"tiny", 4, 256, 8, 256, 8, 1e-3},
                            {"small", 6, 384, 6, 256, 8, 1e-3}, {"medium", 8, 512, 8, 512, 4, 6e-4}, {"base", 12, 768, 12, 1024, 4, 6e-4}};
 
-constexpr int kDefaultBpeVocabulary = 2048, kByteVocabulary = 257, kWidestHead = 256;
+constexpr int kDefaultBpeVocabulary = 2048, kByteVocabulary = 257;
 
 [[noreturn]] void refuse(const std::string& field, const std::string& reason, const std::string& hint) {
   throw core::Error("config_invalid", field + ": " + reason, "", hint);
@@ -102,7 +103,8 @@ TrainingOptions resolve(const TrainingOptions& options) {
     refuse("sample_tokens", std::to_string(o.sample_tokens) + " is more than the context of " + std::to_string(o.context), "A sample ends where the context is full.");
   if (o.context < 2) refuse("context", "1 is too short", "A model needs a context of at least 2 tokens.");
   if (o.width % o.heads != 0) refuse("heads", std::to_string(o.heads) + " does not divide the width " + std::to_string(o.width), "Choose heads that divide width.");
-  if (o.width / o.heads > kWidestHead) refuse("heads", "a head would be " + std::to_string(o.width / o.heads) + " wide", "Choose more heads: at most 256 of width each.");
+  if (o.width / o.heads > backend::kWidestHead)
+    refuse("heads", "a head would be " + std::to_string(o.width / o.heads) + " wide, at most " + std::to_string(backend::kWidestHead) + " is supported", "Choose more heads.");
   if (o.width % 8 != 0 || (o.width / o.heads) % 8 != 0)
     refuse("width", "width and width / heads must be multiples of 8, here " + std::to_string(o.width) + " and " + std::to_string(o.width / o.heads), "Choose a multiple of 8.");
 

@@ -291,7 +291,7 @@ TEST(Options, AreCheckedByName) {
   EXPECT_EQ(refusal([](auto& o) { o.size = "huge"; }), "size");
   EXPECT_EQ(refusal([](auto& o) { o.steps = 0; }), "steps");
   EXPECT_EQ(refusal([](auto& o) { o.heads = 7; }), "heads");
-  EXPECT_EQ(refusal([](auto& o) { o.width = 2048, o.heads = 2; }), "heads");
+  EXPECT_EQ(refusal([](auto& o) { o.width = 136, o.heads = 1; }), "heads");
   EXPECT_EQ(refusal([](auto& o) { o.learning_rate = std::nan(""); }), "learning_rate");
   EXPECT_EQ(refusal([](auto& o) { o.vocab_size = 300; }), "vocab_size");
   EXPECT_EQ(refusal([](auto& o) { o.samples = 1, o.sample_tokens = 5000; }), "sample_tokens");

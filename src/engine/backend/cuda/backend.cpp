@@ -180,7 +180,7 @@ class CudaBackend final : public Backend {
 
   private:
     static void require_attention(std::int64_t batch, std::int64_t length, std::int64_t heads, std::int64_t head_size) {
-        require(head_size >= 1 && head_size <= 128, "a head has " + std::to_string(head_size) + " channels, at most 128 are supported");
+        require(head_size >= 1 && head_size <= kWidestHead, "a head has " + std::to_string(head_size) + " channels, at most " + std::to_string(kWidestHead) + " are supported");
         require(batch <= kMostGridRows && heads <= kMostGridRows, "attention takes at most 65535 sequences and heads");
         require(length <= kMostInt - 64, "sequence too long");
     }
