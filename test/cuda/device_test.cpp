@@ -29,13 +29,13 @@ void expect_reason(const std::string &name, const std::string &part) {
     expect(name + " has no usable device", count == 0, std::to_string(count));
     expect(name + " is told", has(error, part), error);
     error[0] = 0;
-    const std::unique_ptr<backend::Backend> backend(pgtrain_cuda_backend(0, error, sizeof error));
+    const std::unique_ptr<backend::Backend> backend(pgtrain_cuda_open(0, 0, error, sizeof error));
     expect(name + " opens nothing", backend == nullptr);
     expect(name + " is told on opening", has(error, part), error);
 }
-std::unique_ptr<backend::Backend> open_device() {
+std::unique_ptr<backend::Backend> open_device(std::uint64_t memory_limit_bytes = 0) {
     char error[512] = "";
-    std::unique_ptr<backend::Backend> backend(pgtrain_cuda_backend(0, error, sizeof error));
+    std::unique_ptr<backend::Backend> backend(pgtrain_cuda_open(0, memory_limit_bytes, error, sizeof error));
     expect("the usual machine opens", backend != nullptr, error);
     return backend;
 }
@@ -64,7 +64,7 @@ void test_reasons() {
     emu_control::set_machine(2, 13000, 9, kMemory);
     char error[512] = "x";
     expect("two devices are counted", pgtrain_cuda_device_count(error, sizeof error) == 2 && error[0] == 0, error);
-    const std::unique_ptr<backend::Backend> third(pgtrain_cuda_backend(2, error, sizeof error));
+    const std::unique_ptr<backend::Backend> third(pgtrain_cuda_open(2, 0, error, sizeof error));
     expect("a third one is refused", !third && has(error, "CUDA device 2 does not exist"), error);
     usual_machine();
 
@@ -79,7 +79,9 @@ void test_faults() {
     const auto device = open_device();
     if (!device) return;
     expect("device name", device->info().name == "cuda:0" && device->info().isa == "sm_90" && device->info().memory_bytes == kMemory);
-    expect_error("memory that is not there", "out_of_memory", "MiB are free", [&] { device->allocate(2 * kMemory); });
+    emu_control::fail_next("cudaMalloc", cudaErrorMemoryAllocation);  // other programs hold it
+    expect_error("memory that is not there", "out_of_memory", "MiB are free", [&] { device->allocate(kMemory / 2); });
+    expect_error("more than the device has", "out_of_memory", "1073741824 bytes are in use", [&] { device->allocate(2 * kMemory); });
     float *p = static_cast<float *>(device->allocate(4096));
     device->zero(p, 4096);
     std::vector<float> host(1024);
@@ -104,6 +106,33 @@ void test_faults() {
     device->release(p);
 }
 
+void test_memory_limit() {
+    usual_machine();
+    constexpr size_t kRoom = size_t(8) << 20;
+    std::uint64_t reserved = 0;
+    {
+        const auto device = open_device();
+        reserved = device->workspace_bytes();
+    }
+    const auto device = open_device(reserved + kRoom);
+    void *first = device->allocate(kRoom - 1000);
+    void *rest = device->allocate(1000);
+    for (const size_t bytes : {size_t(1), kMemory, ~size_t(0)})
+        expect_error(std::to_string(bytes) + " bytes above the limit", "out_of_memory",
+                     std::to_string(bytes) + " bytes more are needed " + std::to_string(reserved + kRoom) + " of " + std::to_string(reserved + kRoom),
+                     [&] { device->allocate(bytes); });
+    expect_error("an allocation of nothing takes a byte", "out_of_memory", "1 bytes more", [&] { device->allocate(0); });
+    device->release(rest);
+    rest = device->allocate(1000);  // what is released can be had again
+    device->release(first);
+    device->release(rest);
+    emu_control::fail_next("cudaMalloc", cudaErrorMemoryAllocation);
+    expect_error("a refusal of the device", "out_of_memory", "cudaMalloc", [&] { device->allocate(kRoom); });
+    device->release(device->allocate(kRoom));  // and was not counted
+    device->release(nullptr);
+    expect_error("less than the device's own workspace", "out_of_memory", "is reached", [&] { open_device(1000)->allocate(1); });
+}
+
 void test_nothing_leaks() {
     usual_machine();
     expect("no device memory is left", emu_control::live_buffers() == 0, std::to_string(emu_control::live_buffers()));
@@ -111,7 +140,7 @@ void test_nothing_leaks() {
         for (int after : {0, 1}) {
             emu_control::fail_next(call, cudaErrorMemoryAllocation, after);
             char error[512] = "";
-            const std::unique_ptr<backend::Backend> backend(pgtrain_cuda_backend(0, error, sizeof error));
+            const std::unique_ptr<backend::Backend> backend(pgtrain_cuda_open(0, 0, error, sizeof error));
             expect(std::string("opening with a failing ") + call + " tells it", backend || has(error, call), error);
             emu_control::fail_next(call, cudaSuccess, 1 << 30);  // whatever was not used up
         }
@@ -122,6 +151,7 @@ void test_nothing_leaks() {
 int main() {
     test_reasons();
     test_faults();
+    test_memory_limit();
     test_nothing_leaks();
     if (failures) std::printf("[  FAILED  ] %d tests\n", failures);
     std::printf("[  PASSED  ] %d tests.\n", passed);

@@ -13,14 +13,14 @@ int main(int argc, char **argv) {
     void *module = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
     if (!module) return std::printf("[  FAILED  ] %s\n", dlerror()), 1;
     const auto count = reinterpret_cast<decltype(&pgtrain_cuda_device_count)>(dlsym(module, "pgtrain_cuda_device_count"));
-    const auto open = reinterpret_cast<decltype(&pgtrain_cuda_backend)>(dlsym(module, "pgtrain_cuda_backend"));
+    const auto open = reinterpret_cast<decltype(&pgtrain_cuda_open)>(dlsym(module, "pgtrain_cuda_open"));
     if (!count || !open) return std::printf("[  FAILED  ] an entry point is missing\n"), 1;
     char error[512] = "";
     const int devices = count(error, sizeof error);
     std::printf("%d devices; %s\n", devices, error);
     if (devices == 0 && !error[0]) return std::printf("[  FAILED  ] no device and no reason\n"), 1;
     error[0] = 0;
-    const std::unique_ptr<pgtrain::engine::backend::Backend> backend(open(devices, error, sizeof error));  // one past the last
+    const std::unique_ptr<pgtrain::engine::backend::Backend> backend(open(devices, 0, error, sizeof error));  // one past the last
     if (backend || !error[0]) return std::printf("[  FAILED  ] a device that is not there was opened\n"), 1;
     std::printf("%s\n[  PASSED  ] 1 tests.\n", error);
     return 0;

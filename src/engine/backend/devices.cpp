@@ -15,7 +15,7 @@ namespace {
 constexpr const char* kLibrary = "libpgtrain_cuda.so";
 
 struct CudaLibrary {
-  decltype(&pgtrain_cuda_backend) open = nullptr;
+  decltype(&pgtrain_cuda_open) open = nullptr;
   decltype(&pgtrain_cuda_device_count) count = nullptr;
   std::string reason;
 };
@@ -39,7 +39,7 @@ CudaLibrary load() {
                                : std::string(kLibrary) + " is not installed (it is built where the CUDA toolkit is found)";
     return library;
   }
-  library.open = reinterpret_cast<decltype(library.open)>(dlsym(handle, "pgtrain_cuda_backend"));
+  library.open = reinterpret_cast<decltype(library.open)>(dlsym(handle, "pgtrain_cuda_open"));
   library.count = reinterpret_cast<decltype(library.count)>(dlsym(handle, "pgtrain_cuda_device_count"));
   if (library.open == nullptr || library.count == nullptr) library.reason = std::string(kLibrary) + " is of another version than this program";
   return library;
@@ -50,13 +50,13 @@ const CudaLibrary& cuda() {
   return library;
 }
 
-std::unique_ptr<Backend> open_cuda(const std::string& name) {
+std::unique_ptr<Backend> open_cuda(const std::string& name, std::uint64_t memory_limit_bytes) {
   if (!cuda().reason.empty()) throw core::Error("device_fault", "device " + name + " cannot be used: " + cuda().reason);
   const std::string number = name.substr(5);
   if (number.empty() || number.size() > 4 || number.find_first_not_of("0123456789") != std::string::npos)
     throw core::Error("config_invalid", "\"" + name + "\" is no device", "", "Devices are \"cpu\" and \"cuda:0\", \"cuda:1\", ...");
   std::array<char, 512> error{};
-  std::unique_ptr<Backend> backend(cuda().open(std::stoi(number), error.data(), error.size()));
+  std::unique_ptr<Backend> backend(cuda().open(std::stoi(number), memory_limit_bytes, error.data(), error.size()));
   if (backend == nullptr) throw core::Error("device_fault", "device " + name + " cannot be used: " + error.data());
   return backend;
 }
@@ -72,7 +72,7 @@ DeviceList list_devices() {
     if (count <= 0) list.cuda_reason = error.data();
     for (int device = 0; device < count; ++device) {
       try {
-        list.devices.push_back(open_cuda("cuda:" + std::to_string(device))->info());
+        list.devices.push_back(open_cuda("cuda:" + std::to_string(device), 0)->info());
       } catch (const core::Error& problem) {
         list.cuda_reason += (list.cuda_reason.empty() ? "" : "; ") + problem.message;
       }
@@ -84,7 +84,7 @@ DeviceList list_devices() {
 
 std::unique_ptr<Backend> open(const std::string& name, const OpenOptions& options) {
   if (name == "cpu") return open_cpu(options);
-  if (name.starts_with("cuda:")) return open_cuda(name);
+  if (name.starts_with("cuda:")) return open_cuda(name, options.memory_limit_bytes);
   throw core::Error("config_invalid", "\"" + name + "\" is no device", "", "Devices are \"cpu\" and \"cuda:0\", \"cuda:1\", ...");
 }
 

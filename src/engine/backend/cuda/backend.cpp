@@ -2,8 +2,10 @@
 // device's one stream. Called through libpgtrain_cuda.so by the engine, and directly by the emulated tests.
 #include "engine/backend/backend.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <unordered_map>
 
 #include "engine/backend/cuda/device.hpp"
 #include "engine/backend/cuda/staging.hpp"
@@ -39,7 +41,7 @@ template <class T> const T *as(T *, const void *p) { return static_cast<const T 
 
 class CudaBackend final : public Backend {
   public:
-    explicit CudaBackend(int index) : device_(index), staging_(device_.stream()) {
+    CudaBackend(int index, std::uint64_t memory_limit_bytes) : device_(index), staging_(device_.stream()), used_(Device::reserved_bytes()) {
         const cudaDeviceProp &p = device_.properties();
         info_.name = "cuda:" + std::to_string(index);
         info_.description = p.name;
@@ -48,16 +50,29 @@ class CudaBackend final : public Backend {
         info_.memory_bytes = p.totalGlobalMem;
         info_.units = p.multiProcessorCount;
         info_.best_dtype = DType::Bf16;
+        limit_ = memory_limit_bytes > 0 ? std::min(memory_limit_bytes, info_.memory_bytes) : info_.memory_bytes;
     }
     const DeviceInfo &info() const override { return info_; }
     std::uint64_t workspace_bytes() const override { return Device::reserved_bytes(); }
 
     void *allocate(std::size_t bytes) override {
+        const std::size_t whole = std::max<std::size_t>(bytes, 1);
+        if (used_ > limit_ || whole > limit_ - used_)
+            throw core::Error("out_of_memory", "the memory limit of " + info_.name + " is reached: " + std::to_string(whole) + " bytes more are needed",
+                              std::to_string(used_) + " of " + std::to_string(limit_) + " bytes are in use", "Choose a smaller size, batch_size or context.");
         void *memory = nullptr;
-        check("cudaMalloc", cudaMalloc(&memory, bytes ? bytes : 1));
+        check("cudaMalloc", cudaMalloc(&memory, whole));
+        blocks_[memory] = whole;
+        used_ += whole;
         return memory;
     }
-    void release(void *memory) noexcept override { cudaFree(memory); }
+    void release(void *memory) noexcept override {
+        const auto block = blocks_.find(memory);
+        if (block == blocks_.end()) return;
+        used_ -= block->second;
+        blocks_.erase(block);
+        cudaFree(memory);
+    }
     void upload(void *to, const void *from, std::size_t bytes) override {
         if (bytes) staging_.upload(to, from, bytes);
     }
@@ -201,6 +216,8 @@ class CudaBackend final : public Backend {
     Device device_;
     Staging staging_;
     DeviceInfo info_;
+    std::uint64_t limit_ = 0, used_;  // bytes, with what the device holds for itself
+    std::unordered_map<void *, std::size_t> blocks_;
 };
 
 void CudaBackend::matmul(const Matmul &a) {
@@ -235,9 +252,9 @@ void tell(const std::string &what, char *error, std::size_t bytes) {
 
 using namespace pgtrain::engine;
 
-extern "C" [[gnu::visibility("default")]] backend::Backend *pgtrain_cuda_backend(int device, char *error, std::size_t error_bytes) {
+extern "C" [[gnu::visibility("default")]] backend::Backend *pgtrain_cuda_open(int device, std::uint64_t memory_limit_bytes, char *error, std::size_t error_bytes) {
     try {
-        return new backend::gpu::CudaBackend(device);
+        return new backend::gpu::CudaBackend(device, memory_limit_bytes);
     } catch (const core::Error &e) {
         backend::gpu::tell(e.message + (e.detail.empty() ? "" : ": " + e.detail), error, error_bytes);
     } catch (const std::exception &e) {
