@@ -4,10 +4,9 @@
 
 -- ---------------------------------------------------------------- configuration and plans (C)
 
-create or replace function pgtrain_private.freeze_run_config(given jsonb, out config jsonb, out config_hash bytea,
-                                                             out planned_steps bigint, out planned_tokens bigint)
-    language c volatile strict parallel safe as 'MODULE_PATHNAME', 'pgtrain_freeze_run_config';
-comment on function pgtrain_private.freeze_run_config(jsonb) is 'Checks a configuration and fills in every default; unknown keys and values are refused by name';
+create or replace function pgtrain_private.check_run_config(config jsonb) returns void
+    language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_check_run_config';
+comment on function pgtrain_private.check_run_config(jsonb) is 'Refuses unknown keys and values of a configuration by name';
 
 create or replace function pgtrain_private.compute_plan(config jsonb, selector text, data_bytes bigint) returns jsonb
     language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_compute_plan';
@@ -25,55 +24,19 @@ create or replace function pgtrain_private.forget_shares() returns void
     language c volatile as 'MODULE_PATHNAME', 'pgtrain_forget_shares';
 comment on function pgtrain_private.forget_shares() is 'At commit: weights and concurrency limits of users are read again';
 
-create or replace function pgtrain_private.find_plan(frozen jsonb, config_hash bytea, data_bytes bigint,
-    out device_kind pgtrain.device_kind, out peak_bytes bigint, out parameters bigint, out largest_device_bytes bigint, out plan jsonb)
+create or replace function pgtrain_private.make_plan(frozen jsonb, config_hash bytea, device_kind pgtrain.device_kind, selector text,
+                                                     data_bytes bigint) returns void
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
-#variable_conflict use_column
 declare
-    -- Plans grow with the data only in steps of two, so that few are computed; a larger step plans for more, never for less.
-    size_class bigint := 65536;
-    wanted record;
+    computed jsonb := pgtrain_private.compute_plan(frozen, selector, data_bytes);
 begin
-    while size_class < data_bytes loop
-        size_class := size_class * 2;
-    end loop;
-    select coalesce(best.kind, 'cpu') as kind, coalesce(best.selector, 'cpu') as selector, best.largest,
-           p.peak_bytes, p.parameters, p.device_memory_bytes, p.plan
-      into wanted
-      from (select 1) one
-      left join (select d.kind, d.selector, max(d.memory_bytes) over () as largest from pgtrain.devices d
-                  where d.status <> 'gone' order by d.kind desc, d.memory_bytes desc limit 1) best on true
-      left join pgtrain_private.plan_cache p
-        on p.config_hash = find_plan.config_hash and p.device_kind = coalesce(best.kind, 'cpu') and p.data_bytes = size_class;
-    device_kind := wanted.kind;
-    plan := wanted.plan;
-    peak_bytes := wanted.peak_bytes;
-    parameters := wanted.parameters;
-    largest_device_bytes := coalesce(wanted.largest, wanted.device_memory_bytes);
-    if plan is null then
-        plan := pgtrain_private.compute_plan(frozen, wanted.selector, size_class);
-        peak_bytes := plan->>'peak_bytes';
-        parameters := plan->>'parameters';
-        largest_device_bytes := coalesce(wanted.largest, (plan->>'device_memory_bytes')::bigint);
-        insert into pgtrain_private.plan_cache (config_hash, device_kind, data_bytes, peak_bytes, parameters, device_memory_bytes, plan)
-        values (find_plan.config_hash, wanted.kind, size_class, find_plan.peak_bytes, find_plan.parameters,
-                (find_plan.plan->>'device_memory_bytes')::bigint, find_plan.plan)
-        on conflict do nothing;
-    end if;
+    insert into pgtrain_private.plan_cache (config_hash, device_kind, data_bytes, peak_bytes, parameters, device_memory_bytes, plan)
+    values (make_plan.config_hash, make_plan.device_kind, make_plan.data_bytes, (computed->>'peak_bytes')::bigint,
+            (computed->>'parameters')::bigint, (computed->>'device_memory_bytes')::bigint, computed)
+    on conflict do nothing;
 end $$;
-comment on function pgtrain_private.find_plan(jsonb, bytea, bigint) is
-    'Memory plan of a configuration on the best device there is, from the cache or from the trainer, and the memory of the largest device';
-
-create or replace function pgtrain_private.refuse_unfit(peak_bytes bigint, parameters bigint, largest_device_bytes bigint) returns void
-    language plpgsql stable set search_path = pg_catalog, pg_temp as $$
-begin
-    raise exception using errcode = 'PT422',
-        message = 'the run does not fit into the memory of any device',
-        detail = format('It needs %s (%s bytes) for %s parameters; the largest device has %s (%s bytes).', pg_size_pretty(peak_bytes),
-                        peak_bytes, parameters, pg_size_pretty(largest_device_bytes), largest_device_bytes),
-        hint = 'Choose a smaller size, context or batch_size; gradient_accumulation keeps the effective batch. pgtrain.plan_run shows what needs how much.';
-end $$;
-comment on function pgtrain_private.refuse_unfit(bigint, bigint, bigint) is 'Raises PT422 with the numbers: no device has the memory';
+comment on function pgtrain_private.make_plan(jsonb, bytea, pgtrain.device_kind, text, bigint) is
+    'Has the trainer compute the memory plan of a configuration on a kind of device, and keeps it';
 
 -- ---------------------------------------------------------------- trainings
 
@@ -96,7 +59,7 @@ begin
     elsif jsonb_typeof(create_training.base_model) <> 'object' then
         raise exception using errcode = '22023', message = format('base_model must be a JSON object, not %s', jsonb_typeof(create_training.base_model));
     end if;
-    perform pgtrain_private.freeze_run_config(coalesce(create_training.config, '{}'));
+    perform pgtrain_private.check_run_config(coalesce(create_training.config, '{}'));
     insert into pgtrain.trainings (owner_id, name, config, description, trigger_word, base_model)
     values (me, create_training.name, coalesce(create_training.config, '{}'), create_training.description,
             create_training.trigger_word, create_training.base_model)
@@ -113,200 +76,17 @@ comment on function pgtrain.create_training(text, jsonb, text, text, jsonb) is '
 
 -- ---------------------------------------------------------------- submit
 
-create or replace function pgtrain_private.resolve_run(training_id bigint, dataset_ids bigint[], config jsonb,
-    out owner bigint, out training_name text, out frozen jsonb, out config_hash bytea, out planned_steps bigint,
-    out planned_tokens bigint, out data_hash bytea, out data_bytes bigint,
-    out content_hashes bytea[], out sample_counts bigint[], out text_bytes bigint[])
-    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
-#variable_conflict use_variable
-declare
-    dataset record;
-    frozen_config record;
-    base jsonb := '{}';
-    scope text := pgtrain_private.require_permission('create', 'training');
-begin
-    owner := pgtrain_private.require_user();
-    if jsonb_typeof(coalesce(config, '{}')) <> 'object' then
-        raise exception using errcode = '22023', message = format('config must be a JSON object, not %s', jsonb_typeof(config));
-    end if;
-    if training_id is not null then
-        select t.name, t.config into training_name, base from pgtrain.trainings t where t.id = training_id and (t.owner_id = owner or scope = 'any');
-        if not found then
-            raise exception using errcode = 'PT404', message = format('training %s does not exist or is not yours', training_id);
-        end if;
-    end if;
-    frozen_config := pgtrain_private.freeze_run_config(base || coalesce(config, '{}'));
-    frozen := frozen_config.config;
-    config_hash := frozen_config.config_hash;
-    planned_steps := frozen_config.planned_steps;
-    planned_tokens := frozen_config.planned_tokens;
-    if coalesce(cardinality(dataset_ids), 0) = 0 or dataset_ids = array[null::bigint] then
-        raise exception using errcode = '22004', message = 'a run needs a dataset',
-            hint = 'Give dataset_id; pgtrain.create_dataset and pgtrain.dataset_from_query make one.';
-    elsif array_ndims(dataset_ids) <> 1 then
-        raise exception using errcode = '22023', message = 'dataset_ids must be a plain array, not one of arrays';
-    elsif array_position(dataset_ids, null) is not null then
-        raise exception using errcode = '22004', message = 'dataset_ids may not contain null';
-    end if;
-    data_bytes := 0;
-    data_hash := '';
-    for n in array_lower(dataset_ids, 1)..array_upper(dataset_ids, 1) loop
-        if array_position(dataset_ids, dataset_ids[n]) < n then
-            raise exception using errcode = '22023', message = format('dataset %s is given twice', dataset_ids[n]);
-        end if;
-        -- The first sample_count samples of a dataset never change, so the count and their hash freeze it.
-        select d.owner_id, d.name, d.is_public, d.content_hash, d.sample_count, d.size_bytes, d.longest_bytes
-          into dataset from pgtrain.datasets d where d.id = dataset_ids[n];
-        if not found or not (dataset.owner_id is null or dataset.is_public or pgtrain_private.may_access(dataset.owner_id, 'read', 'datasets')) then
-            raise exception using errcode = 'PT404', message = format('dataset %s does not exist or you may not read it', dataset_ids[n]);
-        end if;
-        if dataset.sample_count = 0 then
-            raise exception using errcode = 'PT422', message = format('dataset %s ("%s") is empty', dataset_ids[n], dataset.name),
-                hint = 'Add samples with pgtrain.append_samples first.';
-        end if;
-        if (frozen->>'long_samples') = 'error' and (frozen->>'tokenizer') = 'byte' and dataset.longest_bytes > (frozen->>'context')::bigint then
-            raise exception using errcode = 'PT422',
-                message = format('a sample of dataset %s ("%s") is longer than the context', dataset_ids[n], dataset.name),
-                detail = format('The longest has %s bytes, the context %s tokens.', dataset.longest_bytes, frozen->>'context'),
-                hint = 'Raise context, or set long_samples to split or truncate.';
-        end if;
-        data_bytes := data_bytes + dataset.size_bytes;
-        data_hash := sha256(data_hash || dataset.content_hash);
-        content_hashes := content_hashes || dataset.content_hash;
-        sample_counts := sample_counts || dataset.sample_count;
-        text_bytes := text_bytes || dataset.size_bytes;
-    end loop;
-end $$;
-comment on function pgtrain_private.resolve_run(bigint, bigint[], jsonb) is 'Checks rights, freezes configuration and data of a run to be; writes nothing. The arrays go with dataset_ids';
-
+-- In C, with the statements they run: src/pg/functions/submit.cpp.
 create or replace function pgtrain.plan_run(training_id bigint default null, dataset_id bigint default null, config jsonb default '{}',
                                             dataset_ids bigint[] default null) returns jsonb
-    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
-#variable_conflict use_variable
-declare
-    resolved record;
-    plan record;
-    datasets jsonb;
-begin
-    perform pgtrain_private.require_writable('plan_run');
-    dataset_ids := coalesce(dataset_ids, array[dataset_id]);
-    resolved := pgtrain_private.resolve_run(training_id, dataset_ids, config);
-    plan := pgtrain_private.find_plan(resolved.frozen, resolved.config_hash, resolved.data_bytes);
-    select jsonb_agg(jsonb_build_object('id', d.id, 'hash', encode(d.hash, 'hex'), 'samples', d.samples, 'bytes', d.bytes) order by d.n)
-      into datasets
-      from unnest(dataset_ids, resolved.content_hashes, resolved.sample_counts, resolved.text_bytes) with ordinality d (id, hash, samples, bytes, n);
-    return plan.plan || jsonb_build_object('device_kind', plan.device_kind, 'fits', plan.peak_bytes <= plan.largest_device_bytes,
-        'largest_device_bytes', plan.largest_device_bytes, 'steps', resolved.planned_steps, 'planned_tokens', resolved.planned_tokens,
-        'data_bytes', resolved.data_bytes, 'datasets', datasets, 'config', resolved.frozen);
-end $$;
+    language c volatile security definer set search_path = pg_catalog, pg_temp as 'MODULE_PATHNAME', 'pgtrain_plan_run';
 comment on function pgtrain.plan_run(bigint, bigint, jsonb, bigint[]) is 'What submit_run would freeze and need: memory by part, steps, tokens, the full configuration; holds and writes nothing of the user''s';
 
 create or replace function pgtrain.submit_run(training_id bigint default null, dataset_id bigint default null, config jsonb default '{}',
     name text default null, priority integer default 0, idempotency_key text default null, dataset_ids bigint[] default null,
     start_at timestamptz default null, max_attempts integer default null, publish_as text default null,
     description text default null, image_group_id bigint default null, metadata jsonb default '{}') returns bigint
-    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
-#variable_conflict use_variable
-declare
-    resolved record;
-    plan record;
-    made bigint;
-    is_new boolean;
-    held_resources pgtrain.resource_type[];
-    waits_until timestamptz := case when start_at > clock_timestamp() then start_at end;
-begin
-    perform pgtrain_private.require_writable('submit_run');
-    if idempotency_key is not null then
-        select r.id into made from pgtrain.training_runs r
-         where r.owner_id = pgtrain_private.require_user() and r.idempotency_key = submit_run.idempotency_key;
-        if found then
-            return made;
-        end if;
-    end if;
-    if priority is null or priority not between -30 and 30 then
-        raise exception using errcode = '22023', message = format('priority %s is not between -30 and 30', priority);
-    end if;
-    max_attempts := coalesce(max_attempts, current_setting('pgtrain.max_attempts')::integer);
-    if max_attempts not between 1 and 100 then
-        raise exception using errcode = '22023', message = format('max_attempts %s is not between 1 and 100', max_attempts);
-    end if;
-    if length(name) not between 1 and 200 or length(publish_as) not between 1 and 200 or length(idempotency_key) not between 1 and 200 then
-        raise exception using errcode = '22023', message = 'name, publish_as and idempotency_key have 1 to 200 characters';
-    elsif jsonb_typeof(metadata) <> 'object' then
-        raise exception using errcode = '22023', message = format('metadata must be a JSON object, not %s', jsonb_typeof(metadata));
-    end if;
-    -- A reference to somebody else's row would tell that it exists, and tie a run to it.
-    if image_group_id is not null and not exists (
-        select from pgtrain.image_groups g where g.id = image_group_id and pgtrain_private.may_access(g.owner_id, 'read', 'training')) then
-        raise exception using errcode = 'PT404', message = format('image group %s does not exist or you may not read it', image_group_id);
-    end if;
-    dataset_ids := coalesce(dataset_ids, array[dataset_id]);
-    resolved := pgtrain_private.resolve_run(training_id, dataset_ids, config);
-    plan := pgtrain_private.find_plan(resolved.frozen, resolved.config_hash, resolved.data_bytes);
-    if plan.peak_bytes > plan.largest_device_bytes then
-        perform pgtrain_private.refuse_unfit(plan.peak_bytes, plan.parameters, plan.largest_device_bytes);
-    end if;
-    -- All rows in one statement: many small ones would cost more than the writing does, and a submit is what a user waits for.
-    made := nextval('pgtrain.training_runs_id_seq');
-    with run as (
-        insert into pgtrain.training_runs (id, owner_id, training_id, image_group_id, name, description, config, config_hash, data_hash, data_bytes,
-               planned_steps, planned_tokens, peak_bytes_planned, parameters, idempotency_key, priority, max_attempts, available_at, publish_as, metadata)
-        overriding system value
-        values (made, resolved.owner, training_id, image_group_id, coalesce(name, resolved.training_name, 'run ' || made), description,
-               resolved.frozen, resolved.config_hash, resolved.data_hash, resolved.data_bytes, resolved.planned_steps, resolved.planned_tokens,
-               plan.peak_bytes, plan.parameters, idempotency_key, priority, max_attempts, waits_until, publish_as, coalesce(metadata, '{}'))
-        on conflict do nothing  -- the only unique thing that a client gives is the key (names of columns would be read as arguments here)
-        returning id),
-    -- As hold_usage does it, which is called below for a counter that these pass over. One after the other, jobs first as
-    -- everywhere: one update of both would lock them in any order, and two sessions would meet in a deadlock.
-    job as (
-        update pgtrain.user_usage_limits l set used_value = l.used_value + 1, held_value = l.held_value + 1
-          from run
-         where l.user_id = resolved.owner and l.resource_type = 'training_jobs' and (l.reset_at is null or l.reset_at > now())
-           and (l.limit_value = -1 or l.used_value + 1 <= l.limit_value)
-        returning l.resource_type, 1::bigint as amount),
-    tokens as (
-        update pgtrain.user_usage_limits l set used_value = l.used_value + resolved.planned_tokens, held_value = l.held_value + resolved.planned_tokens
-          from job
-         where l.user_id = resolved.owner and l.resource_type = 'training_tokens' and (l.reset_at is null or l.reset_at > now())
-           and (l.limit_value = -1 or l.used_value + resolved.planned_tokens <= l.limit_value)
-        returning l.resource_type, resolved.planned_tokens as amount),
-    held as (select * from job union all select * from tokens),
-    booked as (
-        insert into pgtrain.usage_entries (user_id, resource_type, kind, amount, run_id)
-        select resolved.owner, h.resource_type, 'hold', h.amount, made from held h),
-    data as (
-        insert into pgtrain.training_run_datasets (training_run_id, owner_id, dataset_id, content_hash, sample_count, text_bytes)
-        select run.id, resolved.owner, d.id, d.hash, d.samples, d.bytes
-          from run, unnest(dataset_ids, resolved.content_hashes, resolved.sample_counts, resolved.text_bytes) d (id, hash, samples, bytes)),
-    queued as (
-        insert into pgtrain_private.run_queue (run_id, owner_id, rank, memory_bytes, available_at)
-        select run.id, resolved.owner, -priority, plan.peak_bytes, waits_until from run),
-    told as (
-        insert into pgtrain.training_statuses (training_run_id, owner_id, status) select run.id, resolved.owner, 'queued' from run),
-    audited as (
-        insert into pgtrain.audit_log (title, actor_id, host, ip, subject)
-        select 'submit_run', resolved.owner, host(inet_client_addr()), inet_client_addr(), jsonb_build_object('run_id', run.id) from run)
-    select exists (select from run), array(select h.resource_type from held h) into is_new, held_resources;
-    if not is_new then
-        -- Another session committed the same key meanwhile.
-        select r.id into strict made from pgtrain.training_runs r where r.owner_id = resolved.owner and r.idempotency_key = submit_run.idempotency_key;
-        return made;
-    end if;
-    if cardinality(held_resources) < 2 then
-        -- A counter that is missing, due to start again, or full.
-        if not 'training_jobs' = any (held_resources) then
-            perform pgtrain_private.hold_usage(resolved.owner, 'training_jobs', 1, made);
-        end if;
-        if not 'training_tokens' = any (held_resources) then
-            perform pgtrain_private.hold_usage(resolved.owner, 'training_tokens', resolved.planned_tokens, made);
-        end if;
-    end if;
-    if waits_until is null then
-        perform pgtrain_private.wake_for_run(resolved.owner, (-priority)::smallint, false);
-    end if;
-    return made;
-end $$;
+    language c volatile security definer set search_path = pg_catalog, pg_temp as 'MODULE_PATHNAME', 'pgtrain_submit_run';
 comment on function pgtrain.submit_run(bigint, bigint, jsonb, text, integer, text, bigint[], timestamptz, integer, text, text, bigint, jsonb) is
     'Puts a run into the queue with its configuration and data frozen and its usage held, all in your transaction. Returns its id';
 

@@ -19,17 +19,7 @@ namespace rbac = pgtrain::pg::rbac;
 namespace code = pgtrain::pg::code;
 using pgtrain::pg::Error;
 using pgtrain::pg::boundary::text_argument;
-
-namespace {
-
-using pgtrain::pg::rbac::scope_all;
-
-std::string not_authenticated_detail() {
-  const std::string_view reason = rbac::ended_reason();
-  return reason.empty() ? std::string() : "Because " + std::string(reason) + ".";
-}
-
-}  // namespace
+using rbac::scope_all;
 
 PGTRAIN_FUNCTION(pgtrain_current_user_id) {
   const int64 user = rbac::current_user_id();
@@ -38,13 +28,7 @@ PGTRAIN_FUNCTION(pgtrain_current_user_id) {
 }
 
 // require_user() returns bigint: the caller, or an error.
-PGTRAIN_FUNCTION(pgtrain_require_user) {
-  const int64 user = rbac::current_user_id();
-  if (user == 0)
-    throw Error(code::NotAuthenticated, "nobody is logged in", not_authenticated_detail(),
-                "Call pgtrain.login and then pgtrain.authenticate with the session token.");
-  PG_RETURN_INT64(user);
-}
+PGTRAIN_FUNCTION(pgtrain_require_user) { PG_RETURN_INT64(rbac::require_user()); }
 
 PGTRAIN_FUNCTION(pgtrain_has_permission) {
   const std::string_view action = text_argument(fcinfo, 0), entity = text_argument(fcinfo, 1), access = text_argument(fcinfo, 2);
@@ -56,19 +40,7 @@ PGTRAIN_FUNCTION(pgtrain_has_permission) {
 
 // require_permission(action, entity) returns 'own' or 'any', or an error.
 PGTRAIN_FUNCTION(pgtrain_require_permission) {
-  const std::string_view action = text_argument(fcinfo, 0), entity = text_argument(fcinfo, 1);
-  rbac::Reach reach = rbac::Reach::None;
-  const int64 user = rbac::current_user_id();
-  if (user != 0)
-    reach = rbac::reach(user, action, entity);
-  else if (rbac::is_server_administrator())
-    reach = rbac::Reach::Any;
-  else
-    throw Error(code::NotAuthenticated, "nobody is logged in", not_authenticated_detail(),
-                "Call pgtrain.login and then pgtrain.authenticate with the session token.");
-  if (reach == rbac::Reach::None)
-    throw Error(code::PermissionDenied, "permission denied to " + std::string(action) + " " + std::string(entity),
-                "None of your active roles grants it.", "pgtrain.role_grants shows which roles do; an administrator can grant one.");
+  const rbac::Reach reach = rbac::require_permission(text_argument(fcinfo, 0), text_argument(fcinfo, 1));
   PG_RETURN_TEXT_P(cstring_to_text(reach == rbac::Reach::Any ? "any" : "own"));
 }
 
@@ -84,13 +56,7 @@ PGTRAIN_FUNCTION(pgtrain_owner_scope) {
 
 PGTRAIN_FUNCTION(pgtrain_may_access) {
   if (PG_ARGISNULL(1) || PG_ARGISNULL(2)) PG_RETURN_BOOL(false);
-  const int64 user = rbac::current_user_id();
-  switch (rbac::reach(user, text_argument(fcinfo, 1), text_argument(fcinfo, 2))) {
-    case rbac::Reach::Any: PG_RETURN_BOOL(true);
-    case rbac::Reach::Own: PG_RETURN_BOOL(!PG_ARGISNULL(0) && PG_GETARG_INT64(0) == user);
-    case rbac::Reach::None: break;
-  }
-  PG_RETURN_BOOL(false);
+  PG_RETURN_BOOL(rbac::may_access(PG_ARGISNULL(0) ? 0 : PG_GETARG_INT64(0), text_argument(fcinfo, 1), text_argument(fcinfo, 2)));
 }
 
 // session_id() returns the row of pgtrain.sessions in force, null for none.

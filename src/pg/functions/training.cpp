@@ -1,21 +1,16 @@
-// SQL functions of the training domain: freezing a configuration, waiting for a run, stored files, and the seams to the queue.
+// SQL functions of the training domain: waiting for a run, stored files, and the seams to the queue. Submitting is in submit.cpp.
 #include "pg/compat.hpp"
 
 extern "C" {
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "funcapi.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
-#include "utils/jsonb.h"
-#include "utils/numeric.h"
 #include "utils/timestamp.h"
 }
-
-#include <sodium.h>
 
 #include <algorithm>
 #include <string>
@@ -25,126 +20,15 @@ extern "C" {
 #include "pg/worker/file_store.hpp"
 #include "pg/worker/queue.hpp"
 #include "pg/worker/queue_events.hpp"
-#include "pg/worker/relay.hpp"
 #include "pg/worker/settings.hpp"
 #include "pg/worker/shared.hpp"
-#include "protocol/run_config.hpp"
 
 namespace {
 
 using namespace pgtrain::pg;
 using call::Type;
 
-// ---------------------------------------------------------------- freezing a configuration
-
-struct PlainPair {
-  const char *key;
-  int key_length;
-  const char *value;
-  int value_length;
-};
-
-constexpr int most_fields = 256;
-
-// Server world. Takes an object of plain values apart; the name of a value that is not plain comes back.
-int read_pairs(Jsonb *object, PlainPair *pairs, char *not_plain, size_t not_plain_size) {
-  int count = 0;
-  JsonbIterator *iterator = JsonbIteratorInit(&object->root);
-  JsonbValue value;
-  not_plain[0] = '\0';
-  for (JsonbIteratorToken token; (token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE && count < most_fields;) {
-    if (token == WJB_KEY) {
-      pairs[count].key = value.val.string.val;
-      pairs[count].key_length = value.val.string.len;
-    } else if (token == WJB_VALUE) {
-      PlainPair &pair = pairs[count++];
-      pair.value = "";
-      switch (value.type) {
-        case jbvNull: break;
-        case jbvString: pair.value = pnstrdup(value.val.string.val, value.val.string.len); break;
-        case jbvNumeric: pair.value = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value.val.numeric))); break;
-        case jbvBool: pair.value = value.val.boolean ? "true" : "false"; break;
-        default:
-          // Cut at a character: half of one would make the message itself badly encoded.
-          strlcpy(not_plain, pnstrdup(pair.key, pg_mbcliplen(pair.key, pair.key_length, static_cast<int>(not_plain_size) - 1)), not_plain_size);
-          return count;
-      }
-      pair.value_length = static_cast<int>(strlen(pair.value));
-    }
-  }
-  return count;
-}
-
-pgtrain::protocol::ConfigPairs pairs_of(Jsonb *object) {
-  PlainPair pairs[most_fields];
-  char not_plain[128];
-  const int count = call::guarded([&] { return read_pairs(object, pairs, not_plain, sizeof not_plain); });
-  if (not_plain[0] != '\0')
-    throw Error(code::InvalidData, std::string("config: \"") + not_plain + "\" must be a plain value, not an object or array", {},
-                "pgtrain.config_fields() lists what there is.");
-  if (count == most_fields) throw Error(code::InvalidData, "config has too many keys", {}, "pgtrain.config_fields() lists what there is.");
-  pgtrain::protocol::ConfigPairs result;
-  for (int i = 0; i < count; ++i)
-    result.emplace_back(std::string(pairs[i].key, pairs[i].key_length), std::string(pairs[i].value, pairs[i].value_length));
-  return result;
-}
-
-bool is_number(const pgtrain::protocol::ConfigField &field) {
-  using pgtrain::protocol::FieldKind;
-  return field.kind == FieldKind::Integer || field.kind == FieldKind::Unsigned64 || field.kind == FieldKind::Real;
-}
-
-std::string json_of(const pgtrain::protocol::RunConfig &config) {
-  const auto &fields = pgtrain::protocol::config_fields();
-  std::string text = "{";
-  for (size_t i = 0; i < config.pairs().size(); ++i) {
-    const auto &[key, value] = config.pairs()[i];
-    text += (i > 0 ? "," : "") + worker::json_text(key) + ":" + (is_number(fields.at(i)) ? value : worker::json_text(value));
-  }
-  return text + "}";
-}
-
-struct Frozen {
-  std::string given;  // the bytes of the jsonb it was made of
-  std::string config;
-  unsigned char hash[crypto_hash_sha256_BYTES];
-  int64_t steps = 0, tokens = 0;
-};
-
-// Programs submit the same configuration again and again.
-Frozen last_frozen;
-
-const Frozen &freeze(Jsonb *object) {
-  const std::string given(reinterpret_cast<const char *>(object), VARSIZE(object));
-  if (!last_frozen.given.empty() && last_frozen.given == given) return last_frozen;
-  pgtrain::protocol::RunConfig config;
-  pgtrain::protocol::ConfigError error;
-  if (!pgtrain::protocol::freeze_config(pairs_of(object), config, error))
-    throw Error(code::InvalidData, "config: " + error.message, error.key.empty() ? std::string() : "The key is \"" + error.key + "\".", error.hint);
-  Frozen frozen;
-  const std::string canonical = config.canonical_text();
-  crypto_hash_sha256(frozen.hash, reinterpret_cast<const unsigned char *>(canonical.data()), canonical.size());
-  frozen.config = json_of(config);
-  frozen.steps = config.integer("steps");
-  if (config.planned_tokens() > static_cast<uint64_t>(INT64_MAX)) throw Error(code::InvalidData, "config: steps x tokens of a step is beyond all counting");
-  frozen.tokens = static_cast<int64_t>(config.planned_tokens());
-  frozen.given = given;
-  last_frozen = std::move(frozen);
-  return last_frozen;
-}
-
 Datum bytes_datum(const void *bytes, size_t length) { return PointerGetDatum(cstring_to_text_with_len(static_cast<const char *>(bytes), static_cast<int>(length))); }
-
-// Server world.
-Datum frozen_row(FunctionCallInfo fcinfo, const Frozen &frozen) {
-  TupleDesc columns;
-  if (get_call_result_type(fcinfo, nullptr, &columns) != TYPEFUNC_COMPOSITE) elog(ERROR, "pgtrain: not a row type");
-  columns = BlessTupleDesc(columns);
-  Datum values[4] = {DirectFunctionCall1(jsonb_in, CStringGetDatum(frozen.config.c_str())), bytes_datum(frozen.hash, sizeof frozen.hash),
-                     Int64GetDatum(frozen.steps), Int64GetDatum(frozen.tokens)};
-  bool nulls[4] = {false, false, false, false};
-  return HeapTupleGetDatum(heap_form_tuple(columns, values, nulls));
-}
 
 // ---------------------------------------------------------------- waiting
 
@@ -205,11 +89,6 @@ bool wait_until_ended(int64_t run_id, int64_t timeout_ms) {
 }
 
 }  // namespace
-
-PGTRAIN_FUNCTION(pgtrain_freeze_run_config) {
-  const Frozen &frozen = freeze(PG_GETARG_JSONB_P(0));
-  return frozen_row(fcinfo, frozen);
-}
 
 PGTRAIN_FUNCTION(pgtrain_wait_until_ended) { PG_RETURN_BOOL(wait_until_ended(PG_GETARG_INT64(0), PG_GETARG_INT64(1))); }
 

@@ -52,6 +52,15 @@ void forget_for_good();
 // What `user_id` may do. An unknown action or entity is simply not permitted.
 Reach reach(int64_t user_id, std::string_view action, std::string_view entity);
 
+// The caller, or an error when nobody is logged in.
+int64_t require_user();
+
+// How far the caller's right reaches, Own or Any, or an error. The administrator of the server has any.
+Reach require_permission(std::string_view action, std::string_view entity);
+
+// Whether the caller may do that to a row of that owner (0 = nobody's).
+bool may_access(int64_t owner_id, std::string_view action, std::string_view entity);
+
 // True for a caller without an identity whose database role is a superuser: the administrator of the server.
 bool is_server_administrator();
 

@@ -1,0 +1,31 @@
+// Freezing a configuration: the user's JSON object becomes the full configuration with every default, its hash and what it plans.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "pg/compat.hpp"
+
+extern "C" {
+#include "utils/jsonb.h"
+}
+
+namespace pgtrain::pg::submit {
+
+struct FrozenConfig {
+  std::string given;         // the bytes of the jsonb it was made of
+  std::string json;          // the frozen configuration as JSON text
+  std::string hash;          // SHA-256 of its canonical text, 32 raw bytes
+  int64_t steps = 0;         // optimiser updates
+  int64_t tokens = 0;        // tokens that the whole run looks at
+  int64_t sample_bytes = 0;  // samples may have at most so many bytes, 0 = any: longer ones are split or cut
+};
+
+// Throws InvalidData naming the key and what to do. The result lives until the next call: programs submit the same
+// configuration again and again.
+const FrozenConfig &freeze_config(Jsonb *object);
+
+// The name of what a jsonb holds: object, array, string ...
+std::string jsonb_kind(Jsonb *value);
+
+}  // namespace pgtrain::pg::submit

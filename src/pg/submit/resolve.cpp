@@ -1,0 +1,168 @@
+// See resolve.hpp. Three statements at most (training, datasets, plan), because a user waits for a submit.
+#include "pg/submit/resolve.hpp"
+
+extern "C" {
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+}
+
+#include <algorithm>
+#include <cstdio>
+
+#include "pg/call/guard.hpp"
+#include "pg/crypto/digest.hpp"
+#include "pg/errors.hpp"
+#include "pg/rbac/rbac.hpp"
+
+namespace pgtrain::pg::submit {
+namespace {
+
+using call::Type;
+
+call::Statement training_statement{
+    "select t.name, t.config || coalesce($4, '{}') from pgtrain.trainings t where t.id = $1 and (t.owner_id = $2 or $3)",
+    {Type::Int8, Type::Int8, Type::Bool, Type::Jsonb}};
+
+call::Statement datasets_statement{
+    "select d.owner_id, d.is_public, d.name, d.content_hash, d.sample_count, d.size_bytes, d.longest_bytes"
+    " from pgtrain.datasets d where d.id = $1",
+    {Type::Int8}};
+
+// The cached plan of a configuration for the best device there is, and the memory of the largest.
+call::Statement plan_statement{
+    "select best.kind, best.selector, best.largest, p.peak_bytes, p.parameters, p.device_memory_bytes"
+    " from (select coalesce(d.kind, 'cpu') as kind, coalesce(d.selector, 'cpu') as selector,"
+    "              (select max(m.memory_bytes) from pgtrain.devices m where m.status <> 'gone') as largest"
+    "         from (select 1) one left join (select kind, selector from pgtrain.devices where status <> 'gone'"
+    "                                         order by kind desc, memory_bytes desc limit 1) d on true) best"
+    " left join pgtrain_private.plan_cache p on p.config_hash = $1 and p.device_kind = best.kind and p.data_bytes = $2",
+    {Type::Bytea, Type::Int8}};
+
+call::Statement make_plan_statement{
+    "select pgtrain_private.make_plan($1, $2, $3::pgtrain.device_kind, $4, $5)",
+    {Type::Jsonb, Type::Bytea, Type::Text, Type::Text, Type::Int8}};
+
+std::string hex(std::string_view bytes) {
+  static constexpr char digits[] = "0123456789abcdef";
+  std::string text;
+  text.reserve(bytes.size() * 2);
+  for (const char c : bytes) {
+    text.push_back(digits[static_cast<unsigned char>(c) >> 4]);
+    text.push_back(digits[static_cast<unsigned char>(c) & 15]);
+  }
+  return text;
+}
+
+std::string pretty(int64_t bytes) {
+  const char *pretty_text = call::guarded([bytes] { return text_to_cstring(DatumGetTextPP(DirectFunctionCall1(pg_size_pretty, Int64GetDatum(bytes)))); });
+  return pretty_text;
+}
+
+Jsonb *jsonb_of(const std::string &text) {
+  return call::guarded([&text] { return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text.c_str()))); });
+}
+
+const char *text_of(Jsonb *value) {
+  return value == nullptr ? nullptr : call::guarded([value] { return JsonbToCString(nullptr, &value->root, VARSIZE(value)); });
+}
+
+// With a training, its name and the configuration over its own.
+const FrozenConfig &freeze_over_training(const call::Spi &spi, ResolvedRun &run, std::optional<int64_t> training_id, bool sees_all, Jsonb *config) {
+  if (config != nullptr && !JB_ROOT_IS_OBJECT(config))
+    throw Error(code::InvalidParameter, "config must be a JSON object, not " + jsonb_kind(config));
+  if (!training_id) return freeze_config(config != nullptr ? config : jsonb_of("{}"));
+  const char *given = text_of(config);
+  const call::Rows rows =
+      training_statement.execute(spi, {*training_id, run.owner_id, sees_all, given == nullptr ? call::Parameter(nullptr) : call::Parameter(given)});
+  if (rows.empty()) throw Error(code::NotFound, "training " + std::to_string(*training_id) + " does not exist or is not yours");
+  run.training_name = rows[0].text(0);
+  return freeze_config(jsonb_of(rows[0].text(1)));
+}
+
+std::vector<int64_t> check_list(const DatasetList &list) {
+  const bool is_given = std::any_of(list.ids.begin(), list.ids.end(), [](const auto &id) { return id.has_value(); }) || list.ids.size() > 1;
+  if (!is_given)
+    throw Error(code::NullNotAllowed, "a run needs a dataset", {}, "Give dataset_id; pgtrain.create_dataset and pgtrain.dataset_from_query make one.");
+  if (list.dimensions != 1) throw Error(code::InvalidParameter, "dataset_ids must be a plain array, not one of arrays");
+  std::vector<int64_t> ids;
+  for (const std::optional<int64_t> &id : list.ids) {
+    if (!id) throw Error(code::NullNotAllowed, "dataset_ids may not contain null");
+    if (std::find(ids.begin(), ids.end(), *id) != ids.end())
+      throw Error(code::InvalidParameter, "dataset " + std::to_string(*id) + " is given twice");
+    ids.push_back(*id);
+  }
+  return ids;
+}
+
+bool may_read(const call::Row &dataset) {
+  const bool is_public = dataset.is_null(0) || dataset.boolean(1);
+  return is_public || rbac::may_access(dataset.int64(0), "read", "datasets");
+}
+
+void freeze_dataset(const call::Spi &spi, int64_t id, const FrozenConfig &config, FrozenData &data) {
+  const call::Rows rows = datasets_statement.execute(spi, {id});
+  if (rows.empty() || !may_read(rows[0]))
+    throw Error(code::NotFound, "dataset " + std::to_string(id) + " does not exist or you may not read it");
+  const call::Row &dataset = rows[0];
+  const std::string title = std::to_string(id) + " (\"" + dataset.text(2) + "\")";
+  if (dataset.int64(4) == 0)
+    throw Error(code::InvalidData, "dataset " + title + " is empty", {}, "Add samples with pgtrain.append_samples first.");
+  if (config.sample_bytes > 0 && dataset.int64(6) > config.sample_bytes)
+    throw Error(code::InvalidData, "a sample of dataset " + title + " is longer than the context",
+                "The longest has " + std::to_string(dataset.int64(6)) + " bytes, the context " + std::to_string(config.sample_bytes) + " tokens.",
+                "Raise context, or set long_samples to split or truncate.");
+  const crypto::Digest hash = crypto::sha256(data.hash, dataset.text(3));
+  data.hash.assign(reinterpret_cast<const char *>(hash.data()), hash.size());
+  data.ids.push_back(id);
+  data.content_hashes.push_back(hex(dataset.text(3)));
+  data.sample_counts.push_back(dataset.int64(4));
+  data.text_bytes.push_back(dataset.int64(5));
+  data.bytes += dataset.int64(5);
+}
+
+// Plans grow with the data only in steps of two, so that few are computed; a larger step plans for more, never for less.
+int64_t size_class_of(int64_t bytes) {
+  int64_t size = 65536;
+  while (size < bytes) size *= 2;
+  return size;
+}
+
+Plan find_plan(const call::Spi &spi, const FrozenConfig &config, int64_t data_bytes) {
+  Plan plan;
+  plan.size_class = size_class_of(data_bytes);
+  const auto look_up = [&] { return plan_statement.execute(spi, {config.hash, plan.size_class}); };
+  call::Rows rows = look_up();
+  if (rows[0].is_null(3)) {
+    make_plan_statement.execute(spi, {config.json, config.hash, rows[0].text(0), rows[0].text(1), plan.size_class});
+    rows = look_up();
+  }
+  const call::Row &row = rows[0];
+  if (row.is_null(3)) throw Error(code::InvalidState, "the devices of this server changed while the run was planned", {}, "Try again.");
+  plan.device_kind = row.text(0);
+  plan.peak_bytes = row.int64(3);
+  plan.parameters = row.int64(4);
+  plan.largest_device_bytes = row.is_null(2) ? row.int64(5) : row.int64(2);
+  return plan;
+}
+
+}  // namespace
+
+ResolvedRun resolve_run(const call::Spi &spi, std::optional<int64_t> training_id, const DatasetList &datasets, Jsonb *config) {
+  ResolvedRun run;
+  const rbac::Reach reach = rbac::require_permission("create", "training");
+  run.owner_id = rbac::require_user();
+  run.config = freeze_over_training(spi, run, training_id, reach == rbac::Reach::Any, config);
+  for (const int64_t id : check_list(datasets)) freeze_dataset(spi, id, run.config, run.data);
+  run.plan = find_plan(spi, run.config, run.data.bytes);
+  return run;
+}
+
+void require_fit(const Plan &plan) {
+  if (plan.peak_bytes <= plan.largest_device_bytes) return;
+  throw Error(code::InvalidData, "the run does not fit into the memory of any device",
+              "It needs " + pretty(plan.peak_bytes) + " (" + std::to_string(plan.peak_bytes) + " bytes) for " + std::to_string(plan.parameters) +
+                  " parameters; the largest device has " + pretty(plan.largest_device_bytes) + " (" + std::to_string(plan.largest_device_bytes) + " bytes).",
+              "Choose a smaller size, context or batch_size; gradient_accumulation keeps the effective batch. pgtrain.plan_run shows what needs how much.");
+}
+
+}  // namespace pgtrain::pg::submit

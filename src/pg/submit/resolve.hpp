@@ -1,0 +1,57 @@
+// What a run to be would freeze and need: rights, configuration, data and memory plan. Writes nothing but the cache of plans.
+// Called by functions/submit.cpp for submit_run and plan_run.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "pg/compat.hpp"
+
+extern "C" {
+#include "utils/jsonb.h"
+}
+
+#include "pg/call/spi.hpp"
+#include "pg/submit/frozen_config.hpp"
+
+namespace pgtrain::pg::submit {
+
+// The datasets as the caller gave them.
+struct DatasetList {
+  std::vector<std::optional<int64_t>> ids;
+  int dimensions = 1;
+};
+
+// The datasets as a run freezes them: their first `sample_counts` samples never change.
+struct FrozenData {
+  std::vector<int64_t> ids, sample_counts, text_bytes;
+  std::vector<std::string> content_hashes;  // in hexadecimal
+  std::string hash;                         // over all, 32 raw bytes
+  int64_t bytes = 0;                        // of text, over all
+};
+
+struct Plan {
+  std::string device_kind;  // kind of the best device there is
+  int64_t size_class = 0;   // bytes of data it was computed for
+  int64_t peak_bytes = 0;   // device memory needed
+  int64_t parameters = 0;
+  int64_t largest_device_bytes = 0;
+};
+
+struct ResolvedRun {
+  int64_t owner_id = 0;
+  std::optional<std::string> training_name;
+  FrozenConfig config;
+  FrozenData data;
+  Plan plan;
+};
+
+// `config` may be null for none. Throws NotAuthenticated, PermissionDenied, InvalidParameter, NotFound or InvalidData.
+ResolvedRun resolve_run(const call::Spi &spi, std::optional<int64_t> training_id, const DatasetList &datasets, Jsonb *config);
+
+// Throws InvalidData with the numbers when no device has the memory.
+void require_fit(const Plan &plan);
+
+}  // namespace pgtrain::pg::submit
