@@ -332,6 +332,18 @@ begin
 end $$;
 comment on function pgtrain_private.add_checkpoint(bigint, integer, bigint, bigint, bigint, text) is 'Makes a stored file the checkpoint of its run, in place of the one before; returns the files on disk that are not needed any more';
 
+create or replace function pgtrain_private.give_checkpoint_up(run_id bigint, attempt integer, problem text) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    owner bigint := pgtrain_private.fence_attempt(give_checkpoint_up.run_id, give_checkpoint_up.attempt);
+begin
+    delete from pgtrain_private.stored_files f using pgtrain.checkpoints c where c.run_id = give_checkpoint_up.run_id and f.id = c.file_id;
+    update pgtrain.run_attempts a set resumed_from_step = null
+     where a.run_id = give_checkpoint_up.run_id and a.attempt = give_checkpoint_up.attempt;
+    perform pgtrain_private.add_event(give_checkpoint_up.run_id, owner, 'checkpoint_lost', jsonb_build_object('problem', problem));
+end $$;
+comment on function pgtrain_private.give_checkpoint_up(bigint, integer, text) is 'Removes the checkpoint of a run whose bytes are gone or changed; the attempt begins at the first step';
+
 -- running -> succeeded. One commit with the artifacts, which the worker has added in the same transaction.
 create or replace function pgtrain_private.publish_run(run_id bigint, attempt integer, result jsonb, artifacts jsonb) returns void
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -381,14 +393,20 @@ declare
     freed integer := 0;
 begin
     for lost in
-        select a.run_id, a.attempt, a.expires_at < clock_timestamp() as is_late from pgtrain.run_attempts a
+        select a.run_id, a.attempt, a.expires_at < clock_timestamp() as is_late,
+               pgtrain_private.was_told_to_leave(a.worker_pid, a.incarnation) as was_told from pgtrain.run_attempts a
          where a.ended_at is null
            and (a.expires_at < clock_timestamp() or not coalesce(pgtrain_private.is_live_process(a.worker_pid, a.incarnation), false))
          for no key update skip locked
     loop
-        perform pgtrain_private.requeue_run(lost.run_id, lost.attempt, 'worker_lost', true, null, 'the worker of this run was lost',
-            case when lost.is_late then 'It did not renew its lease in time.' else 'Its process is gone: the server or the worker was killed.' end,
-            'The run continues from its last checkpoint.');
+        if lost.was_told then
+            perform pgtrain_private.requeue_run(lost.run_id, lost.attempt, 'server_shutdown', false, null, 'the server or the worker was stopped',
+                'Its worker had to leave at once, as for DROP DATABASE or DROP EXTENSION.', 'The run continues from its last checkpoint.');
+        else
+            perform pgtrain_private.requeue_run(lost.run_id, lost.attempt, 'worker_lost', true, null, 'the worker of this run was lost',
+                case when lost.is_late then 'It did not renew its lease in time.' else 'Its process is gone: the server or the worker was killed.' end,
+                'The run continues from its last checkpoint.');
+        end if;
         freed := freed + 1;
     end loop;
     return freed;
@@ -422,11 +440,12 @@ create or replace function pgtrain_private.refresh_device_status() returns void
     language sql volatile set search_path = pg_catalog, pg_temp as $$
     update pgtrain.devices d set status = s.status
       from (select v.id, case when exists (select from pgtrain.run_attempts a where a.device_id = v.id and a.ended_at is null)
+                                or v.instance_id = any (pgtrain_private.busy_devices())
                               then 'running' else 'idle' end::pgtrain.device_status as status
               from pgtrain.devices v where v.status <> 'gone') s
      where d.id = s.id and d.status <> s.status and d.status <> 'gone';
 $$;
-comment on function pgtrain_private.refresh_device_status() is 'Sets the status of devices by the attempts that run on them';
+comment on function pgtrain_private.refresh_device_status() is 'Sets the status of devices by the attempts that run on them, also those of other databases';
 
 create or replace function pgtrain_private.release_due_runs(out released integer, out next_due timestamptz)
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$

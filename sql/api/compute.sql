@@ -17,6 +17,17 @@ create or replace function pgtrain_private.worker_states(out kind text, out data
     language c volatile parallel restricted as 'MODULE_PATHNAME', 'pgtrain_worker_states';
 comment on function pgtrain_private.worker_states() is 'Workers as shared memory knows them; no rows without preloading';
 
+create or replace function pgtrain_private.was_told_to_leave(pid integer, incarnation bigint) returns boolean
+    language c volatile strict parallel restricted as 'MODULE_PATHNAME', 'pgtrain_was_told_to_leave';
+comment on function pgtrain_private.was_told_to_leave(integer, bigint) is 'Whether a worker of that life of the server had to leave without ending its lease';
+
+create or replace function pgtrain_private.busy_devices() returns text[]
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    return (select coalesce(array_agg(w.device), '{}') from pgtrain_private.worker_states() w where w.kind = 'device' and w.run_id is not null);
+end $$;
+comment on function pgtrain_private.busy_devices() is 'Devices that are training now, for whichever database';
+
 create or replace function pgtrain_private.require_writable(what text) returns void
     language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_require_writable';
 comment on function pgtrain_private.require_writable(text) is 'Raises the server''s read-only error on a standby and in a read-only transaction';
@@ -34,6 +45,8 @@ begin
                          and w.database_id = (select d.oid from pg_database d where d.datname = current_database())) then
         return coalesce((select 'no device worker runs for this database: ' || w.note from pgtrain_private.worker_states() w
                           where w.note <> '' order by w.kind <> 'launcher' limit 1),
+                        'no device worker runs for this database: pgtrain.databases is "' || nullif(current_setting('pgtrain.databases'), '*')
+                          || '", see whether that names it',
                         'no device worker runs for this database yet: the launcher starts them within seconds; see the server log if not');
     end if;
     return null;

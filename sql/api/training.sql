@@ -281,7 +281,8 @@ begin
     if not exists (select from pgtrain.devices d where d.status <> 'gone' and d.memory_bytes >= run.peak_bytes_planned)
        and exists (select from pgtrain.devices d where d.status <> 'gone') then
         reasons := reasons || format('no device has the %s it needs', pg_size_pretty(run.peak_bytes_planned));
-    elsif not exists (select from pgtrain.devices d where d.status = 'idle') and exists (select from pgtrain.devices d where d.status = 'running') then
+    elsif not exists (select from pgtrain.devices d where d.status <> 'gone' and d.instance_id <> all (pgtrain_private.busy_devices()))
+          and exists (select from pgtrain.devices d where d.status <> 'gone') then
         reasons := reasons || 'every device is busy'::text;
     end if;
     select count(*) into ahead from pgtrain_private.run_queue q join pgtrain_private.run_queue mine on mine.run_id = run.id

@@ -6,9 +6,9 @@
 create type pgtrain.run_status as enum ('queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled');
 comment on type pgtrain.run_status is 'State of a run; the last three are final until retry_run';
 create type pgtrain.end_reason as enum (
-    'completed', 'cancelled_by_user', 'paused_by_user', 'limit_reached', 'max_duration', 'config_invalid', 'data_invalid',
+    'completed', 'cancelled_by_user', 'paused_by_user', 'max_duration', 'config_invalid', 'data_invalid',
     'out_of_memory', 'device_fault', 'non_finite_loss', 'trainer_crashed', 'trainer_hung', 'protocol_violation',
-    'worker_lost', 'server_shutdown', 'model_missing', 'artifact_invalid', 'permission_revoked', 'attempts_exhausted',
+    'worker_lost', 'server_shutdown', 'model_missing', 'artifact_invalid', 'permission_revoked',
     'io_error', 'internal_error');
 comment on type pgtrain.end_reason is 'Why a run or an attempt ended';
 create type pgtrain.task_status as enum ('started', 'completed', 'failed');

@@ -31,8 +31,8 @@ void die_of(int number) {
 
 std::string sha_of_nothing() { return std::string(64, '0'); }
 
-void send_file(Scene& scene, const std::string& name, uint64_t bytes, const std::string& sha256) {
-  scene.session->send(up::File{FileKind::Artifact, name, 1, bytes, sha256});
+void send_file(Scene& scene, const std::string& name, uint64_t bytes, const std::string& sha256, FileKind kind = FileKind::Artifact) {
+  scene.session->send(up::File{kind, name, 1, bytes, sha256});
   hang();  // the worker must end this by itself
 }
 
@@ -98,6 +98,10 @@ void commit(Scene& scene, const Fault& fault) {
     write_small("bad.bin");
     send_file(scene, "bad.bin", action == "badbytes" ? 7 : 5,
               action == "badsha" ? sha_of_nothing() : "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5");
+  }
+  if (action == "badcheckpoint") {
+    write_small("bad.bin");
+    send_file(scene, "bad.bin", 5, sha_of_nothing(), FileKind::Checkpoint);
   }
   if (action == "traversal") send_file(scene, "../evil", 5, sha_of_nothing());
   if (action == "missing") send_file(scene, "not_there.bin", 5, sha_of_nothing());

@@ -10,6 +10,7 @@ extern "C" {
 }
 
 #include "pg/boundary/function.hpp"
+#include "pg/worker/databases.hpp"
 #include "pg/worker/queue_events.hpp"
 #include "pg/worker/shared.hpp"
 
@@ -23,6 +24,11 @@ PGTRAIN_FUNCTION(pgtrain_server_incarnation) {
 PGTRAIN_FUNCTION(pgtrain_is_live_process) {
   if (worker::shared() == nullptr || worker::shared()->incarnation != PG_GETARG_INT64(1)) PG_RETURN_BOOL(false);
   PG_RETURN_BOOL(BackendPidGetProc(PG_GETARG_INT32(0)) != nullptr);
+}
+
+PGTRAIN_FUNCTION(pgtrain_was_told_to_leave) {
+  if (worker::shared() == nullptr || worker::shared()->incarnation != PG_GETARG_INT64(1)) PG_RETURN_BOOL(false);
+  PG_RETURN_BOOL(worker::was_told_to_leave(PG_GETARG_INT32(0)));
 }
 
 PGTRAIN_FUNCTION(pgtrain_announce_database) {

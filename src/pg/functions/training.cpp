@@ -33,11 +33,17 @@ Datum bytes_datum(const void *bytes, size_t length) { return PointerGetDatum(cst
 // ---------------------------------------------------------------- waiting
 
 call::Statement run_state{
-    "select r.status in ('queued', 'running'), r.xmin::text = (pg_catalog.txid_current_if_assigned() % 4294967296)::text"
+    "select r.status in ('queued', 'running'), r.xmin::text::bigint,"
+    " (select a.xmin::text::bigint from pgtrain.run_attempts a where a.run_id = r.id and a.ended_at is null)"
     " from pgtrain.training_runs r where r.id = $1",
     {Type::Int8}};
 
-enum class RunState { Open, Ended, Missing, OwnChange };
+// Also by a subtransaction, as psql makes one of each statement with ON_ERROR_ROLLBACK.
+bool is_own_change(const call::Row &row, int column) {
+  return !row.is_null(column) && TransactionIdIsCurrentTransactionId(static_cast<TransactionId>(row.int64(column)));
+}
+
+enum class RunState { Open, Ended, Missing, OwnChange, OwnRequest };
 
 // Its own connection each time, and so its own snapshot: what others commit is seen.
 RunState look_at_run(int64_t run_id) {
@@ -45,7 +51,8 @@ RunState look_at_run(int64_t run_id) {
   const call::Rows rows = run_state.execute(spi, {run_id});
   if (rows.empty()) return RunState::Missing;
   if (!rows[0].boolean(0)) return RunState::Ended;
-  return !rows[0].is_null(1) && rows[0].boolean(1) ? RunState::OwnChange : RunState::Open;
+  if (is_own_change(rows[0], 1)) return RunState::OwnChange;
+  return is_own_change(rows[0], 2) ? RunState::OwnRequest : RunState::Open;
 }
 
 uint64_t ended_runs() { return worker::shared() == nullptr ? 0 : *const_cast<volatile uint64_t *>(&worker::shared()->generation); }
@@ -78,6 +85,9 @@ bool wait_until_ended(int64_t run_id, int64_t timeout_ms) {
         case RunState::OwnChange:
           throw Error(code::InvalidState, "run " + std::to_string(run_id) + " was submitted in this very transaction", {},
                       "Commit first: until then no worker can see the run.");
+        case RunState::OwnRequest:
+          throw Error(code::InvalidState, "run " + std::to_string(run_id) + " was asked to stop in this very transaction", {},
+                      "Commit first: until then its worker cannot see that.");
         case RunState::Open: break;
       }
     }

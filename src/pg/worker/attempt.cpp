@@ -144,7 +144,8 @@ void Attempt::on(const protocol::up::File &message) {
   try {
     if (message.kind == protocol::FileKind::Checkpoint) store_checkpoint(claim, message.step);
     else keep_artifact(message);
-  } catch (const FileMismatch &error) {
+  } catch (const Error &error) {
+    if (!is_mismatch(error)) throw;
     return end_as(Ending::QueuedAgain, "artifact_invalid", "a file of the trainer is not what it said: " + error.message());
   }
   trainer_->send(protocol::down::Ack{message.name});
@@ -169,7 +170,7 @@ void Attempt::keep_artifact(const protocol::up::File &message) {
   if (mkdir(kept_folder.c_str(), 0700) != 0 && errno != EEXIST) throw Error(code::Unavailable, text_of_system_error("cannot make", kept_folder));
   const std::string from = folder_->file(message.name), to = kept_folder + "/" + message.name;
   unlink(to.c_str());
-  if (link(from.c_str(), to.c_str()) != 0) throw FileMismatch(code::InvalidData, text_of_system_error("cannot take", message.name));
+  if (link(from.c_str(), to.c_str()) != 0) throw Error(code::InvalidData, text_of_system_error("cannot take", message.name));
   const FileClaim claim{to, message.bytes, message.sha256};
   verify_file(claim);
   std::erase_if(artifacts_, [&](const Kept &kept) { return kept.name == message.name; });

@@ -29,6 +29,9 @@ call::Statement park_statement{"select pgtrain_private.park_run($1, $2)", {Type:
 call::Statement requeue_statement{
     "select pgtrain_private.requeue_run($1, $2, $3::text::pgtrain.end_reason, $4, $5, $6, $7, $8)::text",
     {Type::Int8, Type::Int4, Type::Text, Type::Bool, Type::Text, Type::Text, Type::Text, Type::Text}};
+call::Statement asked_statement{
+    "select a.requested = 'cancel' from pgtrain.run_attempts a where a.run_id = $1 and a.attempt = $2 and a.ended_at is null for no key update",
+    {Type::Int8, Type::Int4}};
 call::Statement publish_statement{"select pgtrain_private.publish_run($1, $2, $3, $4)", {Type::Int8, Type::Int4, Type::Jsonb, Type::Jsonb}};
 call::Statement idle_statement{"update pgtrain.devices set status = 'idle' where id = $1 and status = 'running'", {Type::Int8}};
 
@@ -92,11 +95,16 @@ void Attempt::end_of_trainer() {
 void Attempt::publish() {
   set_state(WorkerState::Publishing, claim_.run_id);
   write_batch();
-  if (ending_ != Ending::None) return;
+  if (wish_ == StopWish::Cancel) return end_by_stop();
   if (std::none_of(artifacts_.begin(), artifacts_.end(), [](const Kept &kept) { return kept.name == model_name; }))
     return end_as(Ending::QueuedAgain, "protocol_violation", std::string("the trainer was done without having sent ") + model_name);
   try {
-    in_transaction("publishing", [this](const call::Spi &spi) {
+    bool is_cancelled = false;
+    in_transaction("publishing", [&](const call::Spi &spi) {
+      // From here a cancel waits for the commit, and is then told that the run has succeeded.
+      const call::Rows asked = asked_statement.execute(spi, {claim_.run_id, claim_.attempt});
+      is_cancelled = !asked.empty() && asked[0].boolean(0);
+      if (is_cancelled) return;
       std::string list = "[";
       for (const Kept &kept : artifacts_) {
         const int64_t file_id = store_file(spi, claim_.run_id, claim_.attempt, kept.claim);
@@ -105,8 +113,10 @@ void Attempt::publish() {
       }
       publish_statement.execute(spi, {claim_.run_id, claim_.attempt, result_json(*done_), list + "]"});
     });
-    end_as(Ending::Succeeded, "completed");
-  } catch (const FileMismatch &error) {
+    if (is_cancelled) end_as(Ending::Cancelled, "cancelled_by_user");
+    else end_as(Ending::Succeeded, "completed");
+  } catch (const Error &error) {
+    if (!is_mismatch(error)) throw;
     end_as(Ending::QueuedAgain, "artifact_invalid", "an artifact is not what the trainer said: " + error.message());
   }
 }

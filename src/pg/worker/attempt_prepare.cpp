@@ -40,6 +40,8 @@ call::Statement samples_statement{
     " where s.dataset_id = $1 and s.ordinal > $2 and s.ordinal <= $3 order by s.ordinal",
     {Type::Int8, Type::Int8, Type::Int8}};
 
+call::Statement lost_statement{"select pgtrain_private.give_checkpoint_up($1, $2, $3)", {Type::Int8, Type::Int4, Type::Text}};
+
 int threads_of_trainer() {
   if (worker_settings.trainer_threads > 0) return worker_settings.trainer_threads;
   Guard lock(shared()->lock);
@@ -112,12 +114,28 @@ void Attempt::load_job() {
   job_.memory_limit_bytes = static_cast<uint64_t>(shared()->devices[device_].memory_bytes);
 }
 
+// A checkpoint that cannot be read is no reason to fail: the run begins again and comes to the same end.
 void Attempt::fetch_checkpoint() {
   if (!checkpoint_file_ || ending_ != Ending::None) return;
-  in_transaction("fetching a checkpoint", [this](const call::Spi &spi) {
-    const FileClaim claim = fetch_file(spi, *checkpoint_file_, folder_->file(resume_name));
-    job_.resume = protocol::InputFile{resume_name, claim.bytes, claim.sha256};
-  });
+  const std::string path = folder_->file(resume_name);
+  std::string problem;
+  try {
+    in_transaction("fetching a checkpoint", [&](const call::Spi &spi) {
+      if (!is_stored_here(spi, *checkpoint_file_)) {
+        problem = "its bytes are not on this server";
+        return;
+      }
+      const FileClaim claim = fetch_file(spi, *checkpoint_file_, path);
+      job_.resume = protocol::InputFile{resume_name, claim.bytes, claim.sha256};
+    });
+  } catch (const Error &error) {
+    if (!is_mismatch(error)) throw;
+    problem = error.message();
+  }
+  if (problem.empty()) return;
+  unlink(path.c_str());
+  ereport(LOG, (errmsg("pgtrain: run %s begins again, because its checkpoint cannot be used: %s", std::to_string(claim_.run_id).c_str(), problem.c_str())));
+  in_transaction("giving a checkpoint up", [&](const call::Spi &spi) { lost_statement.execute(spi, {claim_.run_id, claim_.attempt, problem}); });
 }
 
 void Attempt::keep_lease_while_preparing() {

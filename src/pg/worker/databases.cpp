@@ -8,6 +8,7 @@ extern "C" {
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "storage/proc.h"
+#include "storage/procarray.h"
 #include "tcop/utility.h"
 #include "utils/timestamp.h"
 #include "storage/latch.h"
@@ -62,6 +63,20 @@ void announce_present(Oid database) {
   wake_launcher();
 }
 
+// Exits of workers, once more with the pid that a lease has.
+void note_told_to_leave(pid_t pid) {
+  Guard lock(shared()->lock);
+  Shared &s = *shared();
+  s.told_to_leave[s.told_count++ % max_workers] = pid;
+}
+
+bool was_told_to_leave(pid_t pid) {
+  Guard lock(shared()->lock);
+  for (const pid_t told : shared()->told_to_leave)
+    if (told == pid) return true;
+  return false;
+}
+
 void announce_absent(Oid database) {
   {
     Guard lock(shared()->lock);
@@ -97,14 +112,17 @@ void suspend_database(Oid database, Leave how) {
 namespace {
 
 void on_transaction_end(XactEvent event, void *) {
-  if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT) return;
+  // A prepared transaction ends the session's part as well: the workers come back and wait for its locks.
+  if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE) return;
   if (suspended_database == InvalidOid || shared() == nullptr) return;
   const Oid database = suspended_database;
   suspended_database = InvalidOid;
-  if (drops_extension && event == XACT_EVENT_COMMIT) {
+  if (drops_extension && event != XACT_EVENT_ABORT) {
     {
+      // Not Absent: the drop may have been undone by a savepoint, or not be decided yet. The scheduler looks.
       Guard lock(shared()->lock);
-      if (DatabaseSlot *slot = find_database(database, false)) slot->state = DatabaseState::Absent;
+      if (DatabaseSlot *slot = find_database(database, false))
+        if (slot->state == DatabaseState::Present) slot->state = DatabaseState::Unknown;
     }
     forget_database(database);
   }
@@ -123,6 +141,19 @@ void before_drop_or_rename(const char *name, Leave how) {
   const Oid database = get_database_oid(name, true);
   // Who may not do it gets the server's own error and disturbs nobody.
   if (database != InvalidOid && database != MyDatabaseId && compat::owns_database(database)) suspend_until_end(database, how);
+}
+
+bool is_forced(const DropdbStmt *statement) {
+  ListCell *cell;
+  foreach (cell, statement->options)
+    if (strcmp(lfirst_node(DefElem, cell)->defname, "force") == 0) return true;
+  return false;
+}
+
+// With other sessions there the drop will fail, and its runs shall not lose their work for that: a checkpoint is written first.
+Leave leave_for_drop(const DropdbStmt *statement) {
+  const Oid database = get_database_oid(statement->dbname, true);
+  return is_forced(statement) || database == InvalidOid || CountDBConnections(database) == 0 ? Leave::AtOnce : Leave::InGoodOrder;
 }
 
 bool names_this_extension(const DropStmt *statement) {
@@ -145,7 +176,11 @@ const char *template_of(const CreatedbStmt *statement) {
 void before_statement(Node *statement) {
   if (shared() == nullptr || RecoveryInProgress()) return;
   switch (nodeTag(statement)) {
-    case T_DropdbStmt: before_drop_or_rename(reinterpret_cast<DropdbStmt *>(statement)->dbname, Leave::AtOnce); break;
+    case T_DropdbStmt: {
+      auto *drop = reinterpret_cast<DropdbStmt *>(statement);
+      before_drop_or_rename(drop->dbname, leave_for_drop(drop));
+      break;
+    }
     case T_RenameStmt: {
       auto *rename = reinterpret_cast<RenameStmt *>(statement);
       if (rename->renameType == OBJECT_DATABASE) before_drop_or_rename(rename->subname, Leave::InGoodOrder);

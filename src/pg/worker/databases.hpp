@@ -18,6 +18,10 @@ enum class Leave { InGoodOrder, AtOnce };
 void suspend_database(Oid database, Leave how);
 void end_suspension(Oid database);
 
+// A device worker that is made to leave before it could end its lease says so: its run was not at fault.
+void note_told_to_leave(pid_t pid);
+bool was_told_to_leave(pid_t pid);
+
 // Installs the hook on DROP DATABASE, ALTER DATABASE RENAME, CREATE DATABASE TEMPLATE and DROP EXTENSION.
 void install_utility_hook();
 

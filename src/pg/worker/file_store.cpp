@@ -75,7 +75,7 @@ class File {
   }
   uint64_t size() const {
     struct stat status;
-    if (fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) throw FileMismatch(code::InvalidData, "\"" + path_ + "\" is no plain file");
+    if (fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) throw Error(code::InvalidData, "\"" + path_ + "\" is no plain file");
     return static_cast<uint64_t>(status.st_size);
   }
 
@@ -105,14 +105,14 @@ void read_checked(const FileClaim &claim, const std::function<void(std::string_v
   File file(claim.path, O_RDONLY);
   const std::string name = fs::path(claim.path).filename().string();
   if (file.size() != claim.bytes)
-    throw FileMismatch(code::InvalidData, "\"" + name + "\" has " + std::to_string(file.size()) + " bytes, " + std::to_string(claim.bytes) + " were announced");
+    throw Error(code::InvalidData, "\"" + name + "\" has " + std::to_string(file.size()) + " bytes, " + std::to_string(claim.bytes) + " were announced");
   const std::unique_ptr<char[]> buffer(new char[chunk_bytes]);
   Sha256 hash;
   for (size_t got; (got = file.read(buffer.get(), chunk_bytes)) > 0;) {
     hash.add({buffer.get(), got});
     sink({buffer.get(), got});
   }
-  if (hash.hex() != claim.sha256) throw FileMismatch(code::InvalidData, "the hash of \"" + name + "\" is not the announced one");
+  if (hash.hex() != claim.sha256) throw Error(code::InvalidData, "the hash of \"" + name + "\" is not the announced one");
 }
 
 std::string stored_path(int64_t file_id) { return artifacts_folder(MyDatabaseId) + "/" + std::to_string(file_id); }
@@ -125,7 +125,11 @@ void put_file(const std::string &source, const std::string &target) {
   if (link(source.c_str(), target.c_str()) != 0) {
     std::error_code error;
     fs::copy_file(source, target, error);
-    if (error) throw Error(code::Unavailable, "cannot copy to \"" + target + "\": " + error.message());
+    if (error) {
+      // The half of it would take the room that may be missing.
+      unlink(target.c_str());
+      throw Error(code::Unavailable, "cannot copy to \"" + target + "\": " + error.message());
+    }
   }
   sync_path(target, O_RDONLY);
   sync_path(fs::path(target).parent_path().string(), O_RDONLY | O_DIRECTORY);
@@ -166,6 +170,13 @@ void stream_file(int64_t file_id, const Stored &stored, const std::function<void
 
 std::string text_of_system_error(const char *what, const std::string &path) {
   return std::string(what) + " \"" + path + "\": " + std::strerror(errno);
+}
+
+// By its code: the class of an exception does not outlive the transaction it was thrown in.
+bool is_mismatch(const Error &error) { return std::string_view(error.sqlstate()) == code::InvalidData.sqlstate; }
+
+bool is_stored_here(const call::Spi &spi, int64_t file_id) {
+  return look_up(spi, file_id).is_in_rows || access(stored_path(file_id).c_str(), F_OK) == 0;
 }
 
 void verify_file(const FileClaim &claim) {

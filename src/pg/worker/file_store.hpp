@@ -19,12 +19,9 @@ struct FileClaim {       // what a trainer says about a file
 };
 
 // Size or hash of a file is not what was said.
-class FileMismatch : public Error {
- public:
-  using Error::Error;
-};
+bool is_mismatch(const Error &error);
 
-// Reads and checks a file; throws FileMismatch.
+// Reads and checks a file; throws an error that is_mismatch.
 void verify_file(const FileClaim &claim);
 
 // Stores a file within the open transaction and returns its id.
@@ -32,6 +29,9 @@ int64_t store_file(const call::Spi &spi, int64_t run_id, int32_t attempt, const 
 
 // Writes a stored file to a new file and says its size and hash.
 FileClaim fetch_file(const call::Spi &spi, int64_t file_id, const std::string &target);
+
+// Whether the bytes of a stored file are on this server at all: those above the limit of rows are not dumped or replicated.
+bool is_stored_here(const call::Spi &spi, int64_t file_id);
 
 // Bytes of a stored file, checked against the hash. At most what a value of the server can hold.
 std::string read_stored_file(const call::Spi &spi, int64_t file_id);

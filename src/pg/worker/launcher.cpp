@@ -53,22 +53,29 @@ constexpr int invalid_database_limit = -2;       // datconnlimit of a half-dropp
 
 struct Database {
   Oid oid;
+  bool has_workers;      // can be entered; templates are left alone
   char name[NAMEDATALEN];
 };
 
-// Server world. Every database that can be entered; templates are left alone.
-void read_databases(Database *databases, int most, int *count) {
+// Server world. All of them: the files of one that cannot be entered now are not those of a dropped one.
+void read_databases(Database **databases, int *room, int *count) {
   StartTransactionCommand();
   (void)GetTransactionSnapshot();
   Relation relation = table_open(DatabaseRelationId, AccessShareLock);
   TableScanDesc scan = table_beginscan_catalog(relation, 0, nullptr);
   *count = 0;
-  for (HeapTuple tuple; *count < most && (tuple = heap_getnext(scan, ForwardScanDirection)) != nullptr;) {
+  for (HeapTuple tuple; (tuple = heap_getnext(scan, ForwardScanDirection)) != nullptr;) {
     auto *form = reinterpret_cast<Form_pg_database>(GETSTRUCT(tuple));
-    if (!form->datallowconn || form->datistemplate || form->datconnlimit == invalid_database_limit) continue;
-    databases[*count].oid = form->oid;
-    strlcpy(databases[*count].name, NameStr(form->datname), NAMEDATALEN);
-    ++*count;
+    if (*count == *room) {
+      const int more = *room + max_databases;
+      const Size bytes = static_cast<Size>(more) * sizeof(Database);
+      *databases = static_cast<Database *>(*databases == nullptr ? MemoryContextAlloc(TopMemoryContext, bytes) : repalloc(*databases, bytes));
+      *room = more;
+    }
+    Database &database = (*databases)[(*count)++];
+    database.oid = form->oid;
+    database.has_workers = form->datallowconn && !form->datistemplate && form->datconnlimit != invalid_database_limit;
+    strlcpy(database.name, NameStr(form->datname), NAMEDATALEN);
   }
   table_endscan(scan);
   table_close(relation, AccessShareLock);
@@ -101,6 +108,8 @@ class Launcher {
   void detect();
   void forget_missing();
   void manage(const Database &database);
+  void set_lacks_room(Oid database, bool lacks_room);
+  void write_note();
   bool is_running(WorkerKind kind, Oid database, int device) const;
   bool start(WorkerKind kind, const Database &database, int device);
   void stop_surplus(Oid database, bool all);
@@ -109,7 +118,7 @@ class Launcher {
 
   std::vector<Database> databases_;
   TimestampTz detect_again_at_ = 0;
-  bool is_short_of_slots_ = false;
+  bool is_table_full_ = false;
 };
 
 void release_launcher(int, Datum) {
@@ -225,6 +234,7 @@ void Launcher::manage(const Database &database) {
   {
     Guard lock(shared()->lock);
     DatabaseSlot *slot = find_database(database.oid, is_wanted);
+    if (slot == nullptr && is_wanted) is_table_full_ = true;
     if (slot == nullptr || slot->suspended > 0 || now < slot->retry_at) return;
     state = slot->state;
     has_scheduler = is_running(WorkerKind::Scheduler, database.oid, 0);
@@ -233,6 +243,7 @@ void Launcher::manage(const Database &database) {
   }
   if (!is_wanted || state == DatabaseState::Absent) {
     stop_surplus(database.oid, true);
+    set_lacks_room(database.oid, false);
     return;
   }
   bool has_room = has_scheduler || start(WorkerKind::Scheduler, database, 0);
@@ -240,29 +251,46 @@ void Launcher::manage(const Database &database) {
     for (int device = 0; device < devices; ++device) has_room = start(WorkerKind::Device, database, device) && has_room;
     stop_surplus(database.oid, false);
   }
-  if (!has_room) is_short_of_slots_ = true;
+  set_lacks_room(database.oid, !has_room);
+}
+
+void Launcher::set_lacks_room(Oid database, bool lacks_room) {
+  Guard lock(shared()->lock);
+  if (DatabaseSlot *slot = find_database(database, false)) slot->lacks_room = lacks_room;
+}
+
+// Why workers are missing, in words: for why_waiting, and once for the log.
+void Launcher::write_note() {
+  const char *note = nullptr;
+  {
+    Guard lock(shared()->lock);
+    Shared &s = *shared();
+    const bool is_short = std::any_of(std::begin(s.databases), std::end(s.databases), [](const DatabaseSlot &slot) { return slot.oid != InvalidOid && slot.lacks_room; });
+    if (is_short) note = "the server has no free background worker slot: raise max_worker_processes and restart it";
+    else if (is_table_full_) note = "there are more databases than pgtrain can look at: name those that use it in pgtrain.databases";
+    if (note != nullptr) strlcpy(s.note, note, sizeof s.note);
+    else if (s.devices_known) strlcpy(s.note, s.device_count == 0 ? s.device_note : "", sizeof s.note);
+  }
+  static const char *told = nullptr;
+  if (note != nullptr && note != told) ereport(LOG, (errmsg("pgtrain: %s", note)));
+  told = note;
 }
 
 void Launcher::look_around() {
-  static constexpr int most = 4 * max_databases;
-  static Database found[most];
-  int count = 0;
-  call::guarded([&count] { read_databases(found, most, &count); });
-  databases_.assign(found, found + count);
+  // Before the list is read, because it may take long and what was made meanwhile would look dropped.
   detect();
+  static Database *found = nullptr;
+  static int room = 0;
+  int count = 0;
+  call::guarded([&count] { read_databases(&found, &room, &count); });
+  databases_.assign(found, found + count);
   free_lost_starts();
   forget_missing();
-  is_short_of_slots_ = false;
-  for (const Database &database : databases_) manage(database);
-  static bool is_told = false;
-  if (is_short_of_slots_ && !is_told)
-    ereport(LOG, (errmsg("pgtrain: no free background worker slot"), errhint("Raise max_worker_processes and restart the server.")));
-  is_told = is_short_of_slots_;
-  Guard lock(shared()->lock);
-  if (is_short_of_slots_)
-    strlcpy(shared()->note, "the server has no free background worker slot: raise max_worker_processes and restart it", sizeof shared()->note);
-  else if (shared()->devices_known)
-    shared()->note[0] = '\0';
+  is_table_full_ = false;
+  for (const Database &database : databases_)
+    if (database.has_workers) manage(database);
+    else stop_surplus(database.oid, true);
+  write_note();
 }
 
 void Launcher::run() {
@@ -285,6 +313,7 @@ void pgtrain_launcher_main(Datum) {
   pqsignal(SIGHUP, SignalHandlerForConfigReload);
   // Terminated, it is started again by the postmaster: exit code 1 asks for that.
   pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+  pqsignal(SIGINT, SIG_IGN);
   BackgroundWorkerUnblockSignals();
   BackgroundWorkerInitializeConnection(nullptr, nullptr, 0);
   {

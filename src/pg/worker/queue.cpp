@@ -136,7 +136,8 @@ std::optional<Claim> claim_next(const call::Spi &spi, const ClaimRequest &reques
   while (std::optional<Candidate> candidate = reserve_next(MyDatabaseId, passed_over)) {
     // From here the place is reserved: an error or rollback gives it back.
     const size_t reservation = add_reservation(candidate->owner_id, candidate->rank);
-    if (candidate->needs_settings) {
+    // That an account is closed is believed only when just read: its runs would fail for good.
+    if (candidate->needs_settings || !candidate->is_active) {
       const ShareSettings settings = read_settings(spi, candidate->owner_id);
       if (!store_settings(MyDatabaseId, candidate->owner_id, settings)) {
         drop_reservation(reservation);

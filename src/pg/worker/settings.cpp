@@ -2,7 +2,9 @@
 #include "pg/compat.hpp"
 
 extern "C" {
+#include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/varlena.h"
 }
 
 #include <climits>
@@ -21,8 +23,42 @@ void define_int(const char *name, const char *description, int *variable, int mi
   DefineCustomIntVariable(name, description, nullptr, variable, *variable, minimum, maximum, context, flags, nullptr, nullptr, nullptr);
 }
 
-void define_text(const char *name, const char *description, char **variable, const char *value, int flags) {
-  DefineCustomStringVariable(name, description, nullptr, variable, value, PGC_SIGHUP, flags, nullptr, nullptr, nullptr);
+void define_text(const char *name, const char *description, char **variable, const char *value, int flags, GucStringCheckHook check) {
+  DefineCustomStringVariable(name, description, nullptr, variable, value, PGC_SIGHUP, flags, check, nullptr, nullptr);
+}
+
+// Server world. What would be read as nothing, or start nothing, is refused when it is set: after a reload only the log would tell.
+
+bool check_names(char **value, void **, GucSource) {
+  char *copy = pstrdup(*value);
+  List *names = NIL;
+  const bool is_list = SplitIdentifierString(copy, ',', &names);
+  if (!is_list) GUC_check_errdetail("It is * or names of databases parted by commas; one with capitals or signs stands in double quotes.");
+  list_free(names);
+  pfree(copy);
+  return is_list;
+}
+
+bool check_program(char **value, void **, GucSource) {
+  const char *word = *value + strspn(*value, " \t\n");
+  if (*word == '\0' || *word == '/') return true;
+  GUC_check_errdetail("The trainer is named by its absolute path.");
+  return false;
+}
+
+bool check_environment(char **value, void **, GucSource) {
+  static constexpr char blanks[] = " \t\n";
+  for (const char *word = *value + strspn(*value, blanks); *word != '\0';) {
+    const size_t length = strcspn(word, blanks);
+    const void *equals = memchr(word, '=', length);
+    if (equals == nullptr || equals == word) {
+      GUC_check_errdetail("\"%.*s\" is not of the form NAME=value.", static_cast<int>(length), word);
+      return false;
+    }
+    word += length;
+    word += strspn(word, blanks);
+  }
+  return true;
 }
 
 }  // namespace
@@ -30,11 +66,12 @@ void define_text(const char *name, const char *description, char **variable, con
 void define_settings() {
   WorkerSettings &s = worker_settings;
   // What program runs as the server's user is the administrator's secret and decision alone.
-  define_text("pgtrain.databases", "Databases that workers run for: * or a list of names.", &s.databases, "*", GUC_LIST_INPUT);
+  define_text("pgtrain.databases", "Databases that workers run for: * or a list of names.", &s.databases, "*", GUC_LIST_INPUT,
+              check_names);
   define_text("pgtrain.trainer_program", "Trainer: absolute path and arguments; empty for the installed one.", &s.trainer_program, "",
-              GUC_SUPERUSER_ONLY);
+              GUC_SUPERUSER_ONLY, check_program);
   define_text("pgtrain.trainer_environment", "Words NAME=value added to the otherwise fresh environment of the trainer.",
-              &s.trainer_environment, "", GUC_SUPERUSER_ONLY);
+              &s.trainer_environment, "", GUC_SUPERUSER_ONLY, check_environment);
   define_int("pgtrain.cpu_workers", "CPU workers; -1 is one where there is no CUDA device and none where there is one.", &s.cpu_workers,
              -1, 16, PGC_SIGHUP, 0);
   define_int("pgtrain.poll_interval", "How often workers look without having been woken.", &s.poll_interval_ms, 10, no_limit, PGC_SIGHUP,

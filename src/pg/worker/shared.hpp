@@ -17,9 +17,9 @@ extern "C" {
 
 namespace pgtrain::pg::worker {
 
-inline constexpr int max_databases = 64;
+inline constexpr int max_databases = 512;
 inline constexpr int max_devices = 32;
-inline constexpr int max_workers = 160;
+inline constexpr int max_workers = 512;
 inline constexpr int max_shares = 8192;
 
 enum class WorkerKind : uint8_t { Launcher, Scheduler, Device };
@@ -51,6 +51,7 @@ struct DatabaseSlot {
   double virtual_time;   // of the fair order
   uint64_t arrivals;
   TimestampTz retry_at;  // a failed start is tried again then
+  bool lacks_room;       // its last start found no free background worker
 };
 
 struct DeviceSlot {
@@ -81,6 +82,8 @@ struct Shared {
   DeviceSlot devices[max_devices];
   DatabaseSlot databases[max_databases];
   WorkerSlot workers[max_workers];
+  pid_t told_to_leave[max_workers];  // the last ones that had to leave without ending their lease
+  uint32_t told_count;
 };
 
 Shared *shared();

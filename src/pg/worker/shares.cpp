@@ -246,6 +246,8 @@ void forget_database(Oid database) {
   if (shared() == nullptr) return;
   Guard lock(shared()->share_lock);
   remove_where([database](const Share &share) { return share.key.database == database; });
+  // Where it is still there after all, the tables are read anew.
+  if (DatabaseSlot *slot = find_database(database, false)) slot->shares_ready = false;
 }
 
 }  // namespace pgtrain::pg::worker

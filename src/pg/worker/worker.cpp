@@ -18,6 +18,7 @@ extern "C" {
 #include <ctime>
 
 #include "pg/call/guard.hpp"
+#include "pg/worker/databases.hpp"
 #include "pg/worker/devices.hpp"
 #include "pg/worker/shared.hpp"
 #include "pg/worker/worker.hpp"
@@ -56,7 +57,10 @@ void on_terminate(SIGNAL_ARGS) {
 
 void give_slot_back(int, Datum) {
   if (slot_of_process == nullptr) return;
-  if (slot_of_process->kind == WorkerKind::Device) release_device(slot_of_process->device);
+  if (slot_of_process->kind == WorkerKind::Device) {
+    if (is_terminated) note_told_to_leave(MyProcPid);
+    release_device(slot_of_process->device);
+  }
   {
     Guard lock(shared()->lock);
     MemSet(slot_of_process, 0, sizeof(WorkerSlot));
@@ -78,6 +82,8 @@ Datum slot_argument(int slot) {
 WorkerSlot *take_slot(Datum argument) {
   pqsignal(SIGHUP, SignalHandlerForConfigReload);
   pqsignal(SIGTERM, on_terminate);
+  // pg_cancel_backend is for statements of users; a worker's own would only look like a failure of its run.
+  pqsignal(SIGINT, SIG_IGN);
   const uint64_t value = DatumGetUInt64(argument);
   bool is_mine = false;
   {
