@@ -486,10 +486,14 @@ begin
     update pgtrain.devices d set status = 'gone'
      where d.node_id = node and d.status <> 'gone'
        and not exists (select from jsonb_to_recordset(listed) x (instance_id text) where x.instance_id = d.instance_id);
+    -- The server moved here from another machine: a promoted standby, a restored backup, a new host name. What is there is out of reach.
+    with left_behind as (
+        update pgtrain.compute_nodes n set status = 'dead' where n.id <> node and n.owner_id is null and n.status <> 'dead' returning n.id)
+    update pgtrain.devices d set status = 'gone' from left_behind l where d.node_id = l.id and d.status <> 'gone';
     select jsonb_object_agg(d.instance_id, d.id) into ids from pgtrain.devices d where d.node_id = node and d.status <> 'gone';
     return coalesce(ids, '{}');
 end $$;
-comment on function pgtrain_private.sync_devices(text, text, integer, bigint, jsonb) is 'Writes what the launcher found on this machine; returns the id of each device by its instance_id';
+comment on function pgtrain_private.sync_devices(text, text, integer, bigint, jsonb) is 'Writes what the launcher found on this machine, and that the server is on no other; returns the id of each device by its instance_id';
 
 create or replace function pgtrain_private.remove_expired_checkpoints() returns integer
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$

@@ -79,4 +79,17 @@ select used_value, held_value from pgtrain.user_usage_limits where user_id = :an
 select string_agg(status, ' ' order by id) from pgtrain.training_statuses where training_run_id = :run;
 select status, progress from pgtrain.training_jobs where id = :run;
 select status, progress from pgtrain.external_training_jobs where id = :run;
+
+-- A server that moved to another machine (promoted, restored) offers no device of the former one; back again, it does.
+\set listed '[{"instance_id": "%s/gpu", "kind": "cuda", "selector": "cuda:0", "name": "card", "memory_bytes": 5, "detail": ""}]'
+create function pg_temp.devices() returns text language sql as $$
+    select string_agg(n.name || ' ' || n.status || ': ' || d.instance_id || ' ' || d.status, ', ' order by n.name)
+      from pgtrain.compute_nodes n join pgtrain.devices d on d.node_id = n.id where n.name in ('former', 'present')
+$$;
+select pgtrain_private.sync_devices('former', '', 1, 10, format(:'listed', 'former')::jsonb) is not null as written;
+select pgtrain_private.sync_devices('present', '', 1, 10, format(:'listed', 'present')::jsonb) is not null as written;
+select pg_temp.devices();
+select count(*) from pgtrain.devices d where d.status <> 'gone';
+select pgtrain_private.sync_devices('former', '', 1, 10, format(:'listed', 'former')::jsonb) is not null as written;
+select pg_temp.devices();
 rollback;
