@@ -2,6 +2,7 @@
 #include "engine/train/writer.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 #include "engine/core/error.hpp"
 #include "engine/core/utf8.hpp"
@@ -40,6 +41,9 @@ GenerateResult write_text(models::GptDecoder& decoder, const models::GptConfig& 
     }
     // A model may have rows for tokens that its tokenizer does not know; they are never written.
     logits.resize(static_cast<std::size_t>(tokenizer.vocab_size()));
+    if (!std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); }))
+      throw core::Error("model_invalid", "the model's answer is not a number", "after " + std::to_string(decoder.position()) + " tokens",
+                        "Its weights are damaged or have diverged in training; use another model.");
     const std::int32_t token = choose_token(logits, sampler, data::draw_uniform(options.seed, data::Stream::Sample, 0, written.size()));
     if (token == tokenizer.end_of_text()) {
       result.end_reason = "end_of_text";

@@ -5,11 +5,11 @@
 #include <cmath>
 
 #include "../bf16_errors.hpp"
+#include "../loss_tap.hpp"
 #include "../naive_backend.hpp"
 #include "engine/backend/devices.hpp"
 #include "engine/graph/executor.hpp"
 #include "engine/models/gpt/graph.hpp"
-#include "engine/train/measured_backend.hpp"
 
 namespace pgtrain::engine::train {
 namespace {
@@ -34,7 +34,7 @@ std::vector<float> fixed_weights(const graph::Graph& graph) {
   return weights;
 }
 
-// Both keep what Executor::loss_sum sums: the losses row by row.
+// As LossTap, in double.
 struct Exact : ExactBackend {
   std::vector<double> losses;
   void sum(float* out, const float* x, std::int64_t count, bool accumulate) override {
@@ -42,17 +42,6 @@ struct Exact : ExactBackend {
     ExactBackend::sum(out, x, count, accumulate);
   }
 };
-struct Measured : MeasuredBackend {
-  using MeasuredBackend::MeasuredBackend;
-  std::vector<double> losses;
-  void sum(float* out, const float* x, std::int64_t count, bool accumulate) override {
-    std::vector<float> values(static_cast<std::size_t>(count));
-    download(values.data(), x, values.size() * sizeof(float));
-    losses.assign(values.begin(), values.end());
-    MeasuredBackend::sum(out, x, count, accumulate);
-  }
-};
-
 void step(graph::Executor& executor, graph::ParameterStore& store, const graph::Graph& graph) {
   std::vector<std::int32_t> positions, targets = test::fixed_numbers(51, kRows, 61);
   for (std::size_t i = 3; i < targets.size(); i += 11) targets[i] = -1;
@@ -82,7 +71,7 @@ TEST(Bf16, TheModelIsAsNearToDoubleAsPyTorch) {
   const std::vector<double> want = exact.read(core::DType::F32, exact_store.gradients(), exact_store.count());
 
   const auto cpu = backend::open("cpu");
-  Measured device(*cpu);
+  LossTap device(*cpu);
   const graph::Graph narrow = models::build_gpt(fixed_config(), core::DType::Bf16, kBatch, 32);
   graph::ParameterStore store(narrow, device, graph::Mode::Train);
   graph::Executor executor(narrow, store, graph::Mode::Train);
