@@ -45,6 +45,7 @@ std::string write_samples(const std::string& text_path, const std::string& work_
   std::ofstream out(path, std::ios::binary);
   for (std::string line; std::getline(in, line);) {
     if (line.empty()) continue;
+    if (line.size() > UINT32_MAX) throw Error("data_invalid", text_path + ": a line has more than 4 GiB", "", "Part it into samples.");
     const auto length = static_cast<uint32_t>(line.size());
     const char header[4] = {static_cast<char>(length), static_cast<char>(length >> 8), static_cast<char>(length >> 16),
                             static_cast<char>(length >> 24)};

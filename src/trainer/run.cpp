@@ -57,6 +57,10 @@ void check_input(const InputFile& file, const char* code, Channel& channel) {
 }
 
 std::unique_ptr<backend::Backend> open_device(const down::Job& job) {
+  constexpr uint32_t most_threads = 1024;
+  if (job.threads > most_threads)
+    throw Error("config_invalid", std::to_string(job.threads) + " threads are more than the " + std::to_string(most_threads) + " that are supported", "",
+                "Give the number of processors, or 0 for all of them.");
   backend::OpenOptions options;
   options.threads = static_cast<int>(job.threads);
   options.memory_limit_bytes = job.memory_limit_bytes;

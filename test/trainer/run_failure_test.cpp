@@ -19,6 +19,17 @@ up::Failed failure_of(const JobFolder& folder, const down::Job& job) {
   return *run.failed;
 }
 
+TEST(RunFailure, TooManyThreadsAreRefusedBeforeAnyIsStarted) {
+  JobFolder folder;
+  down::Job job = small_job(folder);
+  for (const uint32_t threads : {1025u, 100000u, 0x80000001u, 0xffffffffu}) {
+    job.threads = threads;
+    const up::Failed failed = failure_of(folder, job);
+    EXPECT_EQ(failed.code, FailureCode::ConfigInvalid) << failed.message;
+    EXPECT_NE(failed.message.find(std::to_string(threads)), std::string::npos) << failed.message;
+  }
+}
+
 TEST(RunFailure, BadDataIsNamed) {
   JobFolder folder;
   down::Job job = small_job(folder);

@@ -149,6 +149,9 @@ void TrainingRun::prepare_model() {
   if (resumed_ != nullptr) {
     resumed_->load(*store_);
     state_ = resumed_->state();
+    if (state_.step > options_.steps || state_.tokens != static_cast<std::uint64_t>(state_.step) * predictions_of_a_step())
+      throw core::Error("model_invalid", checkpoint_path_ + ": says " + std::to_string(state_.step) + " steps and " + std::to_string(state_.tokens) + " tokens of a run of " +
+                        std::to_string(options_.steps) + " steps of " + std::to_string(predictions_of_a_step()), "", "Resume from a checkpoint that this run wrote.");
     stream_->restore(state_.cursor);
     resumed_.reset();
   } else {
@@ -196,9 +199,13 @@ bool TrainingRun::steps_until_done() {
   return true;
 }
 
+std::uint64_t TrainingRun::predictions_of_a_step() const {
+  return static_cast<std::uint64_t>(options_.batch_size) * static_cast<std::uint64_t>(options_.context) * static_cast<std::uint64_t>(options_.gradient_accumulation);
+}
+
 double TrainingRun::take_step() {
   // Every cell of a training batch counts, so the mean over the step is known before its first product.
-  const std::uint64_t predictions = static_cast<std::uint64_t>(options_.batch_size) * options_.context * options_.gradient_accumulation;
+  const std::uint64_t predictions = predictions_of_a_step();
   store_->zero_gradients();
   double loss_sum = 0;
   for (int micro = 0; micro < options_.gradient_accumulation; ++micro) {

@@ -47,6 +47,7 @@ class TrainingRun {
   void prepare_model();
   bool steps_until_done();              // false: max_seconds was reached
   double take_step();                   // mean loss of the step
+  std::uint64_t predictions_of_a_step() const;
   double evaluate();
   void report_evaluation(EvaluationPhase phase, double loss);
   void draw_samples();
