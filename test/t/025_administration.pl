@@ -187,6 +187,18 @@ for my $case ([ 'databases', 'a,,b', qr/parted by commas/ ], [ 'trainer_program'
 	like(error_of("alter system set pgtrain.$case->[0] = '$case->[1]'"), $case->[2], "pgtrain.$case->[0] = $case->[1] is refused");
 }
 
+# What a database sets for its sessions is not for its workers: they would have no rights, or no time.
+{
+	local $ENV{PGOPTIONS} = '-c role=none -c statement_timeout=0 -c default_transaction_read_only=off -c intervalstyle=postgres';
+	$node->safe_psql('postgres', "alter database postgres set $_")
+	  for 'role = pg_monitor', "statement_timeout = '1ms'", 'default_transaction_read_only = on', 'intervalstyle = sql_standard', "search_path = 'nowhere'";
+	$node->restart;
+	$run = submit($node, 'segv@step7#1');
+	ok(wait_status($node, $run, 'succeeded/completed'), "a database's settings do not hinder its workers");
+	is(run_field($node, $run, 'attempt'), '2', 'nor the second attempt');
+	$node->safe_psql('postgres', 'alter database postgres reset all');
+}
+
 # Not among the databases, then without room for workers: why_waiting says so, each time it is asked.
 set_server($node, 'pgtrain.databases', 'elsewhere');
 ok(wait_for($node, $has_worker, '0'), 'a database that is not named has no workers');

@@ -66,7 +66,7 @@ void in_transaction(const char *activity, void (*body)(const call::Spi &, void *
 void connect_worker(Oid database) {
   BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
   static constexpr const char *fixed[][2] = {
-      {"search_path", "pg_catalog, pg_temp"}, {"statement_timeout", "0"}, {"lock_timeout", "0"},
+      {"role", "none"}, {"search_path", "pg_catalog, pg_temp"}, {"statement_timeout", "0"}, {"lock_timeout", "0"},
       {"idle_in_transaction_session_timeout", "0"}, {"default_transaction_read_only", "off"},
       {"default_transaction_isolation", "read committed"}, {"default_transaction_deferrable", "off"}, {"row_security", "on"},
       {"session_replication_role", "origin"}, {"TimeZone", "UTC"}, {"IntervalStyle", "postgres"},
