@@ -8,6 +8,8 @@ sql=${1:?usage: extension_sql.sh SQL_FOLDER}
 domains=$(sed -e 's/#.*//' -e 's/[[:space:]]//g' "$sql/order.txt" | grep -v '^$')
 echo '-- Written by scripts/extension_sql.sh from sql/order.txt; change the files there.'
 echo '\echo Use "CREATE EXTENSION pgtrain" to load this file. \quit'
+# The server runs this with the schema public in the search path, where others may have put functions that fit better than the server's own.
+printf '\nset local search_path = pg_catalog, pg_temp;\n'
 for layer in schema api; do
   for domain in $domains; do
     file=$sql/$layer/$domain.sql

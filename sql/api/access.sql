@@ -38,6 +38,7 @@ create or replace function pgtrain.grant_role(user_id bigint, role text, expires
 declare
     role_key bigint;
 begin
+    perform pgtrain_private.require_writable('grant_role');
     if pgtrain_private.require_permission('update', 'admin') <> 'any' then
         raise exception using errcode = '42501', message = 'permission denied to give roles';
     end if;
@@ -60,6 +61,7 @@ declare
     role_key bigint;
     had boolean;
 begin
+    perform pgtrain_private.require_writable('revoke_role');
     if pgtrain_private.require_permission('update', 'admin') <> 'any' then
         raise exception using errcode = '42501', message = 'permission denied to take roles';
     end if;
@@ -77,6 +79,7 @@ create or replace function pgtrain.create_role(name text, description text defau
 declare
     new_id bigint;
 begin
+    perform pgtrain_private.require_writable('create_role');
     if pgtrain_private.require_permission('create', 'admin') <> 'any' then
         raise exception using errcode = '42501', message = 'permission denied to create roles';
     end if;
@@ -99,6 +102,7 @@ create or replace function pgtrain.delete_role(name text) returns void
 declare
     role_key bigint;
 begin
+    perform pgtrain_private.require_writable('delete_role');
     if pgtrain_private.require_permission('delete', 'admin') <> 'any' then
         raise exception using errcode = '42501', message = 'permission denied to delete roles';
     end if;
@@ -122,6 +126,7 @@ declare
     role_key bigint;
     permission_key bigint;
 begin
+    perform pgtrain_private.require_writable('grant_permission');
     if pgtrain_private.require_permission('update', 'admin') <> 'any' then
         raise exception using errcode = '42501', message = 'permission denied to change roles';
     end if;
@@ -148,6 +153,7 @@ declare
     role_key bigint;
     had boolean;
 begin
+    perform pgtrain_private.require_writable('revoke_permission');
     if pgtrain_private.require_permission('update', 'admin') <> 'any' then
         raise exception using errcode = '42501', message = 'permission denied to change roles';
     end if;

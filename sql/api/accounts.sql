@@ -24,6 +24,12 @@ comment on function pgtrain_private.verify_login(text, text, text) is 'verify_pa
 create or replace function pgtrain_private.login_lock_seconds(failures integer) returns bigint
     language c stable strict as 'MODULE_PATHNAME', 'pgtrain_login_lock_seconds';
 comment on function pgtrain_private.login_lock_seconds(integer) is 'How long an account is locked after so many failures';
+create or replace function pgtrain_private.note_login(user_id bigint, has_succeeded boolean) returns void
+    language c volatile as 'MODULE_PATHNAME', 'pgtrain_note_login';
+comment on function pgtrain_private.note_login(bigint, boolean) is 'At commit: counts a failed login of the user, or starts again from a successful one';
+create or replace function pgtrain_private.hide_statement() returns void
+    language c volatile as 'MODULE_PATHNAME', 'pgtrain_hide_statement';
+comment on function pgtrain_private.hide_statement() is 'Takes the text of the statement out of pg_stat_activity and, when it fails, out of the log';
 create or replace function pgtrain_private.session_lifetime_seconds() returns integer
     language c stable as 'MODULE_PATHNAME', 'pgtrain_session_lifetime';
 comment on function pgtrain_private.session_lifetime_seconds() is 'pgtrain.session_lifetime';
@@ -41,6 +47,8 @@ declare
     invite pgtrain.invites;
     extra_role text;
 begin
+    perform pgtrain_private.hide_statement();
+    perform pgtrain_private.require_writable('register_user');
     if username is null or email is null or password is null then
         raise exception using errcode = '22004', message = 'username, email and password are needed';
     end if;
@@ -103,8 +111,9 @@ create or replace function pgtrain.login(identifier text, password text, user_ag
 declare
     account pgtrain.users;
     stored text;
-    failures integer;
 begin
+    perform pgtrain_private.hide_statement();
+    perform pgtrain_private.require_writable('login');
     if identifier is null or password is null then
         raise exception using errcode = '22004', message = 'identifier and password are needed';
     end if;
@@ -117,10 +126,7 @@ begin
     end if;
     select p.hash into stored from pgtrain.passwords p where p.user_id = account.id;
     if not pgtrain_private.verify_login(lower(identifier), stored, password) or not account.is_active then
-        update pgtrain.users u
-           set failed_login_count = u.failed_login_count + 1,
-               locked_until = now() + make_interval(secs => nullif(pgtrain_private.login_lock_seconds(u.failed_login_count + 1), 0))
-         where u.id = account.id;
+        perform pgtrain_private.note_login(account.id, false);
         raise notice using message = 'login refused', hint = 'The name or the password is wrong, or the account is not active.';
         return;
     end if;
@@ -128,7 +134,7 @@ begin
         update pgtrain.passwords p set hash = pgtrain_private.hash_password(password)
          where p.user_id = account.id and length(password) >= 8;
     end if;
-    update pgtrain.users u set failed_login_count = 0, locked_until = null, last_login_at = now() where u.id = account.id;
+    perform pgtrain_private.note_login(account.id, true);
     user_id := account.id;
     select s.session_token, s.refresh_token, s.expires_at into session_token, refresh_token, expires_at
       from pgtrain_private.start_session(account.id, login.user_agent) s;
@@ -147,6 +153,8 @@ comment on function pgtrain.logout() is 'Ends the session in force; its tokens a
 create or replace function pgtrain.refresh_session(refresh_token text, out session_token text, out new_refresh_token text, out expires_at timestamptz)
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
+    perform pgtrain_private.hide_statement();
+    perform pgtrain_private.require_writable('refresh_session');
     session_token := pgtrain_private.new_token();
     new_refresh_token := pgtrain_private.new_token();
     update pgtrain.sessions s
@@ -166,9 +174,12 @@ comment on function pgtrain.refresh_session(text) is 'Exchanges a refresh token 
 create or replace function pgtrain.change_password(old_password text, new_password text) returns void
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-    me bigint := pgtrain_private.require_user();
+    me bigint;
     stored text;
 begin
+    perform pgtrain_private.hide_statement();
+    perform pgtrain_private.require_writable('change_password');
+    me := pgtrain_private.require_user();
     if new_password is null then
         raise exception using errcode = '22004', message = 'the new password may not be null';
     end if;

@@ -72,7 +72,8 @@ begin
     -- A run that has made a step counts as a job; tokens are charged as trained; the rest of both holds is given back.
     if exists (select from pgtrain.usage_entries e where e.run_id = settle_run.run_id) then
         select * into run from pgtrain.training_runs r where r.id = settle_run.run_id;
-        perform pgtrain_private.settle_usage(run.id, 'training_jobs', case when run.step > 0 then 1 else 0 end);
+        -- Tokens, because they never fall: an attempt that begins anew is at step 0, and a charge of an earlier period is not given back.
+        perform pgtrain_private.settle_usage(run.id, 'training_jobs', case when run.step > 0 or run.tokens > 0 then 1 else 0 end);
         perform pgtrain_private.settle_usage(run.id, 'training_tokens', run.tokens);
     end if;
 end $$;
@@ -399,19 +400,52 @@ begin
            and (a.expires_at < clock_timestamp() or not coalesce(pgtrain_private.is_live_process(a.worker_pid, a.incarnation), false))
          for no key update skip locked
     loop
-        if lost.was_told then
-            perform pgtrain_private.requeue_run(lost.run_id, lost.attempt, 'server_shutdown', false, null, 'the server or the worker was stopped',
-                'Its worker had to leave at once, as for DROP DATABASE or DROP EXTENSION.', 'The run continues from its last checkpoint.');
-        else
-            perform pgtrain_private.requeue_run(lost.run_id, lost.attempt, 'worker_lost', true, null, 'the worker of this run was lost',
-                case when lost.is_late then 'It did not renew its lease in time.' else 'Its process is gone: the server or the worker was killed.' end,
-                'The run continues from its last checkpoint.');
-        end if;
-        freed := freed + 1;
+        begin
+            if lost.was_told then
+                perform pgtrain_private.requeue_run(lost.run_id, lost.attempt, 'server_shutdown', false, null, 'the server or the worker was stopped',
+                    'Its worker had to leave at once, as for DROP DATABASE or DROP EXTENSION.', 'The run continues from its last checkpoint.');
+            else
+                perform pgtrain_private.requeue_run(lost.run_id, lost.attempt, 'worker_lost', true, null, 'the worker of this run was lost',
+                    case when lost.is_late then 'It did not renew its lease in time.' else 'Its process is gone: the server or the worker was killed.' end,
+                    'The run continues from its last checkpoint.');
+            end if;
+            freed := freed + 1;
+        exception when lock_not_available then
+            -- Its owner holds a lock in an open transaction. Nobody else shall wait for that; the next look tries again.
+            raise log 'pgtrain: run % has lost its worker and waits for a lock of its owner', lost.run_id;
+        end;
     end loop;
     return freed;
 end $$;
 comment on function pgtrain_private.free_lost_attempts() is 'Frees the leases of workers that are gone or silent; their runs are queued again or fail';
+
+-- What the owner of a run does in a transaction that he leaves open (submits, cancels) locks his counters or his attempt, and a worker
+-- that has to write there would hold its device as long as he likes.
+create or replace function pgtrain_private.end_blockers(patience_ms integer) returns integer
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    blocker record;
+    ended integer := 0;
+begin
+    for blocker in
+        select distinct b.pid, a.usename, a.xact_start
+          from (select w.pid from pgtrain_private.worker_states() w
+                 where w.kind = 'device' and w.database_id = (select d.oid from pg_database d where d.datname = current_database())
+                   and exists (select from pg_locks l
+                                where l.pid = w.pid and not l.granted and l.waitstart < clock_timestamp() - patience_ms * interval '1 ms')
+                offset 0) waiting
+         cross join lateral unnest(pg_blocking_pids(waiting.pid)) b (pid)
+          join pg_stat_activity a on a.pid = b.pid and a.backend_type = 'client backend'
+    loop
+        if pg_terminate_backend(blocker.pid) then
+            ended := ended + 1;
+            raise log using message = format('pgtrain: ended process %s of role %s', blocker.pid, blocker.usename),
+                detail = format('Its transaction, open since %s, kept a worker waiting for a lock longer than pgtrain.lock_patience.', blocker.xact_start);
+        end if;
+    end loop;
+    return ended;
+end $$;
+comment on function pgtrain_private.end_blockers(integer) is 'Ends the sessions that keep a device worker waiting for a lock longer than that; returns how many';
 
 create or replace function pgtrain_private.adopt_queued_runs() returns integer
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -511,6 +545,7 @@ comment on function pgtrain_private.remove_expired_checkpoints() is 'Retention: 
 create or replace function pgtrain.set_share(user_id bigint, weight double precision) returns void
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 begin
+    perform pgtrain_private.require_writable('set_share');
     if not pgtrain_private.is_server_administrator() and not pgtrain.has_permission('update', 'limits', 'any') then
         raise exception using errcode = '42501', message = 'only who may update the limits of anybody may set shares';
     end if;

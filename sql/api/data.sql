@@ -22,6 +22,7 @@ declare
     me bigint := pgtrain_private.require_user();
     new_id bigint;
 begin
+    perform pgtrain_private.require_writable('create_dataset');
     perform pgtrain_private.require_permission('create', 'datasets');
     if name is null or length(name) not between 1 and 200 then
         raise exception using errcode = '22023', message = 'a dataset needs a name of 1 to 200 characters';
@@ -56,9 +57,12 @@ declare
     dataset pgtrain.datasets;
 begin
     perform pgtrain_private.require_permission('update', 'datasets');
-    select * into dataset from pgtrain.datasets d where d.id = lock_dataset.dataset_id for update;
-    -- What the caller may not reach looks as if it were not there.
-    if not found or not (pgtrain_private.may_access(dataset.owner_id, 'update', 'datasets') or pgtrain_private.is_server_administrator()) then
+    -- What the caller may not reach looks as if it were not there: so it is not locked either, nor waited for.
+    -- The key stays, so that runs can be submitted from it meanwhile.
+    select * into dataset from pgtrain.datasets d
+     where d.id = lock_dataset.dataset_id and (pgtrain_private.may_access(d.owner_id, 'update', 'datasets') or pgtrain_private.is_server_administrator())
+       for no key update;
+    if not found then
         raise exception using errcode = 'PT404', message = format('dataset %s does not exist', coalesce(lock_dataset.dataset_id::text, 'null')),
             hint = 'pgtrain.datasets lists yours.';
     end if;
@@ -93,6 +97,7 @@ create or replace function pgtrain.append_samples(dataset_id bigint, samples tex
 declare
     dataset pgtrain.datasets;
 begin
+    perform pgtrain_private.require_writable('append_samples');
     if samples is null then
         raise exception using errcode = '22004', message = 'samples may not be null';
     end if;
@@ -108,6 +113,7 @@ declare
     dataset pgtrain.datasets;
     bad record;
 begin
+    perform pgtrain_private.require_writable('append_records');
     if records is null then
         raise exception using errcode = '22004', message = 'records may not be null';
     end if;
@@ -139,9 +145,12 @@ create or replace function pgtrain.delete_dataset(dataset_id bigint) returns voi
 declare
     dataset pgtrain.datasets;
 begin
+    perform pgtrain_private.require_writable('delete_dataset');
     perform pgtrain_private.require_permission('delete', 'datasets');
-    select * into dataset from pgtrain.datasets d where d.id = delete_dataset.dataset_id for update;
-    if not found or not (pgtrain_private.may_access(dataset.owner_id, 'delete', 'datasets') or pgtrain_private.is_server_administrator()) then
+    select * into dataset from pgtrain.datasets d
+     where d.id = delete_dataset.dataset_id and (pgtrain_private.may_access(d.owner_id, 'delete', 'datasets') or pgtrain_private.is_server_administrator())
+       for update;
+    if not found then
         raise exception using errcode = 'PT404', message = format('dataset %s does not exist', coalesce(delete_dataset.dataset_id::text, 'null'));
     end if;
     delete from pgtrain.datasets d where d.id = dataset.id;

@@ -202,6 +202,7 @@ declare
     counter pgtrain.user_usage_limits;
     period pgtrain.reset_period;
 begin
+    perform pgtrain_private.require_writable('set_usage_limit');
     if pgtrain_private.require_permission('update', 'limits') <> 'any' then
         raise exception using errcode = '42501', message = 'permission denied to set limits';
     end if;

@@ -9,6 +9,7 @@ declare
     reach text := pgtrain_private.require_permission('create', 'models');
     new_id bigint;
 begin
+    perform pgtrain_private.require_writable('create_model');
     if kind is null or kind not in ('reference', 'external') then
         raise exception using errcode = '22023', message = format('a model of kind "%s" cannot be made by hand', kind),
             hint = 'Use external or reference; local models are published by runs.';

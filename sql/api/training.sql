@@ -25,15 +25,20 @@ create or replace function pgtrain_private.forget_shares() returns void
 comment on function pgtrain_private.forget_shares() is 'At commit: weights and concurrency limits of users are read again';
 
 create or replace function pgtrain_private.make_plan(frozen jsonb, config_hash bytea, device_kind pgtrain.device_kind, selector text,
-                                                     data_bytes bigint) returns void
+                                                     data_bytes bigint) returns pgtrain_private.plan_cache
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
     computed jsonb := pgtrain_private.compute_plan(frozen, selector, data_bytes);
+    made pgtrain_private.plan_cache;
 begin
-    insert into pgtrain_private.plan_cache (config_hash, device_kind, data_bytes, peak_bytes, parameters, device_memory_bytes, plan)
-    values (make_plan.config_hash, make_plan.device_kind, make_plan.data_bytes, (computed->>'peak_bytes')::bigint,
-            (computed->>'parameters')::bigint, (computed->>'device_memory_bytes')::bigint, computed)
-    on conflict do nothing;
+    made := row(make_plan.config_hash, make_plan.device_kind, make_plan.data_bytes, (computed->>'peak_bytes')::bigint,
+                (computed->>'parameters')::bigint, (computed->>'device_memory_bytes')::bigint, computed, now());
+    -- Never waits for another user's transaction that has kept the same plan and stays open: a later submit keeps it then.
+    if pg_try_advisory_xact_lock('pgtrain_private.plan_cache'::regclass::oid::integer,
+                                 hashtext(device_kind || data_bytes::text || config_hash::text)) then
+        insert into pgtrain_private.plan_cache values (made.*) on conflict do nothing;
+    end if;
+    return made;
 end $$;
 comment on function pgtrain_private.make_plan(jsonb, bytea, pgtrain.device_kind, text, bigint) is
     'Has the trainer compute the memory plan of a configuration on a kind of device, and keeps it';
@@ -48,6 +53,7 @@ declare
     me bigint := pgtrain_private.require_user();
     made bigint;
 begin
+    perform pgtrain_private.require_writable('create_training');
     perform pgtrain_private.require_permission('create', 'training');
     -- Checked now, so that the mistake shows where it is made; each run freezes it again.
     if create_training.name is null or length(create_training.name) not between 1 and 100 then
@@ -99,7 +105,7 @@ declare
 begin
     select * into run from pgtrain.training_runs r where r.id = find_run.run_id;
     -- One answer for both cases: that a run of somebody else exists is not told.
-    if not found or not pgtrain_private.may_access(run.owner_id, action, 'training') then
+    if not found or not (pgtrain_private.may_access(run.owner_id, action, 'training') or pgtrain_private.is_server_administrator()) then
         raise exception using errcode = 'PT404', message = format('run %s does not exist or you may not %s it', coalesce(find_run.run_id::text, 'null'), action);
     end if;
     return run;

@@ -1,6 +1,6 @@
 // The one place that includes the server's main header, and the only one that knows server versions.
 // Every source of src/pg that talks to the server includes this first; std-only sources (errors.hpp, pure/,
-// crypto/) never do. Servers 14 to 18 compile; the SQL needs 15, the tests run on 15.
+// crypto/) never do. Servers before 15 are refused, here and by CREATE EXTENSION; the tests run on 15, 16 to 18 are meant to build.
 #pragma once
 
 // Before 16 the server's export marker is empty, and with hidden visibility nothing would be exported.
@@ -37,45 +37,30 @@ extern "C" {
 #undef ngettext
 #undef dngettext
 
-#if PG_VERSION_NUM < 140000
-#error "pgtrain needs PostgreSQL 14 or later"
+#if PG_VERSION_NUM < 150000
+#error "pgtrain needs PostgreSQL 15 or later"
 #endif
 
 namespace pgtrain::pg::compat {
 
-// Refuses (15 and later) or warns of unknown settings with our prefix.
-inline void reserve_setting_prefix(const char *prefix) {
-#if PG_VERSION_NUM >= 150000
-  MarkGUCPrefixReserved(prefix);
-#else
-  EmitWarningsOnPlaceholders(prefix);
-#endif
-}
-
 inline constexpr int max_shmem_requests = 8;
 inline void (*shmem_requests[max_shmem_requests])();
 inline int shmem_request_count = 0;
-#if PG_VERSION_NUM >= 150000
 inline shmem_request_hook_type previous_shmem_request = nullptr;
 inline void run_shmem_requests() {
   if (previous_shmem_request != nullptr) previous_shmem_request();
   for (int i = 0; i < shmem_request_count; ++i) shmem_requests[i]();
 }
-#endif
 
-// Runs `request` (RequestAddinShmemSpace, RequestNamedLWLockTranche) when shared memory may be asked for: in a hook from 15 on,
-// at once before. Call it from _PG_init while shared_preload_libraries are loaded.
+// Runs `request` (RequestAddinShmemSpace, RequestNamedLWLockTranche) when shared memory may be asked for. Call it from _PG_init
+// while shared_preload_libraries are loaded.
 inline void on_shmem_request(void (*request)()) {
-#if PG_VERSION_NUM >= 150000
   if (shmem_request_count == max_shmem_requests) elog(ERROR, "pgtrain: too many requests for shared memory");
   if (shmem_request_count == 0) {
     previous_shmem_request = shmem_request_hook;
     shmem_request_hook = run_shmem_requests;
   }
   shmem_requests[shmem_request_count++] = request;
-#else
-  request();
-#endif
 }
 
 // Whether the current role owns a database.

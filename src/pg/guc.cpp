@@ -41,7 +41,7 @@ void define() {
 }
 
 void reserve_prefix() {
-  compat::reserve_setting_prefix("pgtrain");
+  MarkGUCPrefixReserved("pgtrain");
 }
 
 }  // namespace guc

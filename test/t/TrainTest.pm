@@ -36,6 +36,7 @@ pgtrain.poll_interval = 100
 pgtrain.progress_interval = 50
 pgtrain.heartbeat_interval = 100
 pgtrain.retry_delay = 50
+pgtrain.lock_patience = 60s
 pgtrain.trainer_grace_period = 5s
 pgtrain.databases = 'postgres, other, renamed, copy'
 pgtrain.password_memory = 8

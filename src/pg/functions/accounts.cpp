@@ -3,9 +3,8 @@
 #include "pg/compat.hpp"
 
 extern "C" {
-#include "access/xact.h"
-#include "access/xlog.h"
 #include "miscadmin.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 }
@@ -20,6 +19,8 @@ extern "C" {
 #include "pg/crypto/token.hpp"
 #include "pg/errors.hpp"
 #include "pg/guc.hpp"
+#include "pg/rbac/account_notes.hpp"
+#include "pg/rbac/hidden_statement.hpp"
 #include "pg/rbac/login_guard.hpp"
 #include "pg/rbac/rbac.hpp"
 
@@ -116,6 +117,17 @@ PGTRAIN_FUNCTION(pgtrain_verify_login) {
   PG_RETURN_BOOL(matches);
 }
 
+// note_login(user_id, has_succeeded): an unknown name has no user.
+PGTRAIN_FUNCTION(pgtrain_note_login) {
+  if (!PG_ARGISNULL(0) && !PG_ARGISNULL(1)) rbac::note_login(PG_GETARG_INT64(0), PG_GETARG_BOOL(1));
+  PG_RETURN_VOID();
+}
+
+PGTRAIN_FUNCTION(pgtrain_hide_statement) {
+  rbac::hide_statement();
+  PG_RETURN_VOID();
+}
+
 PGTRAIN_FUNCTION(pgtrain_login_lock_seconds) { PG_RETURN_INT64(rbac::lock_seconds(PG_GETARG_INT32(0))); }
 
 PGTRAIN_FUNCTION(pgtrain_session_lifetime) { PG_RETURN_INT32(settings.session_lifetime_seconds); }
@@ -130,32 +142,36 @@ PGTRAIN_FUNCTION(pgtrain_authenticate) {
       "from pgtrain.sessions s join pgtrain.users u on u.id = s.user_id where s.token_hash = $1",
       {call::Type::Bytea},
       call::Access::ReadOnly};
-  static const call::Statement touch{"update pgtrain.sessions set last_accessed_at = pg_catalog.now() where id = $1",
-                                     {call::Type::Int8}};
+  rbac::hide_statement();
   const std::string hash = PG_ARGISNULL(0) ? std::string() : crypto::hash_token(text_argument(fcinfo, 0));
   const bool for_session = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
   rbac::Identity identity;
   const char *refusal = nullptr;
   // Read before the row: a revocation that commits in between makes the identity be checked again.
   identity.checked_generation = rbac::generation();
-  rbac::as_owner([&] {
-    call::Spi spi;
-    const call::Rows rows = find.execute(spi, {hash});
-    if (rows.empty()) {
-      refusal = "It is not known.";
-    } else if (!rows[0].boolean(3)) {
-      refusal = "The session was ended or the account is not active.";
-    } else if (rows[0].int64(2) <= GetCurrentStatementStartTimestamp()) {
-      refusal = "The session has expired.";
-    } else {
-      identity.session_id = rows[0].int64(0);
-      identity.user_id = rows[0].int64(1);
-      identity.expires_at = rows[0].int64(2);
-      // Not every use: a write a minute tells enough. A standby and a read-only transaction cannot write.
-      if (rows[0].boolean(4) && !XactReadOnly && !call::guarded([] { return RecoveryInProgress(); }))
-        touch.execute(spi, {identity.session_id});
-    }
-  });
+  try {
+    rbac::as_owner([&] {
+      call::Spi spi;
+      const call::Rows rows = find.execute(spi, {hash});
+      if (rows.empty()) {
+        refusal = "It is not known.";
+      } else if (!rows[0].boolean(3)) {
+        refusal = "The session was ended or the account is not active.";
+      } else if (rows[0].int64(2) <= rbac::current_time()) {
+        refusal = "The session has expired.";
+      } else {
+        identity.session_id = rows[0].int64(0);
+        identity.user_id = rows[0].int64(1);
+        identity.expires_at = rows[0].int64(2);
+        // Not every use: a write a minute tells enough.
+        if (rows[0].boolean(4)) rbac::note_session_used(identity.session_id);
+      }
+    });
+  } catch (...) {
+    // Cancelled or failed: for a client that ignores the error this is no other than a refusal.
+    rbac::forget_for_good();
+    throw;
+  }
   if (refusal != nullptr) {
     rbac::forget_for_good();
     throw Error(code::NotAuthenticated, "the session token is not valid", refusal, "Log in again with pgtrain.login.");
@@ -168,11 +184,18 @@ PGTRAIN_FUNCTION(pgtrain_authenticate) {
 PGTRAIN_FUNCTION(pgtrain_logout) {
   static const call::Statement end{"update pgtrain.sessions set is_active = false where id = $1", {call::Type::Int8}};
   const int64_t session = rbac::current_session_id();
-  if (session != 0) {
-    rbac::as_owner([&] {
-      call::Spi spi;
-      end.execute(spi, {session});
-    });
+  try {
+    if (session != 0) {
+      rbac::as_owner([&] {
+        call::guarded([] { PreventCommandIfReadOnly("logout"); });
+        call::Spi spi;
+        end.execute(spi, {session});
+      });
+    }
+  } catch (...) {
+    // The token goes on being valid elsewhere, which the error says; here nobody is left.
+    rbac::forget_for_good();
+    throw;
   }
   rbac::forget();
   PG_RETURN_BOOL(session != 0);

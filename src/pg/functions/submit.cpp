@@ -81,14 +81,15 @@ call::Statement enter_statement{
 call::Statement hold_statement{"select pgtrain_private.hold_usage($1, $2, $3, $4)", {Type::Int8, Type::Text, Type::Int8, Type::Int8}};
 
 call::Statement describe_statement{
-    "select p.plan || pg_catalog.jsonb_build_object('device_kind', p.device_kind, 'fits', p.peak_bytes <= $4, 'largest_device_bytes', $4,"
+    "select p.plan || pg_catalog.jsonb_build_object('device_kind', $2, 'fits', (p.plan->>'peak_bytes')::bigint <= $4, 'largest_device_bytes', $4,"
     " 'steps', $5, 'planned_tokens', $6, 'data_bytes', $7, 'config', $8,"
     " 'datasets', (select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('id', d.id, 'hash', d.hash, 'samples', d.samples, 'bytes', d.bytes) order by d.n)"
     "                from rows from (pg_catalog.unnest($9::bigint[]), pg_catalog.unnest($10::text[]), pg_catalog.unnest($11::bigint[]),"
     "                                pg_catalog.unnest($12::bigint[])) with ordinality d (id, hash, samples, bytes, n)))"
-    " from pgtrain_private.plan_cache p where p.config_hash = $1 and p.device_kind = $2::pgtrain.device_kind and p.data_bytes = $3",
+    " from (select coalesce($13, (select c.plan from pgtrain_private.plan_cache c"
+    "                              where c.config_hash = $1 and c.device_kind = $2::pgtrain.device_kind and c.data_bytes = $3)) as plan) p",
     {Type::Bytea, Type::Text, Type::Int8, Type::Int8, Type::Int8, Type::Int8, Type::Int8, Type::Jsonb, Type::Int8Array, Type::TextArray,
-     Type::Int8Array, Type::Int8Array}};
+     Type::Int8Array, Type::Int8Array, Type::Jsonb}};
 
 // ---------------------------------------------------------------- arguments
 
@@ -237,7 +238,8 @@ PGTRAIN_FUNCTION(pgtrain_plan_run) {
     const call::Rows rows = describe_statement.execute(
         spi, {run.config.hash, run.plan.device_kind, run.plan.size_class, run.plan.largest_device_bytes, run.config.steps, run.config.tokens,
               run.data.bytes, run.config.json, std::span<const int64_t>(run.data.ids), std::span<const std::string>(run.data.content_hashes),
-              std::span<const int64_t>(run.data.sample_counts), std::span<const int64_t>(run.data.text_bytes)});
+              std::span<const int64_t>(run.data.sample_counts), std::span<const int64_t>(run.data.text_bytes),
+              run.plan.made.empty() ? call::Parameter(nullptr) : call::Parameter(run.plan.made)});
     description = rows[0].text(0);
   }
   return call::guarded([&description] { return DirectFunctionCall1(jsonb_in, CStringGetDatum(description.c_str())); });

@@ -15,11 +15,14 @@ extern "C" {
 #include "catalog/pg_class.h"
 }
 
+#include <algorithm>
 #include <vector>
 
 #include "pg/boundary/function.hpp"
 #include "pg/call/spi.hpp"
+#include "pg/rbac/account_notes.hpp"
 #include "pg/rbac/generation.hpp"
+#include "pg/rbac/hidden_statement.hpp"
 #include "pg/rbac/login_guard.hpp"
 #include "pg/rbac/rbac.hpp"
 
@@ -124,11 +127,15 @@ bool still_valid(Identity &identity) {
 void init() {
   register_invalidation();
   init_login_guard();
+  init_account_notes();
+  init_hidden_statement();
   RegisterXactCallback(transaction_ended, nullptr);
   RegisterSubXactCallback(subtransaction_ended, nullptr);
   previous_utility = ProcessUtility_hook;
   ProcessUtility_hook = utility;
 }
+
+int64_t current_time() { return std::max(GetCurrentStatementStartTimestamp(), GetCurrentTransactionStartTimestamp()); }
 
 int64_t current_user_id() {
   Identity &identity = in_force();
@@ -139,7 +146,7 @@ int64_t current_user_id() {
     identity.checked_generation = now_generation;
   }
   if (!identity.is_valid) return 0;
-  if (identity.expires_at <= GetCurrentStatementStartTimestamp()) {
+  if (identity.expires_at <= current_time()) {
     reason = "the session has expired";
     return 0;
   }

@@ -71,7 +71,7 @@ Reach reach(int64_t user_id, std::string_view action, std::string_view entity) {
   const uint64_t now_generation = current_generation();
   auto found = cache.find(user_id);
   if (found == cache.end() || found->second.generation != now_generation ||
-      found->second.valid_until <= GetCurrentStatementStartTimestamp()) {
+      found->second.valid_until <= current_time()) {
     if (cache.size() >= max_cached_users) cache.clear();
     found = cache.insert_or_assign(user_id, read_rights(user_id, now_generation)).first;
   }

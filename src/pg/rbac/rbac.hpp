@@ -31,6 +31,10 @@ inline constexpr int64_t scope_all = -1;
 // Installs the callbacks and hooks. Called from _PG_init.
 void init();
 
+// The time that expiry is measured by: the start of the statement, or of the transaction within it, since a procedure that commits
+// can run for ever in one statement.
+int64_t current_time();
+
 // The verified user of this moment, 0 for nobody. Sees expiry and revocation at the latest with the next statement.
 int64_t current_user_id();
 

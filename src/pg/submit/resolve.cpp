@@ -39,7 +39,8 @@ call::Statement plan_statement{
     {Type::Bytea, Type::Int8}};
 
 call::Statement make_plan_statement{
-    "select pgtrain_private.make_plan($1, $2, $3::pgtrain.device_kind, $4, $5)",
+    "select p.peak_bytes, p.parameters, p.device_memory_bytes, p.plan::text"
+    " from pgtrain_private.make_plan($1, $2, $3::pgtrain.device_kind, $4, $5) p",
     {Type::Jsonb, Type::Bytea, Type::Text, Type::Text, Type::Int8}};
 
 std::string hex(std::string_view bytes) {
@@ -130,18 +131,21 @@ int64_t size_class_of(int64_t bytes) {
 Plan find_plan(const call::Spi &spi, const FrozenConfig &config, int64_t data_bytes) {
   Plan plan;
   plan.size_class = size_class_of(data_bytes);
-  const auto look_up = [&] { return plan_statement.execute(spi, {config.hash, plan.size_class}); };
-  call::Rows rows = look_up();
-  if (rows[0].is_null(3)) {
-    make_plan_statement.execute(spi, {config.json, config.hash, rows[0].text(0), rows[0].text(1), plan.size_class});
-    rows = look_up();
+  const call::Rows cached = plan_statement.execute(spi, {config.hash, plan.size_class});
+  const call::Row &best = cached[0];
+  const auto take = [&](const call::Row &row, size_t first) {
+    plan.peak_bytes = row.int64(first);
+    plan.parameters = row.int64(first + 1);
+    plan.largest_device_bytes = best.is_null(2) ? row.int64(first + 2) : best.int64(2);
+  };
+  plan.device_kind = best.text(0);
+  if (best.is_null(3)) {
+    const call::Rows made = make_plan_statement.execute(spi, {config.json, config.hash, best.text(0), best.text(1), plan.size_class});
+    take(made[0], 0);
+    plan.made = made[0].text(3);
+  } else {
+    take(best, 3);
   }
-  const call::Row &row = rows[0];
-  if (row.is_null(3)) throw Error(code::InvalidState, "the devices of this server changed while the run was planned", {}, "Try again.");
-  plan.device_kind = row.text(0);
-  plan.peak_bytes = row.int64(3);
-  plan.parameters = row.int64(4);
-  plan.largest_device_bytes = row.is_null(2) ? row.int64(5) : row.int64(2);
   return plan;
 }
 

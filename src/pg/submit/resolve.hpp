@@ -38,6 +38,7 @@ struct Plan {
   int64_t peak_bytes = 0;   // device memory needed
   int64_t parameters = 0;
   int64_t largest_device_bytes = 0;
+  std::string made;         // JSON of a plan made just now, empty for one that was kept
 };
 
 struct ResolvedRun {

@@ -5,10 +5,14 @@
 extern "C" {
 #include "miscadmin.h"
 #include "storage/ipc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/timeout.h"
 #include "utils/timestamp.h"
 }
 
 #include <algorithm>
+#include <string_view>
 
 #include "pg/boundary/function.hpp"
 #include "pg/worker/databases.hpp"
@@ -26,11 +30,13 @@ namespace {
 
 constexpr int64_t housekeeping_us = 60 * 1000000;
 constexpr int64_t device_report_us = 10 * 1000000;
+constexpr int64_t longest_between_looks_ms = 5000;  // at who blocks a worker
 constexpr int64_t first_adoption_us = 60 * 1000000;  // it reads all runs, so it doubles up to the longest
 constexpr int64_t longest_adoption_us = 3600 * int64_t{1000000};
 
 call::Statement extension_statement{"select exists (select from pg_catalog.pg_extension where extname = 'pgtrain')"};
 call::Statement lost_statement{"select pgtrain_private.free_lost_attempts()"};
+call::Statement blockers_statement{"select pgtrain_private.end_blockers($1)", {call::Type::Int4}};
 call::Statement due_statement{
     "select (extract(epoch from r.next_due - clock_timestamp()) * 1000)::bigint from pgtrain_private.release_due_runs() r"};
 call::Statement devices_statement{"select pgtrain_private.refresh_device_status()"};
@@ -44,9 +50,28 @@ bool has_extension() {
   return exists;
 }
 
+// The scheduler serves everybody, so it waits for nobody: what a lock keeps it from is tried again the next time.
+constexpr char lock_timeout[] = "1s";
+constexpr std::string_view lock_not_available = "55P03";
+
+// Workers ignore SIGINT, so that pg_cancel_backend does them nothing; but it is also how the server's own lock timeout ends a wait.
+void on_interrupt(SIGNAL_ARGS) {
+  if (get_timeout_indicator(LOCK_TIMEOUT, false)) StatementCancelHandler(postgres_signal_arg);
+}
+
+template <class Body>
+void chore(const char *activity, Body &&body) {
+  try {
+    in_transaction(activity, body);
+  } catch (const Error &error) {
+    if (error.sqlstate() != lock_not_available) throw;
+    ereport(LOG, (errmsg("pgtrain: %s was put off: %s", activity, error.what())));
+  }
+}
+
 void keep_house() {
   sweep_job_folders(MyDatabaseId);
-  in_transaction("housekeeping", [](const call::Spi &spi) {
+  chore("housekeeping", [](const call::Spi &spi) {
     checkpoints_statement.execute(spi);
     plans_statement.execute(spi);
     sweep_artifacts(spi);
@@ -56,8 +81,8 @@ void keep_house() {
 // Leases first: a lost run shall not wait for anything else. Returns how long nothing is due.
 long do_chores() {
   long wait_ms = worker_settings.poll_interval_ms;
-  in_transaction("freeing lost leases", [](const call::Spi &spi) { lost_statement.execute(spi); });
-  in_transaction("releasing due runs", [&wait_ms](const call::Spi &spi) {
+  chore("freeing lost leases", [](const call::Spi &spi) { lost_statement.execute(spi); });
+  chore("releasing due runs", [&wait_ms](const call::Spi &spi) {
     const call::Rows rows = due_statement.execute(spi);
     if (!rows[0].is_null(0)) wait_ms = std::clamp<long>(rows[0].int64(0), 1, wait_ms);
   });
@@ -70,7 +95,7 @@ void run_scheduler() {
     return;
   }
   announce_present(MyDatabaseId);
-  TimestampTz keep_house_at = 0, report_devices_at = 0, adopt_at = 0;
+  TimestampTz keep_house_at = 0, report_devices_at = 0, adopt_at = 0, look_for_blockers_at = 0;
   int64_t adoption_delay_us = first_adoption_us;
   while (!must_stop()) {
     (void)reload_settings_if_asked();
@@ -83,14 +108,18 @@ void run_scheduler() {
     const long wait_ms = do_chores();
     const TimestampTz now = GetCurrentTimestamp();
     if (now >= report_devices_at) {
-      in_transaction("writing the devices", [](const call::Spi &spi) {
+      chore("writing the devices", [](const call::Spi &spi) {
         sync_devices(spi);
         devices_statement.execute(spi);
       });
       report_devices_at = now + device_report_us;
     }
+    if (now >= look_for_blockers_at) {
+      chore("looking for blockers", [](const call::Spi &spi) { blockers_statement.execute(spi, {worker_settings.lock_patience_ms}); });
+      look_for_blockers_at = now + std::min<int64_t>(worker_settings.lock_patience_ms, longest_between_looks_ms) * 1000;
+    }
     if (now >= adopt_at) {
-      in_transaction("adopting restored runs", [](const call::Spi &spi) { adopt_statement.execute(spi); });
+      chore("adopting restored runs", [](const call::Spi &spi) { adopt_statement.execute(spi); });
       adopt_at = now + adoption_delay_us;
       adoption_delay_us = std::min(2 * adoption_delay_us, longest_adoption_us);
     }
@@ -112,6 +141,8 @@ void pgtrain_scheduler_main(Datum argument) {
   using namespace pgtrain::pg;
   const Oid database = worker::take_slot(argument)->database;
   worker::connect_worker(database);
+  pqsignal(SIGINT, worker::on_interrupt);
+  SetConfigOption("lock_timeout", worker::lock_timeout, PGC_SUSET, PGC_S_OVERRIDE);
   boundary::run_protected([] { worker::run_scheduler(); });
   proc_exit(worker::exit_finished);
 }

@@ -90,6 +90,8 @@ void define_settings() {
              PGC_SIGHUP, GUC_UNIT_MS);
   define_int("pgtrain.lease_duration", "A worker that does not renew its lease for so long loses its run.", &s.lease_duration_ms, 1000,
              no_limit, PGC_SIGHUP, GUC_UNIT_MS);
+  define_int("pgtrain.lock_patience", "A session whose open transaction keeps a device worker waiting for so long is ended.",
+             &s.lock_patience_ms, 100, no_limit, PGC_SIGHUP, GUC_UNIT_MS);
   define_int("pgtrain.progress_interval", "How often progress is written to the tables.", &s.progress_interval_ms, 10, 60000, PGC_SIGHUP,
              GUC_UNIT_MS);
   define_int("pgtrain.max_attempts", "Failed attempts after which a run is given up, unless submit_run says otherwise.", &s.max_attempts, 1,

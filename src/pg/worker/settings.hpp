@@ -20,6 +20,7 @@ struct WorkerSettings {
   int heartbeat_interval_ms = 1000;
   // Queue.
   int lease_duration_ms = 60000;
+  int lock_patience_ms = 10000;      // then who blocks a device worker is ended
   int progress_interval_ms = 500;    // how often a batch of progress is written
   int max_attempts = 3;
   int retry_delay_ms = 5000;

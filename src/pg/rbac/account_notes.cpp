@@ -1,0 +1,83 @@
+// See account_notes.hpp. A rolled back savepoint does not take notes back: the password was right or wrong all the same. A
+// transaction that is prepared for two phases leaves none, since it would hold the locks; shared memory has counted its failures.
+#include "pg/compat.hpp"
+
+extern "C" {
+#include "access/xact.h"
+}
+
+#include <map>
+#include <set>
+
+#include "pg/boundary/function.hpp"
+#include "pg/call/spi.hpp"
+#include "pg/rbac/account_notes.hpp"
+#include "pg/rbac/generation.hpp"
+#include "pg/rbac/rbac.hpp"
+
+namespace pgtrain::pg::rbac {
+namespace {
+
+struct Logins {
+  bool has_succeeded = false;
+  int failures = 0;  // since the success, if there was one
+};
+
+// In the order of ids, so that two commits lock rows in the same order.
+std::map<int64_t, Logins> logins;
+std::set<int64_t> used_sessions;
+
+const call::Statement success_statement{
+    "update pgtrain.users set failed_login_count = 0, locked_until = null, last_login_at = pg_catalog.now() where id = $1",
+    {call::Type::Int8}};
+const call::Statement failure_statement{
+    "update pgtrain.users set failed_login_count = failed_login_count + $2, locked_until = pg_catalog.now() + pg_catalog.make_interval("
+    "secs => nullif(pgtrain_private.login_lock_seconds(failed_login_count + $2), 0)) where id = $1",
+    {call::Type::Int8, call::Type::Int4}};
+const call::Statement use_statement{
+    "update pgtrain.sessions set last_accessed_at = pg_catalog.now() where id = "
+    "(select s.id from pgtrain.sessions s where s.id = $1 and s.last_accessed_at < pg_catalog.now() - interval '1 minute' "
+    "for no key update skip locked)",
+    {call::Type::Int8}};
+
+void clear() {
+  logins.clear();
+  used_sessions.clear();
+}
+
+void write_notes() {
+  // The extension may have been dropped in this very transaction.
+  if (XactReadOnly || marker_table() == InvalidOid) return;
+  as_owner([] {
+    call::Spi spi;
+    for (const auto &[user_id, login] : logins) {
+      if (login.has_succeeded) success_statement.execute(spi, {user_id});
+      if (login.failures > 0) failure_statement.execute(spi, {user_id, login.failures});
+    }
+    // With an older snapshot the row may have moved on, which would fail the caller's transaction.
+    if (IsolationUsesXactSnapshot()) return;
+    for (const int64_t session_id : used_sessions) use_statement.execute(spi, {session_id});
+  });
+}
+
+void on_transaction(XactEvent event, void *) {
+  if (logins.empty() && used_sessions.empty()) return;
+  if (event == XACT_EVENT_PRE_COMMIT) boundary::run_protected([] { write_notes(); });
+  if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE) clear();
+}
+
+}  // namespace
+
+void init_account_notes() { RegisterXactCallback(on_transaction, nullptr); }
+
+void note_login(int64_t user_id, bool has_succeeded) {
+  Logins &login = logins[user_id];
+  if (has_succeeded)
+    login = Logins{true, 0};
+  else
+    ++login.failures;
+}
+
+void note_session_used(int64_t session_id) { used_sessions.insert(session_id); }
+
+}  // namespace pgtrain::pg::rbac

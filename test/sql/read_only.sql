@@ -1,0 +1,59 @@
+-- A read-only transaction: whatever only reads works, whatever writes is refused with 25006 and by its own name, and an identity that
+-- cannot be ended properly is ended all the same. A function that a later domain adds is found by itself.
+\set VERBOSITY terse
+\pset format unaligned
+\pset tuples_only on
+set client_min_messages = warning;
+select current_user as superuser \gset
+create role regress_reader login;
+select pgtrain.grant_application('regress_reader');
+select pgtrain.register_user('rdo_anna', 'anna@readonly.test', 'a long enough secret') as anna \gset
+select pgtrain.grant_role(:anna, 'admin');
+select session_token as token, refresh_token as refresh from pgtrain.login('rdo_anna', 'a long enough secret') \gset
+select pgtrain.authenticate(:'token', true) = :anna as is_anna;
+select pgtrain.create_dataset('read only') as data \gset
+select pgtrain.append_samples(:data, array['a']);
+select pgtrain.submit_run(dataset_id => :data, config => '{"size": "nano", "steps": 3}', start_at => now() + interval '1 day') as run \gset
+select pgtrain.logout();
+select session_token as token, refresh_token as refresh from pgtrain.login('rdo_anna', 'a long enough secret') \gset
+
+-- Each function with arguments that it would accept.
+create temp table calls (call text);
+insert into calls values
+    ('register_user(''rdo_ben'', ''ben@readonly.test'', ''a long enough secret'')'), ('login(''rdo_anna'', ''a long enough secret'')'),
+    (format('refresh_session(%L)', :'refresh')), ('change_password(''a long enough secret'', ''another long secret'')'),
+    (format('grant_role(%s, ''premium'')', :anna)), (format('revoke_role(%s, ''user'')', :anna)), ('create_role(''rdo_role'')'), ('delete_role(''rdo_role'')'),
+    ('grant_permission(''user'', ''read'', ''api'')'), ('revoke_permission(''user'', ''read'', ''users'')'), (format('set_usage_limit(%s, ''api_calls'', 5)', :anna)),
+    (format('set_share(%s, 2)', :anna)), ('create_dataset(''more'')'), (format('append_samples(%s, array[''b''])', :data)),
+    (format('append_records(%s, array[''{"text": "b"}''::jsonb])', :data)), ('dataset_from_query(''more'', ''select ''''a'''''')'), (format('delete_dataset(%s)', :data)),
+    ('create_model(''m'')'), ('create_training(''t'')'), (format('plan_run(dataset_id => %s)', :data)), (format('submit_run(dataset_id => %s)', :data)),
+    (format('cancel_run(%s)', :run)), (format('pause_run(%s)', :run)), (format('resume_run(%s)', :run)), (format('retry_run(%s)', :run)), ('logout()'),
+    (format('authenticate(%L, true)', :'token')), ('current_user_id()'), ('has_permission(''read'', ''users'')'), ('config_fields()'),
+    (format('why_waiting(%s)', :run)), (format('wait_for_run(%s, ''0 s'')', :run)), (format('export_artifact(%s)', :run)), (format('generate(%s)', :run)), ('grant_application(''regress_reader'')');
+\echo '# Public functions without a call here (there are none)'
+select distinct p.proname from pg_proc p where p.pronamespace = 'pgtrain'::regnamespace and not exists (select from calls where call like p.proname || '(%');
+grant select on calls to public;
+create function pg_temp.try(call text) returns text language plpgsql as $$
+begin
+    execute 'select * from pgtrain.' || call;
+    return 'done';
+exception when others then
+    return sqlstate || ' ' || regexp_replace(sqlerrm, '\d+', 'N', 'g');
+end $$;
+set session authorization regress_reader;
+select pgtrain.authenticate(:'token', true) = :anna as is_anna;
+set default_transaction_read_only = on;
+select split_part(call, '(', 1), pg_temp.try(call) from calls where call <> 'logout()' order by 1;
+-- All views and tables that it may read.
+select count(*) filter (where pg_temp.try(format('has_permission(''read'', ''users''), (select count(*) from %s) t', c.oid::regclass)) <> 'done')
+  from pg_class c where c.relnamespace = 'pgtrain'::regnamespace and c.relkind in ('r', 'v') and has_table_privilege(c.oid, 'select');
+select pgtrain.current_user_id() = :anna as is_anna;
+select pgtrain.logout();
+select pgtrain.current_user_id() is null as is_nobody;
+set default_transaction_read_only = off;
+select pgtrain.authenticate(:'token', true) = :anna as is_still_valid;
+reset session authorization;
+select pgtrain.logout();
+select pgtrain.authenticate(:'token');
+drop owned by regress_reader;
+drop role regress_reader;
