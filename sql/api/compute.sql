@@ -6,7 +6,7 @@ comment on function pgtrain_private.server_incarnation() is 'Number of this life
 
 create or replace function pgtrain_private.is_live_process(pid integer, incarnation bigint) returns boolean
     language c volatile strict parallel restricted as 'MODULE_PATHNAME', 'pgtrain_is_live_process';
-comment on function pgtrain_private.is_live_process(integer, bigint) is 'Whether a server process of that life of the server still exists';
+comment on function pgtrain_private.is_live_process(integer, bigint) is 'Whether a process of that life of the server still works for this database';
 
 create or replace function pgtrain_private.announce_database() returns void
     language c volatile as 'MODULE_PATHNAME', 'pgtrain_announce_database';

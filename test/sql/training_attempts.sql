@@ -92,4 +92,8 @@ select pg_temp.devices();
 select count(*) from pgtrain.devices d where d.status <> 'gone';
 select pgtrain_private.sync_devices('former', '', 1, 10, format(:'listed', 'former')::jsonb) is not null as written;
 select pg_temp.devices();
+
+-- A lease restored from a dump of another database of the same server is nobody's, although its process lives.
+select pgtrain_private.is_live_process(pid, pgtrain_private.server_incarnation()) as is_live, pid = pg_backend_pid() as is_here
+  from pg_stat_activity where pid = pg_backend_pid() or backend_type = 'pgtrain launcher' order by is_here;
 rollback;

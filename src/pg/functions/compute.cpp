@@ -4,6 +4,7 @@
 extern "C" {
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/proc.h"
 #include "storage/procarray.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
@@ -23,7 +24,9 @@ PGTRAIN_FUNCTION(pgtrain_server_incarnation) {
 
 PGTRAIN_FUNCTION(pgtrain_is_live_process) {
   if (worker::shared() == nullptr || worker::shared()->incarnation != PG_GETARG_INT64(1)) PG_RETURN_BOOL(false);
-  PG_RETURN_BOOL(BackendPidGetProc(PG_GETARG_INT32(0)) != nullptr);
+  // In another database it is not that one: the lease came from there, by a dump.
+  const PGPROC *process = BackendPidGetProc(PG_GETARG_INT32(0));
+  PG_RETURN_BOOL(process != nullptr && process->databaseId == MyDatabaseId);
 }
 
 PGTRAIN_FUNCTION(pgtrain_was_told_to_leave) {
