@@ -41,10 +41,10 @@ select 'relation ' || c.oid::regclass from pg_class c where c.relnamespace in ('
 union all
 select 'schema ' || n.nspname from pg_namespace n where n.nspname in ('pgtrain', 'pgtrain_private')
    and exists (select from aclexplode(n.nspacl) where grantee = 0);
-\echo 'definer function, or function with SQL text, without a pinned search_path:'
+\echo 'definer function, or function with SQL text that is parsed when it runs, without a pinned search_path:'
 select p.oid::regprocedure from pg_proc p join pg_language l on l.oid = p.prolang
  where p.pronamespace in ('pgtrain'::regnamespace, 'pgtrain_private'::regnamespace)
-   and (p.prosecdef or l.lanname in ('sql', 'plpgsql')) and not coalesce('search_path=pg_catalog, pg_temp' = any (p.proconfig), false);
+   and (p.prosecdef or l.lanname in ('sql', 'plpgsql') and p.prosqlbody is null) and not coalesce('search_path=pg_catalog, pg_temp' = any (p.proconfig), false);
 \echo 'table of pgtrain with an owner but without forced row security:'
 select distinct c.oid::regclass from pg_class c join pg_attribute a on a.attrelid = c.oid
  where c.relnamespace = 'pgtrain'::regnamespace and c.relkind in ('r', 'p') and a.attname in ('owner_id', 'user_id', 'actor_id')

@@ -27,6 +27,8 @@ select pgtrain.revoke_permission('user', 'delete', 'models');
 select pgtrain.set_usage_limit(2, 'training_jobs', 77);
 select pgtrain_private.hold_usage(2, 'training_jobs', 3, -1);
 update pgtrain.plans set price_amount = 1234 where name = 'premium';
+create role application;
+select pgtrain.grant_application('application');
 SQL
 my $token = $node->safe_psql('original', "select session_token from pgtrain.login('anna', 'a long enough secret')");
 $node->safe_psql('original',
@@ -50,6 +52,14 @@ for my $table (split /\n/, $tables) {
 }
 is($different, '', 'all rows are the same');
 
+my $rights = q{select string_agg(line, E'\n' order by line collate "C") from (
+    select 's ' || nspname || nspacl::text as line from pg_namespace where nspname like 'pgtrain%'
+    union all select 'f ' || p.oid::regprocedure || p.proacl::text from pg_proc p where p.pronamespace in ('pgtrain'::regnamespace, 'pgtrain_private'::regnamespace)
+    union all select 'r ' || c.oid::regclass || c.relacl::text from pg_class c where c.relnamespace in ('pgtrain'::regnamespace, 'pgtrain_private'::regnamespace) and c.relacl is not null
+    union all select 'c ' || a.attrelid::regclass || a.attname || a.attacl::text from pg_attribute a join pg_class c on c.oid = a.attrelid
+     where c.relnamespace = 'pgtrain'::regnamespace and a.attacl is not null) l};
+like($node->safe_psql('original', $rights), qr/application=X/, 'the application has rights');
+is($node->safe_psql('restored', $rights), $node->safe_psql('original', $rights), 'the rights of an application come with the dump');
 is($node->safe_psql('restored', "select pgtrain.authenticate('$token')"), '1', 'a session goes on');
 is($node->safe_psql('restored', "select pgtrain.register_user('carl', 'carl\@dump.test', 'a long enough secret')"), '3', 'keys go on');
 is($node->safe_psql('restored', "begin; select pgtrain.authenticate('$token'); select pgtrain.has_permission('delete', 'models'), pgtrain.has_permission('read', 'datasets', 'any'); commit"),

@@ -162,6 +162,7 @@ begin
         exception when sqlstate 'PT409' then
             null;  -- it has ended meanwhile
         end;
+        commit;
     end loop;
 end $$
 SQL

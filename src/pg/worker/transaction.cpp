@@ -11,6 +11,8 @@ extern "C" {
 #include "utils/timestamp.h"
 }
 
+#include <string_view>
+
 #include "pg/worker/transaction.hpp"
 
 namespace pgtrain::pg::worker {
@@ -43,9 +45,7 @@ void roll_back() {
   });
 }
 
-}  // namespace
-
-void in_transaction(const char *activity, void (*body)(const call::Spi &, void *), void *argument) {
+void try_transaction(const char *activity, void (*body)(const call::Spi &, void *), void *argument) {
   begin(activity);
   try {
     {
@@ -60,6 +60,23 @@ void in_transaction(const char *activity, void (*body)(const call::Spi &, void *
   } catch (...) {
     roll_back();
     throw;
+  }
+}
+
+// A user's transaction may lock his runs and counters in any order, so a worker can be the one that a deadlock is solved by. That
+// undoes all of its transaction and frees the other's way: it is tried again, and the run does not suffer.
+constexpr int deadlock_tries = 10;
+constexpr std::string_view deadlock_detected = "40P01";
+
+}  // namespace
+
+void in_transaction(const char *activity, void (*body)(const call::Spi &, void *), void *argument) {
+  for (int tried = 1;; ++tried) {
+    try {
+      return try_transaction(activity, body, argument);
+    } catch (const Error &error) {
+      if (tried == deadlock_tries || error.sqlstate() != deadlock_detected) throw;
+    }
   }
 }
 
