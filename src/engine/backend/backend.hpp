@@ -146,6 +146,9 @@ struct Backend {
   // What an attention of this shape takes beyond that; 0 where it needs nothing of its own.
   virtual std::uint64_t attention_workspace_bytes(std::int64_t length, std::int64_t head_size) const { return (void)length, (void)head_size, 0; }
 
+  // What a product of these sizes and types takes beyond that: a device without bf16 products widens the operands first.
+  virtual std::uint64_t matmul_workspace_bytes(const Matmul& a) const { return (void)a, 0; }
+
   virtual void* allocate(std::size_t bytes) = 0;  // 256-byte aligned, contents undefined
   virtual void release(void* memory) noexcept = 0;
   virtual void upload(void* to, const void* from_host, std::size_t bytes) = 0;  // the host memory may be reused at once

@@ -10,6 +10,25 @@
 
 namespace pgtrain::engine::graph {
 
+namespace {
+
+// The largest of the products that a node makes, in what it takes of the backend's memory; as the functions below call them.
+std::uint64_t matmul_bytes(const Graph& graph, const Node& node, Mode mode, const backend::Backend& backend) {
+  if (node.kind != OpKind::Linear && node.kind != OpKind::LinearCrossEntropy) return 0;
+  const ValueInfo &x = graph.values[static_cast<std::size_t>(node.inputs[0])], &w = graph.values[static_cast<std::size_t>(node.inputs[1])];
+  const bool is_loss = node.kind == OpKind::LinearCrossEntropy;
+  const std::int64_t rows = is_loss ? std::min(x.rows, logits_rows(graph, node)) : x.rows, in = x.columns, out = is_loss ? w.rows : w.columns;
+  const std::int64_t pitch = is_loss ? logits_pitch(graph, node) : out;
+  const backend::DType type = graph.compute;
+  std::uint64_t most = backend.matmul_workspace_bytes({.m = rows, .n = out, .k = in, .transpose_b = is_loss, .c_pitch = pitch, .in = type, .out = type});
+  if (mode != Mode::Train) return most;
+  const std::int64_t weight_rows = is_loss ? out : in, weight_columns = is_loss ? in : out;
+  most = std::max(most, backend.matmul_workspace_bytes({.m = weight_rows, .n = weight_columns, .k = rows, .transpose_a = true, .a_pitch = is_loss ? pitch : 0, .in = type, .out = DType::F32}));
+  return std::max(most, backend.matmul_workspace_bytes({.m = rows, .n = in, .k = out, .transpose_b = !is_loss, .a_pitch = is_loss ? pitch : 0, .in = type, .out = type}));
+}
+
+}  // namespace
+
 MemoryUse plan_memory(const Graph& graph, Mode mode, const backend::Backend& backend) {
   const auto count = static_cast<std::uint64_t>(graph.parameter_count());
   MemoryUse use;
@@ -19,11 +38,13 @@ MemoryUse plan_memory(const Graph& graph, Mode mode, const backend::Backend& bac
     use.optimizer_bytes = count * 8;
   }
   use.activation_bytes = compile(graph, mode).arena_bytes;
-  std::uint64_t attention = 0;
-  for (const Node& node : graph.nodes)
+  std::uint64_t attention = 0, matmul = 0;
+  for (const Node& node : graph.nodes) {
+    matmul = std::max(matmul, matmul_bytes(graph, node, mode, backend));
     if (node.kind == OpKind::Attention)
       attention = std::max(attention, backend.attention_workspace_bytes(node.length, graph.values[static_cast<std::size_t>(node.output)].columns / node.heads));
-  use.workspace_bytes = backend.workspace_bytes() + attention;
+  }
+  use.workspace_bytes = backend.workspace_bytes() + attention + matmul;
   return use;
 }
 

@@ -21,6 +21,7 @@ class MeasuredBackend : public backend::Backend {
   std::uint64_t attention_workspace_bytes(std::int64_t length, std::int64_t head_size) const override {
     return inner_.attention_workspace_bytes(length, head_size);
   }
+  std::uint64_t matmul_workspace_bytes(const backend::Matmul& a) const override { return inner_.matmul_workspace_bytes(a); }
 
   void* allocate(std::size_t bytes) override {
     void* memory = inner_.allocate(bytes);
@@ -42,17 +43,20 @@ class MeasuredBackend : public backend::Backend {
   void zero(void* memory, std::size_t bytes) override { inner_.zero(memory, bytes); }
   void synchronize() override { inner_.synchronize(); }
 
-  void matmul(const backend::Matmul& a) override { inner_.matmul(a); }
+  void matmul(const backend::Matmul& a) override {
+    count_workspace(matmul_, inner_.matmul_workspace_bytes(a));
+    inner_.matmul(a);
+  }
   void embedding_forward(const backend::EmbeddingForward& a) override { inner_.embedding_forward(a); }
   void embedding_backward(const backend::EmbeddingBackward& a) override { inner_.embedding_backward(a); }
   void layer_norm_forward(const backend::LayerNormForward& a) override { inner_.layer_norm_forward(a); }
   void layer_norm_backward(const backend::LayerNormBackward& a) override { inner_.layer_norm_backward(a); }
   void attention_forward(const backend::AttentionForward& a) override {
-    count_attention(a.length, a.head_size);
+    count_workspace(attention_, inner_.attention_workspace_bytes(a.length, a.head_size));
     inner_.attention_forward(a);
   }
   void attention_backward(const backend::AttentionBackward& a) override {
-    count_attention(a.length, a.head_size);
+    count_workspace(attention_, inner_.attention_workspace_bytes(a.length, a.head_size));
     inner_.attention_backward(a);
   }
   void attention_decode(const backend::AttentionDecode& a) override { inner_.attention_decode(a); }
@@ -68,18 +72,17 @@ class MeasuredBackend : public backend::Backend {
   void adamw(const backend::AdamW& a) override { inner_.adamw(a); }
 
  private:
-  // The backend's own memory for attention, of the largest shape that ran.
-  void count_attention(std::int64_t length, std::int64_t head_size) {
-    const std::uint64_t bytes = inner_.attention_workspace_bytes(length, head_size);
-    if (bytes <= attention_) return;
-    held_ += bytes - attention_;
-    attention_ = bytes;
+  // The backend's own memory for one kind of operation, of the largest shape that ran.
+  void count_workspace(std::uint64_t& largest, std::uint64_t bytes) {
+    if (bytes <= largest) return;
+    held_ += bytes - largest;
+    largest = bytes;
     peak_ = std::max(peak_, held_);
   }
 
   backend::Backend& inner_;
   std::unordered_map<void*, std::uint64_t> sizes_;
-  std::uint64_t held_, peak_, attention_ = 0;
+  std::uint64_t held_, peak_, attention_ = 0, matmul_ = 0;
 };
 
 }  // namespace pgtrain::engine::train

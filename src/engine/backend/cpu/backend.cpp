@@ -11,6 +11,7 @@
 #include <fstream>
 #include <map>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "engine/backend/cpu/kernels.hpp"
@@ -76,8 +77,12 @@ class CpuBackend final : public Backend {
     return need > kScratchBytesPerThread ? (need - kScratchBytesPerThread) * static_cast<std::uint64_t>(workers_.count()) : 0;
   }
 
+  std::uint64_t matmul_workspace_bytes(const Matmul& given) const override {
+    return given.in == DType::Bf16 && bf16_ == nullptr ? rounded(Widened(with_pitches(given)).total * sizeof(float)) : 0;
+  }
+
   void* allocate(std::size_t bytes) override {
-    const std::size_t whole = (std::max<std::size_t>(bytes, 1) + 255) / 256 * 256;
+    const std::size_t whole = rounded(bytes);
     if (used_ + whole > limit_)
       throw core::Error("out_of_memory", "the CPU's memory limit is reached: " + std::to_string(whole) + " bytes more are needed",
                         std::to_string(used_) + " of " + std::to_string(limit_) + " bytes are in use", "Choose a smaller size, batch_size or context.");
@@ -104,10 +109,7 @@ class CpuBackend final : public Backend {
   void synchronize() override {}
 
   void matmul(const Matmul& given) override {
-    Matmul a = given;
-    if (a.a_pitch == 0) a.a_pitch = a.transpose_a ? a.m : a.k;
-    if (a.b_pitch == 0) a.b_pitch = a.transpose_b ? a.k : a.n;
-    if (a.c_pitch == 0) a.c_pitch = a.n;
+    Matmul a = with_pitches(given);
     // A gelu that keeps its input is a pass of its own: the product goes to gelu_input, which needs C's layout.
     if (a.gelu && a.gelu_input != nullptr) a.c = a.gelu_input;
     if (a.in == DType::F32)
@@ -155,32 +157,51 @@ class CpuBackend final : public Backend {
   }
 
  private:
+  static std::size_t rounded(std::size_t bytes) { return (std::max<std::size_t>(bytes, 1) + 255) / 256 * 256; }
+  static Matmul with_pitches(Matmul a) {
+    if (a.a_pitch == 0) a.a_pitch = a.transpose_a ? a.m : a.k;
+    if (a.b_pitch == 0) a.b_pitch = a.transpose_b ? a.k : a.n;
+    if (a.c_pitch == 0) a.c_pitch = a.n;
+    return a;
+  }
+
+  // Floats that a product's bf16 operands take, with what lies between their rows.
+  struct Widened {
+    explicit Widened(const Matmul& a)
+        : a_count(span(a.transpose_a ? a.k : a.m, a.transpose_a ? a.m : a.k, a.a_pitch)), b_count(span(a.transpose_b ? a.n : a.k, a.transpose_b ? a.k : a.n, a.b_pitch)),
+          c_count(a.out == DType::Bf16 ? span(a.m, a.n, a.c_pitch) : 0), total(static_cast<std::size_t>(a_count + b_count + c_count)) {}
+    static std::int64_t span(std::int64_t rows, std::int64_t columns, std::int64_t pitch) { return (rows - 1) * pitch + columns; }
+    std::int64_t a_count, b_count, c_count;
+    std::size_t total;
+  };
+
   // bf16 without a bf16 library: the operands become float, the result is rounded once.
   void widened(const Matmul& a) {
-    const auto span = [](bool transposed, std::int64_t rows, std::int64_t columns, std::int64_t pitch) {
-      return ((transposed ? columns : rows) - 1) * pitch + (transposed ? rows : columns);
-    };
-    const std::int64_t a_count = span(a.transpose_a, a.m, a.k, a.a_pitch), b_count = span(a.transpose_b, a.k, a.n, a.b_pitch), c_count = span(false, a.m, a.n, a.c_pitch);
-    wide_a_.resize(static_cast<std::size_t>(a_count));
-    wide_b_.resize(static_cast<std::size_t>(b_count));
-    kernels_.cast(DType::F32, wide_a_.data(), DType::Bf16, a.a, a_count, workers_);
-    kernels_.cast(DType::F32, wide_b_.data(), DType::Bf16, a.b, b_count, workers_);
+    const Widened count(a);
+    if (count.total * sizeof(float) > wide_bytes_) {
+      release(std::exchange(wide_, nullptr));
+      wide_bytes_ = 0;
+      wide_ = static_cast<float*>(allocate(count.total * sizeof(float)));
+      wide_bytes_ = count.total * sizeof(float);
+    }
+    float *wide_a = wide_, *wide_b = wide_a + count.a_count, *wide_c = wide_b + count.b_count;
+    kernels_.cast(DType::F32, wide_a, DType::Bf16, a.a, count.a_count, workers_);
+    kernels_.cast(DType::F32, wide_b, DType::Bf16, a.b, count.b_count, workers_);
     Matmul wide = a;
-    wide.a = wide_a_.data();
-    wide.b = wide_b_.data();
+    wide.a = wide_a;
+    wide.b = wide_b;
     wide.in = wide.out = DType::F32;
     wide.bias = nullptr;
     if (a.out == DType::Bf16) {
-      wide_c_.resize(static_cast<std::size_t>(c_count));
-      if (a.beta != 0.0f) kernels_.cast(DType::F32, wide_c_.data(), DType::Bf16, a.c, c_count, workers_);
-      wide.c = wide_c_.data();
+      if (a.beta != 0.0f) kernels_.cast(DType::F32, wide_c, DType::Bf16, a.c, count.c_count, workers_);
+      wide.c = wide_c;
     }
     cpu::matmul_float(wide, workers_);
     if (a.bias != nullptr) kernels_.add_bias(DType::F32, wide.c, a.c_pitch, a.in, a.bias, a.m, a.n, workers_);
     if (a.out != DType::Bf16) return;
-    if (a.c_pitch == a.n) return kernels_.cast(DType::Bf16, a.c, DType::F32, wide_c_.data(), c_count, workers_);
+    if (a.c_pitch == a.n) return kernels_.cast(DType::Bf16, a.c, DType::F32, wide_c, count.c_count, workers_);
     for (std::int64_t r = 0; r < a.m; ++r)  // what lies between the rows is not ours
-      kernels_.cast(DType::Bf16, static_cast<core::Bf16*>(a.c) + r * a.c_pitch, DType::F32, wide_c_.data() + r * a.c_pitch, a.n, workers_);
+      kernels_.cast(DType::Bf16, static_cast<core::Bf16*>(a.c) + r * a.c_pitch, DType::F32, wide_c + r * a.c_pitch, a.n, workers_);
   }
 
   cpu::Workers workers_;
@@ -190,7 +211,8 @@ class CpuBackend final : public Backend {
   DeviceInfo info_;
   std::uint64_t limit_ = 0, used_ = 0;
   std::map<void*, std::size_t> blocks_;
-  std::vector<float> wide_a_, wide_b_, wide_c_;
+  float* wide_ = nullptr;  // one of blocks_
+  std::size_t wide_bytes_ = 0;
 };
 
 }  // namespace
