@@ -10,8 +10,13 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
+
+namespace pgtrain::engine::core {
+class JsonValue;
+}  // namespace pgtrain::engine::core
 
 namespace pgtrain::engine::tokenizers {
 
@@ -46,6 +51,9 @@ class Tokenizer {
     Id id;
   };
   static std::uint64_t key(Id left, Id right) { return std::uint64_t{static_cast<std::uint32_t>(left)} << 32 | static_cast<std::uint32_t>(right); }
+  // Parts of from_json.
+  void take_tokens(const std::unordered_map<std::string, Id>& ids, const std::unordered_set<std::string>& special, const std::string& name);
+  void take_merges(const core::JsonValue& merges, const std::unordered_map<std::string, Id>& ids, const std::string& name);
   void encode_piece(std::string_view piece, std::vector<Id>& out) const;
   void merge_piece(std::string_view piece, std::vector<Id>& out) const;
 

@@ -104,6 +104,32 @@ std::pair<std::string, std::string> read_merge(const JsonValue& merge, const std
   return {text.substr(0, space), text.substr(space + 1)};
 }
 
+using Ids = std::unordered_map<std::string, Tokenizer::Id>;
+
+// Ids of the vocabulary and of the added tokens together must be 0 to n-1; `special` is what the added tokens are.
+Ids read_ids(const JsonValue& root, const JsonValue& model, const std::string& name, std::unordered_set<std::string>& special) {
+  Ids ids;
+  const auto& vocabulary = model.at("vocab").members();
+  const std::size_t most = vocabulary.size() + (is_absent(root.find("added_tokens")) ? 0 : root.at("added_tokens").elements().size());
+  const auto read_id = [&](const JsonValue& value, const std::string& token) {
+    const std::int64_t id = value.as_integer();
+    if (id < 0 || id >= static_cast<std::int64_t>(most))
+      refuse(name, "model.vocab", "token \"" + core::printable(token) + "\" has id " + std::to_string(id) + ", ids must run from 0 without gaps");
+    return static_cast<Tokenizer::Id>(id);
+  };
+  for (const auto& [token, value] : vocabulary) ids.emplace(token, read_id(value, token));
+  if (!is_absent(root.find("added_tokens"))) {
+    for (const JsonValue& added : root.at("added_tokens").elements()) {
+      const std::string& content = added.at("content").as_string();
+      const Tokenizer::Id id = read_id(added.at("id"), content);
+      const auto [known, is_new] = ids.emplace(content, id);
+      if (!is_new && known->second != id) refuse(name, "added_tokens", "\"" + core::printable(content) + "\" has two ids");
+      special.insert(content);
+    }
+  }
+  return ids;
+}
+
 }  // namespace
 
 std::string Tokenizer::to_json() const {
@@ -127,65 +153,51 @@ std::string Tokenizer::to_json() const {
   return out;
 }
 
-Tokenizer Tokenizer::from_json(std::string_view text, const std::string& name) {
-  const JsonValue root = JsonValue::parse(text, name);
-  const JsonValue& model = root.at("model");
-  check_pipeline(root, model, name);
-
-  // Ids of the vocabulary and of the added tokens together must be 0 to n-1.
-  std::unordered_map<std::string, Id> ids;
-  std::unordered_set<std::string> special;
-  const auto& vocabulary = model.at("vocab").members();
-  const std::size_t most = vocabulary.size() + (is_absent(root.find("added_tokens")) ? 0 : root.at("added_tokens").elements().size());
-  const auto read_id = [&](const JsonValue& value, const std::string& token) {
-    const std::int64_t id = value.as_integer();
-    if (id < 0 || id >= static_cast<std::int64_t>(most))
-      refuse(name, "model.vocab", "token \"" + core::printable(token) + "\" has id " + std::to_string(id) + ", ids must run from 0 without gaps");
-    return static_cast<Id>(id);
-  };
-  for (const auto& [token, value] : vocabulary) ids.emplace(token, read_id(value, token));
-  if (!is_absent(root.find("added_tokens"))) {
-    for (const JsonValue& added : root.at("added_tokens").elements()) {
-      const std::string& content = added.at("content").as_string();
-      const Id id = read_id(added.at("id"), content);
-      const auto [known, is_new] = ids.emplace(content, id);
-      if (!is_new && known->second != id) refuse(name, "added_tokens", "\"" + core::printable(content) + "\" has two ids");
-      special.insert(content);
-    }
-  }
-
-  Tokenizer made;
-  made.tokens_.resize(ids.size());
-  made.special_.assign(ids.size(), false);
+void Tokenizer::take_tokens(const std::unordered_map<std::string, Id>& ids, const std::unordered_set<std::string>& special, const std::string& name) {
+  tokens_.resize(ids.size());
+  special_.assign(ids.size(), false);
   std::vector<bool> is_used(ids.size(), false);
-  made.byte_ids_.fill(-1);
+  byte_ids_.fill(-1);
   for (const auto& [token, id] : ids) {
     if (id >= static_cast<Id>(ids.size()) || is_used[id])
       refuse(name, "model.vocab", "id " + std::to_string(id) + " is used twice or leaves a gap");
     is_used[id] = true;
     if (special.count(token) != 0) {
-      made.special_[id] = true;
-      made.tokens_[id] = token;
-      if (token == kEndOfText) made.end_of_text_ = id;
+      special_[id] = true;
+      tokens_[id] = token;
+      if (token == kEndOfText) end_of_text_ = id;
       continue;
     }
-    if (!unspell(token, made.tokens_[id]) || made.tokens_[id].empty())
+    if (!unspell(token, tokens_[id]) || tokens_[id].empty())
       refuse(name, "model.vocab", "token \"" + core::printable(token) + "\" is not spelled in byte-level characters");
-    if (made.tokens_[id].size() == 1) made.byte_ids_[static_cast<unsigned char>(made.tokens_[id][0])] = id;
+    if (tokens_[id].size() == 1) byte_ids_[static_cast<unsigned char>(tokens_[id][0])] = id;
   }
-  if (made.end_of_text_ < 0) refuse(name, "added_tokens", "<|endoftext|> is missing");
+  if (end_of_text_ < 0) refuse(name, "added_tokens", "<|endoftext|> is missing");
   for (int byte = 0; byte < 256; ++byte)
-    if (made.byte_ids_[byte] < 0) refuse(name, "model.vocab", "byte " + std::to_string(byte) + " has no token");
+    if (byte_ids_[byte] < 0) refuse(name, "model.vocab", "byte " + std::to_string(byte) + " has no token");
+}
 
-  for (const JsonValue& merge : model.at("merges").elements()) {
+void Tokenizer::take_merges(const JsonValue& merges, const std::unordered_map<std::string, Id>& ids, const std::string& name) {
+  for (const JsonValue& merge : merges.elements()) {
     const auto [left, right] = read_merge(merge, name);
     const auto a = ids.find(left), b = ids.find(right), whole = ids.find(left + right);
-    if (a == ids.end() || b == ids.end() || whole == ids.end() || made.special_[a->second] || made.special_[b->second] || made.special_[whole->second])
+    if (a == ids.end() || b == ids.end() || whole == ids.end() || special_[a->second] || special_[b->second] || special_[whole->second])
       refuse(name, "model.merges", "\"" + core::printable(left + " " + right) + "\" uses a token that the vocabulary lacks");
-    if (!made.merges_.emplace(key(a->second, b->second), Merged{static_cast<std::int32_t>(made.merge_list_.size()), whole->second}).second)
+    if (!merges_.emplace(key(a->second, b->second), Merged{static_cast<std::int32_t>(merge_list_.size()), whole->second}).second)
       refuse(name, "model.merges", "\"" + core::printable(left + " " + right) + "\" appears twice");
-    made.merge_list_.push_back({a->second, b->second});
+    merge_list_.push_back({a->second, b->second});
   }
+}
+
+Tokenizer Tokenizer::from_json(std::string_view text, const std::string& name) {
+  const JsonValue root = JsonValue::parse(text, name);
+  const JsonValue& model = root.at("model");
+  check_pipeline(root, model, name);
+  std::unordered_set<std::string> special;
+  const Ids ids = read_ids(root, model, name, special);
+  Tokenizer made;
+  made.take_tokens(ids, special, name);
+  made.take_merges(model.at("merges"), ids, name);
   return made;
 }
 

@@ -50,8 +50,56 @@ Multiplier::~Multiplier() {
     if (handle_) library_.destroy(handle_);
 }
 
+// The product as the library sees it: column-major, so with A and B in each other's place.
+void Multiplier::describe(const Product &p, Plan &plan) {
+    const auto set = [&](cublasLtMatmulDescAttributes_t attribute, auto value) {
+        check_status("cublasLtMatmulDescSetAttribute", &p, library_.description_set(plan.description, attribute, &value, sizeof value));
+    };
+    check_status("cublasLtMatmulDescCreate", &p, library_.description_create(&plan.description, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    set(CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
+    set(CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
+    if (p.bias) {
+        set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+        set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, data_type(p.out));
+        set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, p.bias);
+    }
+    const auto layout = [&](cublasLtMatrixLayout_t *made, Type type, int64_t rows, int64_t columns, int64_t pitch, int64_t step) {
+        check_status("cublasLtMatrixLayoutCreate", &p, library_.layout_create(made, data_type(type), uint64_t(columns), uint64_t(rows), pitch));
+        if (p.batch == 1) return;
+        const int32_t count = int32_t(p.batch);
+        check_status("cublasLtMatrixLayoutSetAttribute", &p,
+                     library_.layout_set(*made, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count));
+        check_status("cublasLtMatrixLayoutSetAttribute", &p,
+                     library_.layout_set(*made, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof step));
+    };
+    layout(&plan.first, p.in, p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n, p.b_pitch, p.b_step);
+    layout(&plan.second, p.in, p.transpose_a ? p.k : p.m, p.transpose_a ? p.m : p.k, p.a_pitch, p.a_step);
+    layout(&plan.result, p.out, p.m, p.n, p.c_pitch, p.c_step);
+}
+
+void Multiplier::choose_algorithm(const Product &p, const Alignments &alignments, Plan &plan) {
+    cublasLtMatmulPreference_t preference = nullptr;
+    check_status("cublasLtMatmulPreferenceCreate", &p, library_.preference_create(&preference));
+    const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
+        return library_.preference_set(preference, attribute, &value, sizeof value);
+    };
+    cublasLtMatmulHeuristicResult_t result{};
+    int returned = 0;
+    cublasStatus_t status = prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes_);
+    if (!status) status = prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, uint32_t(1) << alignments[1]);
+    if (!status) status = prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, uint32_t(1) << alignments[0]);
+    if (!status) status = prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, uint32_t(1) << alignments[2]);
+    if (!status) status = prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, uint32_t(1) << alignments[2]);
+    if (!status)
+        status = library_.heuristic(handle_, plan.description, plan.first, plan.second, plan.result, plan.result, preference, 1, &result, &returned);
+    library_.preference_destroy(preference);
+    if (!status && returned == 0) status = CUBLAS_STATUS_NOT_SUPPORTED;
+    check_status("cublasLtMatmulAlgoGetHeuristic", &p, status);
+    plan.algorithm = result.algo;
+}
+
 Multiplier::Plan &Multiplier::plan_for(const Product &p) {
-    const unsigned alignments[3] = {alignment_bits(p.a), alignment_bits(p.b), alignment_bits(p.c)};
+    const Alignments alignments = {alignment_bits(p.a), alignment_bits(p.b), alignment_bits(p.c)};
     const unsigned flags = unsigned(p.transpose_a) | unsigned(p.transpose_b) << 1 | unsigned(p.in) << 2 | unsigned(p.out) << 3 |
                            unsigned(p.bias != nullptr) << 4 | unsigned(p.beta != 0.0f) << 5 | alignments[0] << 8 | alignments[1] << 12 | alignments[2] << 16;
     const Key key{p.m, p.n, p.k, p.a_pitch, p.b_pitch, p.c_pitch, p.batch, p.a_step, p.b_step, p.c_step, flags};
@@ -60,48 +108,8 @@ Multiplier::Plan &Multiplier::plan_for(const Product &p) {
     Plan &plan = plans_[key];
     plan.library = &library_;
     try {
-        const auto set = [&](cublasLtMatmulDescAttributes_t attribute, auto value) {
-            check_status("cublasLtMatmulDescSetAttribute", &p, library_.description_set(plan.description, attribute, &value, sizeof value));
-        };
-        check_status("cublasLtMatmulDescCreate", &p, library_.description_create(&plan.description, CUBLAS_COMPUTE_32F, CUDA_R_32F));
-        set(CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
-        set(CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
-        if (p.bias) {
-            set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-            set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, data_type(p.out));
-            set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, p.bias);
-        }
-        const auto layout = [&](cublasLtMatrixLayout_t *made, Type type, int64_t rows, int64_t columns, int64_t pitch, int64_t step) {
-            check_status("cublasLtMatrixLayoutCreate", &p, library_.layout_create(made, data_type(type), uint64_t(columns), uint64_t(rows), pitch));
-            if (p.batch == 1) return;
-            const int32_t count = int32_t(p.batch);
-            check_status("cublasLtMatrixLayoutSetAttribute", &p,
-                         library_.layout_set(*made, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count));
-            check_status("cublasLtMatrixLayoutSetAttribute", &p,
-                         library_.layout_set(*made, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof step));
-        };
-        layout(&plan.first, p.in, p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n, p.b_pitch, p.b_step);
-        layout(&plan.second, p.in, p.transpose_a ? p.k : p.m, p.transpose_a ? p.m : p.k, p.a_pitch, p.a_step);
-        layout(&plan.result, p.out, p.m, p.n, p.c_pitch, p.c_step);
-
-        cublasLtMatmulPreference_t preference = nullptr;
-        check_status("cublasLtMatmulPreferenceCreate", &p, library_.preference_create(&preference));
-        const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
-            return library_.preference_set(preference, attribute, &value, sizeof value);
-        };
-        cublasLtMatmulHeuristicResult_t result{};
-        int returned = 0;
-        cublasStatus_t status = prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes_);
-        if (!status) status = prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, uint32_t(1) << alignments[1]);
-        if (!status) status = prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, uint32_t(1) << alignments[0]);
-        if (!status) status = prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, uint32_t(1) << alignments[2]);
-        if (!status) status = prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, uint32_t(1) << alignments[2]);
-        if (!status)
-            status = library_.heuristic(handle_, plan.description, plan.first, plan.second, plan.result, plan.result, preference, 1, &result, &returned);
-        library_.preference_destroy(preference);
-        if (!status && returned == 0) status = CUBLAS_STATUS_NOT_SUPPORTED;
-        check_status("cublasLtMatmulAlgoGetHeuristic", &p, status);
-        plan.algorithm = result.algo;
+        describe(p, plan);
+        choose_algorithm(p, alignments, plan);
     } catch (...) {
         plans_.erase(key);
         throw;

@@ -1,6 +1,7 @@
 // Matrix products by cuBLASLt: row-major C = alpha op(A) op(B) + beta C, float accumulation, optionally a strided batch and a
 // bias (one value a column) in the epilogue. One Multiplier belongs to one stream and is used from one thread.
 #pragma once
+#include <array>
 #include <map>
 #include <tuple>
 
@@ -31,6 +32,9 @@ class Multiplier {
   private:
     struct Plan;  // descriptors and the chosen algorithm of one shape
     using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, unsigned>;
+    using Alignments = std::array<unsigned, 3>;  // of A, B and C: powers of two that divide their addresses
+    void describe(const Product &p, Plan &plan);
+    void choose_algorithm(const Product &p, const Alignments &alignments, Plan &plan);
     Plan &plan_for(const Product &p);
 
     const CublasLt &library_;
