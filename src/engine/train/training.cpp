@@ -74,7 +74,8 @@ GenerateResult generate(const std::string& model_folder, const GenerateOptions& 
   if (!(options.top_p > 0 && options.top_p <= 1)) refuse("top_p", "Give a value above 0, at most 1.");
   if (core::first_invalid_utf8(options.prompt) != std::string::npos) refuse("prompt", "Give valid UTF-8.");
   const LoadedModel model = load_model(model_folder, backend);
-  models::GptDecoder decoder(model.config, *model.store);
+  // The mark before the prompt, at most a token for each of its bytes, and what is written.
+  models::GptDecoder decoder(model.config, *model.store, 1 + static_cast<std::int64_t>(options.prompt.size()) + options.max_tokens);
   return write_text(decoder, model.config, model.tokenizer, options, stop);
 }
 

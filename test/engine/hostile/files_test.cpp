@@ -80,6 +80,23 @@ TEST_F(Hostile, ModelsAreLoadedOrRefused) {
   }
 }
 
+// The context is as large as the file says in one small matrix; keys and values of it in every layer would be a thousand times that.
+TEST_F(Hostile, ALargeContextTakesWhatIsWritten) {
+  models::GptConfig config;
+  config.layers = 256, config.width = 8, config.heads = 1, config.context = 1 << 17, config.vocab_size = 257, config.end_of_text = 256;
+  std::vector<float> values(static_cast<std::size_t>(config.context) * 8, 0.01f);
+  std::vector<io::TensorToWrite> tensors;
+  for (const models::GptParameter& parameter : models::gpt_parameters(config))
+    tensors.push_back({parameter.name, io::StoredType::F32, {parameter.shape.begin(), parameter.shape.end()}, values.data()});
+  const io::WrittenFile written = io::write_safetensors(folder_.path(train::kModelFile), tensors);
+  write(folder_.path(train::kConfigFile), config.to_json("fp32"));
+  write(folder_.path(train::kTokenizerFile), tokenizers::Tokenizer::bytes().to_json());
+  ASSERT_LT(written.bytes, std::uint64_t{16} << 20);
+  train::GenerateOptions ask;
+  ask.prompt = "abc", ask.max_tokens = 3;
+  EXPECT_LE(train::generate(folder_.path(), ask, *cpu_).tokens, 3);  // within the 256 MiB of this device
+}
+
 TEST_F(Hostile, CheckpointsAreContinuedOrRefused) {
   train_once();
   const std::string good = read(train::kCheckpointFile), path = folder_.path("damaged.safetensors");

@@ -1,6 +1,7 @@
 // The decoder: the blocks of graph.cpp, written out for a single row, over one allocation.
 #include "engine/models/gpt/decoder.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include "engine/core/error.hpp"
@@ -13,9 +14,9 @@ struct GptDecoder::Layout {
   std::vector<std::uint64_t> keys, values;
   std::uint64_t stream, other, normed, wide, branch, mean, rstd, logits, ids;
 
-  Layout(const GptConfig& config, core::DType type) {
+  Layout(const GptConfig& config, core::DType type, std::int64_t positions) {
     const std::uint64_t element = core::size_of(type), width = static_cast<std::uint64_t>(config.width);
-    const std::uint64_t cache = static_cast<std::uint64_t>(config.context) * width * element;
+    const std::uint64_t cache = static_cast<std::uint64_t>(positions) * width * element;
     for (int layer = 0; layer < config.layers; ++layer) {
       keys.push_back(take(cache));
       values.push_back(take(cache));
@@ -37,11 +38,11 @@ struct GptDecoder::Layout {
   }
 };
 
-std::uint64_t GptDecoder::planned_bytes(const GptConfig& config, graph::DType compute) { return Layout(config, compute).bytes; }
+std::uint64_t GptDecoder::planned_bytes(const GptConfig& config, graph::DType compute) { return Layout(config, compute, config.context).bytes; }
 
-GptDecoder::GptDecoder(const GptConfig& config, graph::ParameterStore& store)
-    : config_(config), store_(store), backend_(store.backend()), type_(store.compute()) {
-  const Layout layout(config, type_);
+GptDecoder::GptDecoder(const GptConfig& config, graph::ParameterStore& store, std::int64_t positions)
+    : config_(config), positions_(positions > 0 ? std::min<std::int64_t>(positions, config.context) : config.context), store_(store), backend_(store.backend()), type_(store.compute()) {
+  const Layout layout(config, type_, positions_);
   for (const graph::Parameter& parameter : store_.parameters()) weights_.emplace(parameter.name, store_.compute_pointer(parameter));
   memory_ = static_cast<char*>(backend_.allocate(layout.bytes));
   for (int layer = 0; layer < config.layers; ++layer) {
@@ -83,7 +84,7 @@ void GptDecoder::norm(const void* x, const void* residual, void* sum, const std:
 }
 
 void GptDecoder::accept(std::int32_t token, std::vector<float>* logits) {
-  if (is_full()) throw core::Error("config_invalid", "the context of " + std::to_string(config_.context) + " tokens is full", "", "Ask for fewer tokens.");
+  if (position_ >= positions_) throw core::Error("config_invalid", "the context of " + std::to_string(positions_) + " tokens is full", "", "Ask for fewer tokens.");
   if (token < 0 || token >= config_.vocab_size)
     throw core::Error("model_invalid", "token " + std::to_string(token) + " is not in the vocabulary of " + std::to_string(config_.vocab_size), "",
                       "The tokenizer does not belong to this model.");

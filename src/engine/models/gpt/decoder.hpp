@@ -17,7 +17,9 @@ namespace pgtrain::engine::models {
 
 class GptDecoder {
  public:
-  GptDecoder(const GptConfig& config, graph::ParameterStore& store);
+  // Keeps keys and values of `positions` tokens; 0 = of the whole context. Who needs fewer asks for fewer: a file may claim a
+  // context that is far larger than its weights.
+  GptDecoder(const GptConfig& config, graph::ParameterStore& store, std::int64_t positions = 0);
   ~GptDecoder();
   GptDecoder(const GptDecoder&) = delete;
   GptDecoder& operator=(const GptDecoder&) = delete;
@@ -37,6 +39,7 @@ class GptDecoder {
   void norm(const void* x, const void* residual, void* sum, const std::string& name, void* y);
 
   const GptConfig config_;
+  const std::int64_t positions_;
   graph::ParameterStore& store_;
   backend::Backend& backend_;
   core::DType type_;
