@@ -11,6 +11,7 @@
 #include "engine/core/sha256.hpp"
 #include "trainer/options.hpp"
 #include "trainer/report.hpp"
+#include "trainer/sandbox.hpp"
 
 namespace pgtrain::trainer {
 
@@ -64,7 +65,16 @@ std::unique_ptr<backend::Backend> open_device(const down::Job& job) {
   backend::OpenOptions options;
   options.threads = static_cast<int>(job.threads);
   options.memory_limit_bytes = job.memory_limit_bytes;
-  return backend::open(job.device, options);
+  try {
+    return backend::open(job.device, options);
+  } catch (Error& error) {
+    if (error.code == "device_fault" && is_in_sandbox())
+      error.hint += (error.hint.empty() ? "" : " ") +
+                    std::string("If \"pgtrain-trainer devices\", started under the server's account, finds the device usable, then the trainer's sandbox "
+                                "is in the driver's way: pgtrain.trainer_environment = 'PGTRAIN_SANDBOX=files' leaves out its call filter, "
+                                "'PGTRAIN_SANDBOX=calls' its file rules, 'PGTRAIN_SANDBOX=off' both.");
+    throw;
+  }
 }
 
 up::Plan plan_message(const train::MemoryPlan& plan, const RunConfig& config, const backend::DeviceInfo& device) {

@@ -1,6 +1,7 @@
 // sandbox.hpp: what the trainer gives up before it reads its job, so that a hostile model file that takes it over
 // still cannot start programs, read the server's files, reach the network or touch other processes.
-// Each part is best effort, since kernels and containers differ, and each is reported. CUDA devices stay usable.
+// Each part is best effort, since kernels and containers differ, and each is reported. CUDA devices stay usable; should a
+// driver need what is refused here, PGTRAIN_SANDBOX in the trainer's environment keeps only a part: files, calls or off.
 #pragma once
 
 #include <string>
@@ -28,5 +29,8 @@ std::string enter_file_rules();
 /// Second half, for all threads: no new process or program, no network, no signals or memory access to others, no core
 /// dump. Call before any file of the job is opened. Cannot be undone.
 SandboxReport enter_sandbox(const std::string& file_rules_outcome);
+
+/// Whether enter_sandbox put file rules or the call filter in place in this process.
+bool is_in_sandbox();
 
 }  // namespace pgtrain::trainer

@@ -1,11 +1,14 @@
 // sandbox_calls.cpp: the seccomp filter. A refused call gets EPERM rather than death, so that a library which only
 // probes (CUDA looks for helpers) goes on without. Refused: new processes, other programs, sockets, System V and
 // io_uring ways around the rules, and everything that reaches into other processes: the trainer runs under the server's
-// account, so the account alone would let it stop the postmaster.
+// account, so the account alone would let it stop the postmaster. One kind of socket stays, because CUDA's cuInit fails with
+// error 304 without it: it binds an abstract Unix socket (@cuda-uvmfd-...) and listens there for peers of CUDA IPC. With
+// connecting and accepting refused nothing goes through such a socket, and without datagrams nothing can be sent unconnected.
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -37,8 +40,9 @@ const long refused[] = {
 #endif
     SYS_execve,
     SYS_execveat,
-    SYS_socket,
-    SYS_socketpair,
+    SYS_connect,
+    SYS_accept,
+    SYS_accept4,
     SYS_ptrace,
     SYS_process_vm_readv,
     SYS_process_vm_writev,
@@ -90,6 +94,9 @@ const long refused[] = {
 
 constexpr unsigned refuse_with(unsigned error) { return SECCOMP_RET_ERRNO | (error & SECCOMP_RET_DATA); }
 
+// Low word of an argument on these (little-endian) machines.
+size_t argument(int index) { return offsetof(seccomp_data, args) + 8 * static_cast<size_t>(index); }
+
 class Program {
  public:
   void load(size_t offset) { add(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, static_cast<unsigned>(offset))); }
@@ -130,6 +137,19 @@ class Program {
     give(refuse_with(EPERM));
   }
 
+  // Allows call `number` (which makes sockets) for Unix sockets with connections, and refuses it for all others.
+  void only_unix_connections(long number) {
+    add(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<unsigned>(number), 0, 8));
+    load(argument(0));
+    add(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AF_UNIX, 0, 5));
+    load(argument(1));
+    add(BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0xf));  // the rest are flags
+    add(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SOCK_STREAM, 1, 0));
+    add(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SOCK_SEQPACKET, 0, 1));
+    give(SECCOMP_RET_ALLOW);
+    give(refuse_with(EPERM));
+  }
+
   bool install() {
     sock_fprog program = {static_cast<unsigned short>(code_.size()), code_.data()};
     // For every thread: libraries have started some before main.
@@ -140,9 +160,6 @@ class Program {
   void add(sock_filter instruction) { code_.push_back(instruction); }
   std::vector<sock_filter> code_;
 };
-
-// Low word of an argument on these (little-endian) machines.
-size_t argument(int index) { return offsetof(seccomp_data, args) + 8 * static_cast<size_t>(index); }
 
 }  // namespace
 
@@ -162,6 +179,8 @@ std::string filter_calls() {
   filter.only_with(SYS_kill, argument(0), self);
   filter.only_with(SYS_tgkill, argument(0), self);
   filter.only_with(SYS_prlimit64, argument(0), 0);
+  filter.only_unix_connections(SYS_socket);
+  filter.only_unix_connections(SYS_socketpair);
   filter.give(SECCOMP_RET_ALLOW);
   if (!filter.install()) return "call filter (seccomp: " + std::string(std::strerror(errno)) + ")";
   return {};

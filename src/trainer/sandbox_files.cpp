@@ -9,7 +9,9 @@
 #include <cerrno>
 #include <climits>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <sstream>
 #include <string>
 
 #include "trainer/sandbox_parts.hpp"
@@ -119,6 +121,20 @@ std::string keep_own_process_folder() {
   return path;
 }
 
+// Folders that the administrator gave the dynamic linker (a CUDA library outside the usual places), but none that holds the
+// working folder and with it the server's data.
+void allow_library_path(Ruleset& rules, uint64_t rights) {
+  const char* given = getenv("LD_LIBRARY_PATH");
+  char working[PATH_MAX], folder[PATH_MAX];
+  if (given == nullptr || getcwd(working, sizeof working) == nullptr) return;
+  std::istringstream words(given);
+  for (std::string word; std::getline(words, word, ':');) {
+    if (!word.starts_with('/') || realpath(word.c_str(), folder) == nullptr) continue;
+    const std::string inside = std::strcmp(folder, "/") == 0 ? "/" : std::string(folder) + "/";
+    if (!(std::string(working) + "/").starts_with(inside)) rules.allow(folder, rights);
+  }
+}
+
 }  // namespace
 
 std::string restrict_files() {
@@ -133,15 +149,19 @@ std::string restrict_files() {
   constexpr uint64_t device = ReadFile | WriteFile | IoctlDevice;
   for (const char* folder : {"/usr", "/lib", "/lib64", "/lib32", "/opt", "/nix/store"}) rules.allow(folder, load);
   rules.allow(program_folder().c_str(), load);
+  allow_library_path(rules, load);
   for (const char* file : {"/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime", "/etc/nvidia"})
     rules.allow(file, read);
   // Of /proc only what is about the machine and about this process: other processes' folders hold environments.
   for (const char* name : {"/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/devices", "/proc/modules", "/proc/version",
                            "/proc/filesystems", "/proc/sys", "/proc/driver", "/sys"})
     rules.allow(name, read);
-  rules.allow(keep_own_process_folder().c_str(), read);
+  // cuInit names its threads by writing /proc/PID/task/TID/comm and fails with error 304 if it may not. What else can be
+  // written there is this process's own, and belongs to root once it is not dumpable.
+  rules.allow(keep_own_process_folder().c_str(), read | WriteFile);
   for (const char* file : {"/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"}) rules.allow(file, ReadFile | WriteFile);
   rules.allow_matching("/dev/nvidia*", device | ReadDir);
+  rules.allow("/dev/dxg", device);  // the card as WSL2 shows it
   rules.allow(".", work);
   if (!rules.restrict_self()) return "file rules (Landlock: " + std::string(std::strerror(rules.error())) + ")";
   if (version < 3) return "+rules for truncating files (Landlock version " + std::to_string(version) + ", needs 3)";

@@ -4,15 +4,19 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/eventfd.h>
 #include <sys/ipc.h>
+#include <sys/mman.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstddef>
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -74,8 +78,40 @@ void try_processes() {
 void try_network() {
   say("socket_inet", socket(AF_INET, SOCK_STREAM, 0) >= 0);
   say("socket_inet6", socket(AF_INET6, SOCK_DGRAM, 0) >= 0);
-  say("socket_unix", socket(AF_UNIX, SOCK_STREAM, 0) >= 0);
+  say("socket_unix_datagram", socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0) >= 0);
+  say("socket_netlink", socket(AF_NETLINK, SOCK_RAW, 0) >= 0);
+  int pair[2];
+  say("socket_pair_inet", socketpair(AF_INET, SOCK_STREAM, 0, pair) == 0);
+  say("connect", connect(-1, nullptr, 0) == 0);
+  say("accept", accept(-1, nullptr, nullptr) >= 0);
   say("io_uring", syscall(425, 8, nullptr) >= 0);
+}
+
+// What cuInit of NVIDIA's driver was seen to do (strace in public reports and confinement profiles) and fails without.
+void try_what_cuda_does() {
+  const int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  say("cuda_socket", listener >= 0);
+  sockaddr_un name = {};
+  name.sun_family = AF_UNIX;
+  const int length = std::snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "pgtrain-probe-uvmfd-%d", getpid());
+  say("cuda_bind", bind(listener, reinterpret_cast<sockaddr*>(&name), static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + length)) == 0);
+  say("cuda_listen", listen(listener, 16) == 0);
+  std::thread worker([] {
+    const std::string comm = "/proc/self/task/" + std::to_string(syscall(SYS_gettid)) + "/comm";
+    const int file = open(comm.c_str(), O_RDWR | O_CLOEXEC);
+    say("cuda_thread_name", file >= 0 && write(file, "cuda-EvtHandlr", 14) == 14);
+    if (file >= 0) close(file);
+  });
+  worker.join();
+  say("cuda_memory_file", syscall(SYS_memfd_create, "probe", 1 /* MFD_CLOEXEC */) >= 0);
+  void* code = mmap(nullptr, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  say("cuda_executable_memory", code != MAP_FAILED);
+  void* range = mmap(nullptr, size_t(1) << 40, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  say("cuda_address_space", range != MAP_FAILED);
+  say("cuda_event", eventfd(0, EFD_CLOEXEC) >= 0);
+  for (const char* file : {"/proc/sys/vm/mmap_min_addr", "/proc/devices", "/proc/version", "/proc/meminfo"})
+    say((std::string("cuda_read ") + file).c_str(), try_open(file, O_RDONLY));
+  say("cuda_read_devices_of_the_bus", try_open("/sys/devices/system", O_RDONLY | O_DIRECTORY));
 }
 
 void try_needed() {
@@ -111,6 +147,7 @@ int probe_sandbox(const char* forbidden_file) {
   say("parent_command_line", try_read("/proc/" + std::to_string(getppid()) + "/cmdline"));
   try_processes();
   try_network();
+  try_what_cuda_does();
   try_needed();
   return 0;
 }

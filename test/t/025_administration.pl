@@ -187,6 +187,26 @@ for my $case ([ 'databases', 'a,,b', qr/parted by commas/ ], [ 'trainer_program'
 	like(error_of("alter system set pgtrain.$case->[0] = '$case->[1]'"), $case->[2], "pgtrain.$case->[0] = $case->[1] is refused");
 }
 
+# The trainer sees the cards that the service was given, and the administrator's words before its own.
+{
+	local $ENV{CUDA_VISIBLE_DEVICES} = 'GPU-of-this-service';
+	local $ENV{PGTRAIN_TEST_SECRET} = 'not for trainers';
+	my ($seen, $wrapper, $trainer) = ($node->basedir . '/seen', $node->basedir . '/wrapper', fake_trainer());
+	append_to_file($wrapper, "#!/bin/sh\nenv >'$seen'\nexec '$trainer' \"\$@\"\n");
+	chmod 0755, $wrapper or die "chmod: $!";
+	$node->restart;
+	set_server($node, 'pgtrain.trainer_environment', 'HOME=/the/administrators/home A=1');
+	set_server($node, 'pgtrain.trainer_program', $wrapper);
+	$run = submit($node, '');
+	ok(wait_status($node, $run, 'succeeded/completed'), 'a run by way of a script');
+	my $environment = slurp_file($seen);
+	like($environment, qr/^CUDA_VISIBLE_DEVICES=GPU-of-this-service$/m, 'the cards of the service are those of the trainer');
+	like($environment, qr{^HOME=/the/administrators/home$}m, 'words of trainer_environment stand for those of the worker');
+	unlike($environment, qr/PGTRAIN_TEST_SECRET/, 'nothing else of the environment comes along');
+	set_server($node, 'pgtrain.trainer_program', $trainer);
+	set_server($node, 'pgtrain.trainer_environment', '');
+}
+
 # What a database sets for its sessions is not for its workers: they would have no rights, or no time.
 {
 	local $ENV{PGOPTIONS} = '-c role=none -c statement_timeout=0 -c default_transaction_read_only=off -c intervalstyle=postgres';

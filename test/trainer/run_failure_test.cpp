@@ -30,6 +30,20 @@ TEST(RunFailure, TooManyThreadsAreRefusedBeforeAnyIsStarted) {
   }
 }
 
+// Whatever the reason, a device that does not open names the way out of the sandbox, which may be it.
+TEST(RunFailure, ACudaDeviceThatDoesNotOpenNamesTheSandbox) {
+  JobFolder folder;
+  down::Job job = small_job(folder);
+  job.device = "cuda:77";
+  const Transcript run = run_job(program, folder, job, 1);
+  ASSERT_TRUE(run.failed);
+  EXPECT_EQ(run.failed->code, FailureCode::DeviceFault);
+  ASSERT_FALSE(run.logs.empty());
+  const std::string& report = run.logs.front().text;
+  const bool is_sandboxed = report.find("Landlock),") != std::string::npos || report.find("seccomp),") != std::string::npos;
+  EXPECT_EQ(run.failed->hint.find("PGTRAIN_SANDBOX=off") != std::string::npos, is_sandboxed) << run.failed->hint << "\n" << report;
+}
+
 TEST(RunFailure, BadDataIsNamed) {
   JobFolder folder;
   down::Job job = small_job(folder);

@@ -70,7 +70,7 @@ void define_settings() {
               check_names);
   define_text("pgtrain.trainer_program", "Trainer: absolute path and arguments; empty for the installed one.", &s.trainer_program, "",
               GUC_SUPERUSER_ONLY, check_program);
-  define_text("pgtrain.trainer_environment", "Words NAME=value added to the otherwise fresh environment of the trainer.",
+  define_text("pgtrain.trainer_environment", "Words NAME=value for the otherwise fresh environment of the trainer.",
               &s.trainer_environment, "", GUC_SUPERUSER_ONLY, check_environment);
   define_int("pgtrain.cpu_workers", "CPU workers; -1 is one where there is no CUDA device and none where there is one.", &s.cpu_workers,
              -1, 16, PGC_SIGHUP, 0);

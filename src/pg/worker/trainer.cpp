@@ -10,6 +10,7 @@ extern "C" {
 }
 
 #include <algorithm>
+#include <cstdlib>
 #include <sstream>
 
 #include "pg/call/guard.hpp"
@@ -61,9 +62,21 @@ ChildCommand trainer_command(std::vector<std::string> arguments, const std::stri
   command.arguments = words_of(worker_settings.trainer_program);
   if (command.arguments.empty()) command.arguments.push_back(std::string(pkglib_path) + "/pgtrain-trainer");
   command.arguments.insert(command.arguments.end(), arguments.begin(), arguments.end());
-  command.environment = {"PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "HOME=" + folder, "TMPDIR=" + folder};
   for (std::string &word : words_of(worker_settings.trainer_environment))
     if (word.find('=') != std::string::npos) command.environment.push_back(std::move(word));
+  // Only what the administrator did not say: programs differ in which of two words with one name they take.
+  const auto add = [&](const std::string &name, const std::string &value) {
+    for (const std::string &word : command.environment)
+      if (word.starts_with(name + "=")) return;
+    command.environment.push_back(name + "=" + value);
+  };
+  add("PATH", "/usr/local/bin:/usr/bin:/bin");
+  add("LANG", "C.UTF-8");
+  add("HOME", folder);
+  add("TMPDIR", folder);
+  // Which cards this service may use and where a container keeps the driver: without these the trainer sees another machine.
+  for (const char *name : {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "LD_LIBRARY_PATH"})
+    if (const char *value = getenv(name)) add(name, value);
   command.folder = folder;
   return command;
 }
