@@ -1,9 +1,11 @@
 // How the CUDA backend meets machines that cannot run it, and faults: each must become one plain sentence or a core::Error
 // with the right code that names the call. Emulated build: the machine is whatever emu_control says.
+#include <cmath>
 #include <cstdio>
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "emulator.h"
@@ -25,8 +27,8 @@ void usual_machine() { emu_control::set_machine(1, 13000, 9, kMemory); }
 
 void expect_reason(const std::string &name, const std::string &part) {
     char error[512] = "";
-    const int count = pgtrain_cuda_device_count(error, sizeof error);
-    expect(name + " has no usable device", count == 0, std::to_string(count));
+    backend::DeviceInfo info;
+    expect(name + " has no usable device", !pgtrain_cuda_describe(0, &info, error, sizeof error));
     expect(name + " is told", has(error, part), error);
     error[0] = 0;
     const std::unique_ptr<backend::Backend> backend(pgtrain_cuda_open(0, 0, error, sizeof error));
@@ -51,6 +53,25 @@ void expect_error(const std::string &name, const std::string &code, const std::s
     }
 }
 
+// Devices are found one by one: an old card that comes first hides none, nor does one that is full or held by another program.
+void test_listing() {
+    char error[512] = "";
+    backend::DeviceInfo info;
+    emu_control::set_machine(3, 13000, 9, kMemory, 6);
+    expect("all are counted", pgtrain_cuda_count(error, sizeof error) == 3, error);
+    expect("the old one is told", !pgtrain_cuda_describe(0, &info, error, sizeof error) && has(error, "compute capability 6.0"), error);
+    for (int i : {1, 2}) {
+        for (const char *call : {"cudaMalloc", "cudaSetDevice", "cudaStreamCreateWithFlags"}) emu_control::fail_next(call, cudaErrorDevicesUnavailable);
+        expect("a busy one is found", pgtrain_cuda_describe(i, &info, error, sizeof error) && info.name == "cuda:" + std::to_string(i), error);
+        for (const char *call : {"cudaMalloc", "cudaSetDevice", "cudaStreamCreateWithFlags"}) emu_control::fail_next(call, cudaSuccess, 1 << 30);
+        const std::unique_ptr<backend::Backend> device(pgtrain_cuda_open(i, 0, error, sizeof error));
+        expect("one behind an old one opens under its own number", device && device->info().name == info.name, error);
+    }
+    emu_control::fail_next("cudaGetDeviceProperties", cudaErrorInvalidValue);
+    expect("one that does not answer is told", !pgtrain_cuda_describe(1, &info, error, sizeof error) && has(error, "cudaGetDeviceProperties"), error);
+    expect("and hides no other", pgtrain_cuda_describe(2, &info, error, sizeof error) && info.name == "cuda:2", error);
+}
+
 void test_reasons() {
     emu_control::set_machine(1, 0, 9, kMemory);
     expect_reason("a machine without a driver", "no NVIDIA driver");
@@ -63,9 +84,15 @@ void test_reasons() {
 
     emu_control::set_machine(2, 13000, 9, kMemory);
     char error[512] = "x";
-    expect("two devices are counted", pgtrain_cuda_device_count(error, sizeof error) == 2 && error[0] == 0, error);
+    expect("two devices are counted", pgtrain_cuda_count(error, sizeof error) == 2 && error[0] == 0, error);
     const std::unique_ptr<backend::Backend> third(pgtrain_cuda_open(2, 0, error, sizeof error));
     expect("a third one is refused", !third && has(error, "CUDA device 2 does not exist"), error);
+    test_listing();
+    for (const auto &[code, part] : {std::pair(cudaErrorSystemNotReady, "nvidia-fabricmanager"), std::pair(cudaErrorOperatingSystem, "sandbox")}) {
+        emu_control::fail_next("cudaGetDeviceCount", code);
+        expect("a failing start has no device", pgtrain_cuda_count(error, sizeof error) == 0);
+        expect("a failing start names the remedy", has(error, part) && has(error, "cudaErrorS") == (code == cudaErrorSystemNotReady), error);
+    }
     usual_machine();
 
     std::string why;
@@ -104,6 +131,88 @@ void test_faults() {
     attention.batch = attention.length = attention.heads = 1, attention.head_size = 129;
     expect_error("a wide head", "config_invalid", "129", [&] { device->attention_forward(attention); });
     device->release(p);
+}
+
+float value_of(float x) { return x; }
+float value_of(__nv_bfloat16 x) { return __bfloat162float(x); }
+// Parameters lie one after the other, so a narrow model's biases lie anywhere: one shape meets biases of every alignment.
+void test_bias_alignment() {
+    usual_machine();
+    const auto device = open_device();
+    if (!device) return;
+    constexpr int kSide = 24;
+    std::vector<float> ones(kSide * kSide, 1.0f), biases(kSide + 64);
+    for (size_t i = 0; i < biases.size(); i++) biases[i] = float(i);
+    auto *a = static_cast<float *>(device->allocate(ones.size() * 4)), *c = static_cast<float *>(device->allocate(ones.size() * 4));
+    auto *bias = static_cast<float *>(device->allocate(biases.size() * 4));
+    device->upload(a, ones.data(), ones.size() * 4);
+    device->upload(bias, biases.data(), biases.size() * 4);
+    for (const int offset : {0, 4, 1, 2, 3, 8, 64, 5}) {
+        backend::Matmul product;
+        product.m = product.n = product.k = kSide;
+        product.a = product.b = a, product.c = c;
+        product.bias = bias + offset;
+        std::vector<float> host(ones.size());
+        try {
+            device->matmul(product);
+            device->download(host.data(), c, host.size() * 4);
+        } catch (const core::Error &e) {
+            host[5] = NAN;
+        }
+        expect("a bias " + std::to_string(offset * 4) + " bytes in", host[5] == float(kSide + offset + 5), std::to_string(host[5]));
+    }
+    for (void *p : {a, c, bias}) device->release(p);
+}
+
+// A shape that cuBLASLt has no algorithm for, be it told by the heuristic or by the product, has the same result by the plain kernel.
+template <class T> void test_plain_product(core::DType in, core::DType out, const char *refusing) {
+    const auto device = open_device();
+    if (!device) return;
+    constexpr int kM = 37, kN = 21, kK = 50, kPitch = 23;
+    auto random = [seed = 1u](size_t count) mutable {
+        std::vector<float> values(count);
+        for (float &v : values) v = float(int((seed = seed * 1664525u + 1013904223u) >> 24) - 128) / 64.0f;
+        return values;
+    };
+    for (const bool transpose_a : {false, true})
+        for (const bool transpose_b : {false, true})
+            for (const float beta : {0.0f, 0.5f}) {
+                const auto a = random(kM * kK), b = random(kK * kN), old = random(kM * kPitch), bias = random(kN);
+                std::vector<void *> memory;
+                const auto to_device = [&](core::DType type, const std::vector<float> &values) {
+                    void *wide = device->allocate(values.size() * 4), *narrow = device->allocate(values.size() * 4);
+                    memory.insert(memory.end(), {wide, narrow});
+                    device->upload(wide, values.data(), values.size() * 4);
+                    device->cast(type, narrow, core::DType::F32, wide, std::int64_t(values.size()));
+                    return narrow;
+                };
+                backend::Matmul product;
+                product.m = kM, product.n = kN, product.k = kK;
+                product.transpose_a = transpose_a, product.transpose_b = transpose_b;
+                product.in = in, product.out = out;
+                product.a = to_device(in, a), product.b = to_device(in, b), product.bias = to_device(in, bias);
+                product.c_pitch = kPitch;
+                product.alpha = 0.25f, product.beta = beta;
+                std::vector<std::vector<T>> results;
+                for (const bool plain : {false, true}) {
+                    product.c = to_device(out, old);
+                    const auto fresh = open_device();  // plans are kept, so the second asks anew
+                    if (plain) emu_control::fail_next(refusing, cudaErrorInvalidConfiguration);
+                    fresh->matmul(product);
+                    fresh->synchronize();
+                    device->synchronize();
+                    std::vector<T> host(kM * kPitch);
+                    device->download(host.data(), product.c, host.size() * sizeof(T));
+                    results.push_back(host);
+                }
+                int wrong = 0;
+                for (size_t i = 0; i < results[0].size(); i++) {
+                    const float x = value_of(results[0][i]), y = value_of(results[1][i]);
+                    wrong += !(std::fabs(x - y) <= 0.01 * (1 + std::fabs(x)));
+                }
+                expect(std::string(refusing) + " refuses, transposed " + std::to_string(transpose_a) + std::to_string(transpose_b), wrong == 0, std::to_string(wrong) + " differ");
+                for (void *p : memory) device->release(p);
+            }
 }
 
 void test_memory_limit() {
@@ -151,6 +260,12 @@ void test_nothing_leaks() {
 int main() {
     test_reasons();
     test_faults();
+    test_bias_alignment();
+    for (const char *refusing : {"cublasLtMatmulAlgoGetHeuristic", "cublasLtMatmul"}) {
+        test_plain_product<float>(core::DType::F32, core::DType::F32, refusing);
+        test_plain_product<float>(core::DType::Bf16, core::DType::F32, refusing);
+        test_plain_product<__nv_bfloat16>(core::DType::Bf16, core::DType::Bf16, refusing);
+    }
     test_memory_limit();
     test_nothing_leaks();
     if (failures) std::printf("[  FAILED  ] %d tests\n", failures);

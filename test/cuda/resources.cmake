@@ -1,9 +1,12 @@
-# Reads ptxas's resource reports of all kernels: cmake -DREPORTS=a;b -DLEAST=N -P resources.cmake. Fails where a kernel has a
-# stack frame or spills registers (both mean slow trips to local memory), and where fewer kernels than LEAST are reported.
+# Reads the compiler's reports of all kernels: cmake -DREPORTS=a;b -DLEAST=N -P resources.cmake. Fails on a warning, where a kernel
+# has a stack frame or spills registers (both mean slow trips to local memory), needs more static shared memory than any
+# block has, and where fewer kernels than LEAST are reported.
 set(kernels 0)
 set(bad)
 foreach(report ${REPORTS})
-  file(STRINGS ${report} lines REGEX "bytes stack frame|Function properties for")
+  file(STRINGS ${report} warnings REGEX "[Ww]arning")
+  list(APPEND bad ${warnings})
+  file(STRINGS ${report} lines REGEX "bytes stack frame|Function properties for|Used [0-9]+ registers")
   set(name)
   foreach(line ${lines})
     if(line MATCHES "Function properties for (.*)")
@@ -13,6 +16,8 @@ foreach(report ${REPORTS})
       if(NOT "${CMAKE_MATCH_1}${CMAKE_MATCH_2}${CMAKE_MATCH_3}" STREQUAL "000")
         list(APPEND bad "${name}: ${line}")
       endif()
+    elseif(line MATCHES "([0-9]+) bytes smem" AND CMAKE_MATCH_1 GREATER 49152)
+      list(APPEND bad "${name}: ${line}")
     endif()
   endforeach()
 endforeach()
@@ -20,7 +25,7 @@ list(LENGTH REPORTS files)
 message(STATUS "${kernels} kernels in ${files} files")
 if(bad)
   list(JOIN bad "\n  " text)
-  message(FATAL_ERROR "kernels with local memory:\n  ${text}")
+  message(FATAL_ERROR "warnings, local memory or too much shared memory:\n  ${text}")
 endif()
 if(kernels LESS LEAST)
   message(FATAL_ERROR "only ${kernels} kernels are in the reports, at least ${LEAST} were expected: is the report still what this script reads?")

@@ -185,5 +185,7 @@ struct Backend {
 // What libpgtrain_cuda.so exports. Returns a new backend for the caller to delete, or null with the reason in `error`; limit 0 is
 // what the device has. A change of these gets a new name, so that a library of another version is noticed and not called.
 extern "C" pgtrain::engine::backend::Backend* pgtrain_cuda_open(int device, std::uint64_t memory_limit_bytes, char* error, std::size_t error_bytes);
-// Number of usable devices; 0 with the plain reason in `error`.
-extern "C" int pgtrain_cuda_device_count(char* error, std::size_t error_bytes);
+// Number of devices that the driver shows; 0 with the plain reason in `error`.
+extern "C" int pgtrain_cuda_count(char* error, std::size_t error_bytes);
+// What a device is, without opening it (it may be busy just now); false with the reason where it cannot be used at all.
+extern "C" bool pgtrain_cuda_describe(int device, pgtrain::engine::backend::DeviceInfo* info, char* error, std::size_t error_bytes);

@@ -16,7 +16,8 @@ constexpr const char* kLibrary = "libpgtrain_cuda.so";
 
 struct CudaLibrary {
   decltype(&pgtrain_cuda_open) open = nullptr;
-  decltype(&pgtrain_cuda_device_count) count = nullptr;
+  decltype(&pgtrain_cuda_count) count = nullptr;
+  decltype(&pgtrain_cuda_describe) describe = nullptr;
   std::string reason;
 };
 
@@ -40,8 +41,9 @@ CudaLibrary load() {
     return library;
   }
   library.open = reinterpret_cast<decltype(library.open)>(dlsym(handle, "pgtrain_cuda_open"));
-  library.count = reinterpret_cast<decltype(library.count)>(dlsym(handle, "pgtrain_cuda_device_count"));
-  if (library.open == nullptr || library.count == nullptr) library.reason = std::string(kLibrary) + " is of another version than this program";
+  library.count = reinterpret_cast<decltype(library.count)>(dlsym(handle, "pgtrain_cuda_count"));
+  library.describe = reinterpret_cast<decltype(library.describe)>(dlsym(handle, "pgtrain_cuda_describe"));
+  if (library.open == nullptr || library.count == nullptr || library.describe == nullptr) library.reason = std::string(kLibrary) + " is of another version than this program";
   return library;
 }
 
@@ -55,7 +57,7 @@ std::unique_ptr<Backend> open_cuda(const std::string& name, std::uint64_t memory
   const std::string number = name.substr(5);
   if (number.empty() || number.size() > 4 || number.find_first_not_of("0123456789") != std::string::npos)
     throw core::Error("config_invalid", "\"" + name + "\" is no device", "", "Devices are \"cpu\" and \"cuda:0\", \"cuda:1\", ...");
-  std::array<char, 512> error{};
+  std::array<char, 1024> error{};
   std::unique_ptr<Backend> backend(cuda().open(std::stoi(number), memory_limit_bytes, error.data(), error.size()));
   if (backend == nullptr) throw core::Error("device_fault", "device " + name + " cannot be used: " + error.data());
   return backend;
@@ -67,15 +69,15 @@ DeviceList list_devices() {
   DeviceList list;
   list.cuda_reason = cuda().reason;
   if (list.cuda_reason.empty()) {
-    std::array<char, 512> error{};
+    std::array<char, 1024> error{};
     const int count = cuda().count(error.data(), error.size());
     if (count <= 0) list.cuda_reason = error.data();
     for (int device = 0; device < count; ++device) {
-      try {
-        list.devices.push_back(open_cuda("cuda:" + std::to_string(device), 0)->info());
-      } catch (const core::Error& problem) {
-        list.cuda_reason += (list.cuda_reason.empty() ? "" : "; ") + problem.message;
-      }
+      DeviceInfo info;
+      if (cuda().describe(device, &info, error.data(), error.size()))
+        list.devices.push_back(info);
+      else
+        list.cuda_reason += (list.cuda_reason.empty() ? "" : "; ") + std::string(error.data());
     }
   }
   list.devices.push_back(open_cpu({})->info());

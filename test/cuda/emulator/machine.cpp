@@ -10,7 +10,7 @@ void set_memory_limit(size_t bytes);
 size_t memory_limit();
 namespace {
 struct Machine {
-    int devices = 1, driver_version = 13000, compute_major = 9;
+    int devices = 1, driver_version = 13000, compute_major = 9, first_major = 0;
     cudaError_t last_error = cudaSuccess;
     struct Failure {
         cudaError_t error;
@@ -31,16 +31,19 @@ bool take_failure(const char *call, cudaError_t *error) {
 }  // namespace emu
 
 using emu::g;
-void emu_control::set_machine(int devices, int driver_version, int compute_major, size_t memory_bytes) {
+void emu_control::set_machine(int devices, int driver_version, int compute_major, size_t memory_bytes, int first_major) {
     g.devices = devices;
     g.driver_version = driver_version;
     g.compute_major = compute_major;
+    g.first_major = first_major;
     emu::set_memory_limit(memory_bytes);
 }
 void emu_control::fail_next(const std::string &call, cudaError_t error, int after) { g.failures[call] = {error, after}; }
 
 cudaError_t cudaGetDeviceCount(int *count) {
     *count = 0;
+    cudaError_t injected;
+    if (emu::take_failure("cudaGetDeviceCount", &injected)) return injected;
     if (g.driver_version < 13000) return cudaErrorInsufficientDriver;
     if (g.devices == 0) return cudaErrorNoDevice;
     *count = g.devices;
@@ -52,13 +55,15 @@ cudaError_t cudaSetDevice(int device) {
     return device >= 0 && device < g.devices ? cudaSuccess : cudaErrorInvalidDevice;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
+    cudaError_t injected;
+    if (emu::take_failure("cudaGetDeviceProperties", &injected)) return injected;
     if (device < 0 || device >= g.devices) return cudaErrorInvalidDevice;
     *properties = {};
     std::snprintf(properties->name, sizeof properties->name, "emulated CUDA device %d", device);
     properties->totalGlobalMem = emu::memory_limit();
-    properties->major = g.compute_major;
+    properties->major = device == 0 && g.first_major ? g.first_major : g.compute_major;
     properties->multiProcessorCount = 4;
-    properties->sharedMemPerBlockOptin = 227 << 10;
+    properties->sharedMemPerBlockOptin = 99 << 10;
     return cudaSuccess;
 }
 cudaError_t cudaDriverGetVersion(int *version) {
@@ -81,6 +86,8 @@ const char *cudaGetErrorName(cudaError_t error) {
         case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
         case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
         case cudaErrorInsufficientDriver: return "cudaErrorInsufficientDriver";
+        case cudaErrorOperatingSystem: return "cudaErrorOperatingSystem";
+        case cudaErrorSystemNotReady: return "cudaErrorSystemNotReady";
         case cudaErrorNoDevice: return "cudaErrorNoDevice";
         case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
         case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";

@@ -12,10 +12,14 @@ enum cudaError_t {
     cudaErrorInitializationError = 3,
     cudaErrorInvalidConfiguration = 9,
     cudaErrorInsufficientDriver = 35,
+    cudaErrorDevicesUnavailable = 46,
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
+    cudaErrorOperatingSystem = 304,
     cudaErrorIllegalAddress = 700,
     cudaErrorLaunchFailure = 719,
+    cudaErrorSystemNotReady = 802,
+    cudaErrorSystemDriverMismatch = 803,
     cudaErrorUnknown = 999
 };
 enum cudaMemcpyKind {
@@ -78,7 +82,7 @@ namespace emu_control {
 enum class Order { Forward, Reverse, Random };
 void set_order(Order order, uint64_t seed = 1);   // the order of threads and blocks between two sync points
 void set_lazy(bool lazy);                         // streams move as late as the program allows
-void set_machine(int devices, int driver_version, int compute_major, size_t memory_bytes);
+void set_machine(int devices, int driver_version, int compute_major, size_t memory_bytes, int first_major = 0);  // of device 0, if another
 void fail_next(const std::string &call, cudaError_t error, int after = 0);  // the call after `after` good ones fails once
 size_t live_buffers();
 uint64_t launches();

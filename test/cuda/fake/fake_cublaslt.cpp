@@ -21,11 +21,13 @@ struct FakeLayout {
 };
 struct FakePreference {
     uint64_t workspace = 0;
+    uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_MASK;
     uint32_t alignment[4] = {256, 256, 256, 256};
 };
 
 namespace {
 constexpr size_t kWorkspaceUsed = 4096;
+constexpr int64_t kPart = 8;
 size_t bytes_of(cudaDataType_t t) { return t == CUDA_R_32F ? 4 : 2; }
 float value_at(const void *p, int64_t i, cudaDataType_t t) {
     return t == CUDA_R_32F ? static_cast<const float *>(p)[i] : __bfloat162float(static_cast<const __nv_bfloat16 *>(p)[i]);
@@ -53,7 +55,15 @@ struct Promise {
     int64_t m, n, k;
     uint32_t epilogue;
     uint16_t alignment[4];
+    uint16_t bias_alignment;
+    bool may_round_parts;  // sums over parts of k may be kept in the result's type
 };
+uint16_t alignment_of(const void *p) {
+    uint16_t bytes = 1;
+    while (bytes < 256 && reinterpret_cast<uintptr_t>(p) % (bytes * 2) == 0) bytes *= 2;
+    return bytes;
+}
+constexpr uint16_t kBiasVector = 16;
 static_assert(sizeof(Promise) <= sizeof(cublasLtMatmulAlgo_t));
 
 // One matrix of the batch, as float, [rows, columns] row by row after `transposed`; notes what it reads.
@@ -68,7 +78,7 @@ std::vector<float> read_matrix(const void *base, const FakeLayout &l, int64_t ba
     return values;
 }
 void multiply(const FakeDescription &d, float alpha, const void *a, const FakeLayout &la, const void *b, const FakeLayout &lb, float beta, void *out,
-              const FakeLayout &lc, Sizes s) {
+              const FakeLayout &lc, Sizes s, bool rounds_parts) {
     emu::DeviceScope scope;
     std::vector<float> bias;
     if (d.epilogue == CUBLASLT_EPILOGUE_BIAS) bias = read_matrix(d.bias, {d.bias_type, s.m, 1, s.m}, 0, false);
@@ -81,7 +91,14 @@ void multiply(const FakeDescription &d, float alpha, const void *a, const FakeLa
             emu::note_access(to + size_t(j * lc.ld) * bytes_of(lc.type), size_t(s.m) * bytes_of(lc.type), true);
             for (int64_t i = 0; i < s.m; i++) {
                 float sum = 0;
-                for (int64_t k = 0; k < s.k; k++) sum += left[size_t(i * s.k + k)] * right[size_t(j * s.k + k)];
+                float part = 0;
+                for (int64_t k = 0; k < s.k; k++) {
+                    part += left[size_t(i * s.k + k)] * right[size_t(j * s.k + k)];
+                    if (k + 1 != s.k && (k + 1) % kPart != 0) continue;
+                    sum += part;
+                    part = 0;
+                    if (rounds_parts && lc.type == CUDA_R_16BF) sum = __bfloat162float(__float2bfloat16(sum));
+                }
                 sum = alpha * sum + (beta != 0 ? beta * old[size_t(i * s.n + j)] : 0.0f) + (bias.empty() ? 0.0f : bias[size_t(i)]);
                 const int64_t at = i + j * lc.ld;
                 if (lc.type == CUDA_R_32F) reinterpret_cast<float *>(to)[at] = sum;
@@ -125,6 +142,7 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t prefer
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p, cublasLtMatmulPreferenceAttributes_t attribute, const void *value,
                                                     size_t bytes) {
     if (attribute == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES) return verdict(take(&p->workspace, value, bytes));
+    if (attribute == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK) return verdict(take(&p->reductions, value, bytes));
     return verdict(take(&p->alignment[attribute - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], value, bytes));
 }
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t d, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
@@ -134,8 +152,10 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     *returned = 0;
     if (!s.valid || wanted < 1 || c->type != out->type) return CUBLAS_STATUS_INVALID_VALUE;
     if (a->type == CUDA_R_32F && out->type != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
-    if (preference->workspace < kWorkspaceUsed) return CUBLAS_STATUS_SUCCESS;
-    Promise promise{s.m, s.n, s.k, uint32_t(d->epilogue), {}};
+    cudaError_t injected;
+    if (preference->workspace < kWorkspaceUsed || emu::take_failure("cublasLtMatmulAlgoGetHeuristic", &injected)) return CUBLAS_STATUS_SUCCESS;
+    if (d->epilogue == CUBLASLT_EPILOGUE_BIAS && alignment_of(d->bias) < kBiasVector) return CUBLAS_STATUS_NOT_SUPPORTED;
+    Promise promise{s.m, s.n, s.k, uint32_t(d->epilogue), {}, alignment_of(d->bias), preference->reductions > CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE};
     for (int i = 0; i < 4; i++) promise.alignment[i] = uint16_t(preference->alignment[i]);
     std::memcpy(&results[0].algo, &promise, sizeof promise);
     results[0].workspaceSize = kWorkspaceUsed;
@@ -152,12 +172,15 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const vo
     const void *pointers[4] = {a, b, c, out};
     bool good = s.valid && promise.m == s.m && promise.n == s.n && promise.k == s.k && promise.epilogue == uint32_t(d->epilogue) && workspace &&
                 workspace_bytes >= kWorkspaceUsed && (d->epilogue != CUBLASLT_EPILOGUE_BIAS || d->bias);
+    if (d->epilogue == CUBLASLT_EPILOGUE_BIAS) good = good && reinterpret_cast<uintptr_t>(d->bias) % promise.bias_alignment == 0;
     for (int i = 0; i < 4; i++) good = good && reinterpret_cast<uintptr_t>(pointers[i]) % promise.alignment[i] == 0;
     if (!good) return CUBLAS_STATUS_INVALID_VALUE;
     cudaError_t injected;
-    if (emu::take_failure("cublasLtMatmul", &injected)) return CUBLAS_STATUS_EXECUTION_FAILED;
+    if (emu::take_failure("cublasLtMatmul", &injected))
+        return injected == cudaErrorInvalidConfiguration ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_EXECUTION_FAILED;
     const float scale = *static_cast<const float *>(alpha), keep = *static_cast<const float *>(beta);
-    emu::queue(stream, [=, d = *d, la = *la, lb = *lb, lc = *lc] { multiply(d, scale, a, la, b, lb, keep, out, lc, s); });
+    const bool rounds_parts = promise.may_round_parts;
+    emu::queue(stream, [=, d = *d, la = *la, lb = *lb, lc = *lc] { multiply(d, scale, a, la, b, lb, keep, out, lc, s, rounds_parts); });
     return CUBLAS_STATUS_SUCCESS;
 }
 }

@@ -1,16 +1,21 @@
-// What attention forward and backward share: tiles of 64 positions, four warps of 16 rows each, head sizes padded to 32, 64
-// or 128 in shared memory, the mask (causal, and packed documents do not see each other), and how rows get there.
+// What attention forward and backward share: tiles of 64 (or 32) positions, a warp for 16 rows of one, head sizes padded to 32,
+// 64 or 128 in shared memory, the mask (causal, and packed documents do not see each other), and how rows get there.
 // Packed projections: row b*T + t holds 3C elements, q then k then v, each `heads` runs of `head_size`.
 #pragma once
 #include "engine/backend/cuda/tensor_core.cuh"
 
 namespace pgtrain::engine::backend::gpu {
-constexpr int kTile = 64, kTileWarps = 4, kTileThreads = kTileWarps * kWarp, kLargestHead = 128;
+constexpr int kLargestHead = 128;
+// The least that a block may have on a supported card: 99 KiB on RTX cards (8.6, 8.9, 12.0), more on A100 and H100.
+constexpr int kMostShared = 99 << 10;
+// Positions in a tile. Floats of the widest heads take small ones, to fit into that.
+template <class T, int H> constexpr int kTileOf = sizeof(T) * H > 256 ? 32 : 64;
+template <int kTile> constexpr int kThreadsOf = kTile / 16 * kWarp;
 
-// Copies up to 64 rows of `width` elements (row pitch `pitch`) to shared rows of H + pad; the rest becomes zero.
-template <class T, int H>
+// Copies up to `Tile` rows of `width` elements (row pitch `pitch`) to shared rows of H + pad; the rest becomes zero.
+template <class T, int H, int kTile = kTileOf<T, H>>
 __device__ __forceinline__ void load_tile(T *to, const T *from, int64_t pitch, int rows, int width) {
-    constexpr int kVector = 16 / int(sizeof(T)), kPitch = H + kPad<T>;
+    constexpr int kVector = 16 / int(sizeof(T)), kPitch = H + kPad<T>, kTileThreads = kThreadsOf<kTile>;
     if (width % kVector == 0 && pitch % kVector == 0) {
         for (int i = threadIdx.x; i < kTile * (H / kVector); i += kTileThreads) {
             const int row = i / (H / kVector), column = i % (H / kVector) * kVector;
@@ -27,9 +32,9 @@ __device__ __forceinline__ void load_tile(T *to, const T *from, int64_t pitch, i
         }
     }
 }
-// The 64 values beside a tile's rows (statistics, document numbers), one a position.
-template <class T> __device__ __forceinline__ void load_column(T *to, const T *from, int rows, T otherwise) {
-    for (int i = threadIdx.x; i < kTile; i += kTileThreads) to[i] = i < rows ? from[i] : otherwise;
+// The values beside a tile's rows (statistics, document numbers), one a position.
+template <int kTile, class T> __device__ __forceinline__ void load_column(T *to, const T *from, int rows, T otherwise) {
+    for (int i = threadIdx.x; i < kTile; i += kThreadsOf<kTile>) to[i] = i < rows ? from[i] : otherwise;
 }
 template <int N> __device__ __forceinline__ void clear(float (&sum)[N][4]) {
 #pragma unroll

@@ -20,6 +20,7 @@ template <class T> __global__ void attention_delta_kernel(AttentionBackward<T> a
 }
 
 template <class T, int H> struct BackwardShared {
+    static constexpr int kTile = kTileOf<T, H>;
     T q[kTile * (H + kPad<T>)], dout[kTile * (H + kPad<T>)], k[kTile * (H + kPad<T>)], v[kTile * (H + kPad<T>)];
     T p[kTile * (kTile + kPad<T>)];
     float log_sum[kTile], delta[kTile];
@@ -48,8 +49,8 @@ template <class T> struct Place {
 };
 
 // Rows of a warp are keys here, columns queries: what falls out is already transposed for dv = p^T dout and dk = ds^T q.
-template <class T, int H> __global__ void __launch_bounds__(kTileThreads, 1) attention_backward_kv_kernel(AttentionBackward<T> a) {
-    constexpr int kPitch = H + kPad<T>, kScorePitch = kTile + kPad<T>, kParts = kTile / 8;
+template <class T, int H> __global__ void __launch_bounds__(kThreadsOf<kTileOf<T, H>>, 1) attention_backward_kv_kernel(AttentionBackward<T> a) {
+    constexpr int kTile = kTileOf<T, H>, kPitch = H + kPad<T>, kScorePitch = kTile + kPad<T>, kParts = kTile / 8;
     GPU_DYNAMIC_SHARED(unsigned char, raw);
     auto &s = *reinterpret_cast<BackwardShared<T, H> *>(raw);
     const Place<T> at(a);
@@ -73,9 +74,9 @@ template <class T, int H> __global__ void __launch_bounds__(kTileThreads, 1) att
         __syncthreads();
         load_tile<T, H>(s.q, at.q + q0 * at.pitch, at.pitch, queries, a.head_size);
         load_tile<T, H>(s.dout, at.dout + int64_t(q0) * at.channels, at.channels, queries, a.head_size);
-        load_column(s.log_sum, at.log_sum + q0, queries, 0.0f);
-        load_column(s.delta, at.delta + q0, queries, 0.0f);
-        if (at.segments) load_column(s.segment, at.segments + q0, queries, -1);
+        load_column<kTile>(s.log_sum, at.log_sum + q0, queries, 0.0f);
+        load_column<kTile>(s.delta, at.delta + q0, queries, 0.0f);
+        if (at.segments) load_column<kTile>(s.segment, at.segments + q0, queries, -1);
         __syncthreads();
 
         float score[kParts][4];
@@ -112,8 +113,8 @@ template <class T, int H> __global__ void __launch_bounds__(kTileThreads, 1) att
     write_rows(out + at.channels, at.pitch, a.length - warp_row, a.head_size, dv, 1.0f, 1.0f);
 }
 
-template <class T, int H> __global__ void __launch_bounds__(kTileThreads, 1) attention_backward_q_kernel(AttentionBackward<T> a) {
-    constexpr int kPitch = H + kPad<T>, kScorePitch = kTile + kPad<T>, kParts = kTile / 8;
+template <class T, int H> __global__ void __launch_bounds__(kThreadsOf<kTileOf<T, H>>, 1) attention_backward_q_kernel(AttentionBackward<T> a) {
+    constexpr int kTile = kTileOf<T, H>, kPitch = H + kPad<T>, kScorePitch = kTile + kPad<T>, kParts = kTile / 8;
     GPU_DYNAMIC_SHARED(unsigned char, raw);
     auto &s = *reinterpret_cast<BackwardShared<T, H> *>(raw);
     const Place<T> at(a);
@@ -139,7 +140,7 @@ template <class T, int H> __global__ void __launch_bounds__(kTileThreads, 1) att
         __syncthreads();
         load_tile<T, H>(s.k, at.q + at.channels + k0 * at.pitch, at.pitch, keys, a.head_size);
         load_tile<T, H>(s.v, at.q + 2 * at.channels + k0 * at.pitch, at.pitch, keys, a.head_size);
-        if (at.segments) load_column(s.segment, at.segments + k0, keys, -1);
+        if (at.segments) load_column<kTile>(s.segment, at.segments + k0, keys, -1);
         __syncthreads();
 
         float score[kParts][4], dp[kParts][4];
@@ -165,7 +166,8 @@ template <class T, int H> __global__ void __launch_bounds__(kTileThreads, 1) att
 }
 
 template <class T, int H> void run(const AttentionBackward<T> &a, cudaStream_t stream) {
-    constexpr int kBytes = int(sizeof(BackwardShared<T, H>)), kDeltaThreads = 256;
+    constexpr int kBytes = int(sizeof(BackwardShared<T, H>)), kTile = kTileOf<T, H>, kTileThreads = kThreadsOf<kTile>, kDeltaThreads = 256;
+    static_assert(kBytes <= kMostShared);
     const int64_t rows = int64_t(a.batch) * a.length;
     launch("attention_delta", attention_delta_kernel<T>, blocks_for(rows * a.heads, kDeltaThreads / kWarp), kDeltaThreads, 0, stream, a, rows);
     const dim3 grid(blocks_for(a.length, kTile), unsigned(a.heads), unsigned(a.batch));

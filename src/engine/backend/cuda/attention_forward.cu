@@ -1,4 +1,4 @@
-// Attention forward, flash style: scores never leave the block. One block takes 64 queries of one head and walks the keys it
+// Attention forward, flash style: scores never leave the block. One block takes a tile of queries of one head and walks the keys it
 // may see; softmax is kept online in float. Writes the output rows and each row's log of the sum of exponentials.
 // Rounding for bf16: probabilities are rounded to bf16 before the product with v, as every bf16 attention does.
 #include "engine/backend/cuda/attention.cuh"
@@ -7,14 +7,15 @@
 namespace pgtrain::engine::backend::gpu {
 namespace {
 template <class T, int H> struct ForwardShared {
+    static constexpr int kTile = kTileOf<T, H>;
     T q[kTile * (H + kPad<T>)], k[kTile * (H + kPad<T>)], v[kTile * (H + kPad<T>)];
     T p[kTile * (kTile + kPad<T>)];
     int key_segment[kTile];
 };
 
 template <class T, int H>
-__global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(AttentionForward<T> a) {
-    constexpr int kPitch = H + kPad<T>, kScorePitch = kTile + kPad<T>, kParts = kTile / 8;
+__global__ void __launch_bounds__(kThreadsOf<kTileOf<T, H>>) attention_forward_kernel(AttentionForward<T> a) {
+    constexpr int kTile = kTileOf<T, H>, kPitch = H + kPad<T>, kScorePitch = kTile + kPad<T>, kParts = kTile / 8;
     GPU_DYNAMIC_SHARED(unsigned char, raw);
     auto &s = *reinterpret_cast<ForwardShared<T, H> *>(raw);
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -39,7 +40,7 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(Attenti
         __syncthreads();
         load_tile<T, H>(s.k, q + channels + k0 * pitch, pitch, keys, width);
         load_tile<T, H>(s.v, q + 2 * channels + k0 * pitch, pitch, keys, width);
-        if (segments) load_column(s.key_segment, segments + k0, keys, -1);
+        if (segments) load_column<kTile>(s.key_segment, segments + k0, keys, -1);
         __syncthreads();
 
         float score[kParts][4];
@@ -98,7 +99,8 @@ __global__ void __launch_bounds__(kTileThreads) attention_forward_kernel(Attenti
 }
 
 template <class T, int H> void run(const AttentionForward<T> &a, cudaStream_t stream) {
-    constexpr int kBytes = int(sizeof(ForwardShared<T, H>));
+    constexpr int kBytes = int(sizeof(ForwardShared<T, H>)), kTile = kTileOf<T, H>, kTileThreads = kThreadsOf<kTile>;
+    static_assert(kBytes <= kMostShared);
     check("attention_forward: shared memory",
           cudaFuncSetAttribute(attention_forward_kernel<T, H>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
     launch("attention_forward", attention_forward_kernel<T, H>, dim3(blocks_for(a.length, kTile), unsigned(a.heads), unsigned(a.batch)),

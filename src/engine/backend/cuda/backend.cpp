@@ -14,6 +14,7 @@
 namespace pgtrain::engine::backend::gpu {
 namespace {
 constexpr std::int64_t kMostGridRows = 65535, kMostInt = 0x7fffffff;
+constexpr std::uintptr_t kBiasAlignment = 16;
 
 void require(bool holds, const std::string &what) {
     if (!holds) throw core::Error("config_invalid", "the CUDA backend cannot run this shape", what);
@@ -28,6 +29,17 @@ std::string uuid_text(const cudaDeviceProp &p) {
     }
     return text;
 }
+DeviceInfo info_of(int index, const cudaDeviceProp &p) {
+    DeviceInfo info;
+    info.name = "cuda:" + std::to_string(index);
+    info.description = p.name;
+    info.uuid = uuid_text(p);
+    info.isa = "sm_" + std::to_string(p.major) + std::to_string(p.minor);
+    info.memory_bytes = p.totalGlobalMem;
+    info.units = p.multiProcessorCount;
+    info.best_dtype = DType::Bf16;
+    return info;
+}
 Type type_of(DType t) { return t == DType::Bf16 ? Type::Bf16 : Type::Float; }
 
 // Calls f with a null pointer of the compute type.
@@ -41,15 +53,8 @@ template <class T> const T *as(T *, const void *p) { return static_cast<const T 
 
 class CudaBackend final : public Backend {
   public:
-    CudaBackend(int index, std::uint64_t memory_limit_bytes) : device_(index), staging_(device_.stream()), used_(Device::reserved_bytes()) {
-        const cudaDeviceProp &p = device_.properties();
-        info_.name = "cuda:" + std::to_string(index);
-        info_.description = p.name;
-        info_.uuid = uuid_text(p);
-        info_.isa = "sm_" + std::to_string(p.major) + std::to_string(p.minor);
-        info_.memory_bytes = p.totalGlobalMem;
-        info_.units = p.multiProcessorCount;
-        info_.best_dtype = DType::Bf16;
+    CudaBackend(int index, std::uint64_t memory_limit_bytes)
+        : device_(index), staging_(device_.stream()), info_(info_of(index, device_.properties())), used_(Device::reserved_bytes()) {
         limit_ = memory_limit_bytes > 0 ? std::min(memory_limit_bytes, info_.memory_bytes) : info_.memory_bytes;
     }
     const DeviceInfo &info() const override { return info_; }
@@ -225,7 +230,8 @@ void CudaBackend::matmul(const Matmul &a) {
     require(a.in != DType::I32 && a.out != DType::I32 && (a.in == DType::Bf16 || a.out == DType::F32), "products are fp32 to fp32, bf16 to bf16 or bf16 to fp32");
     require(a.k > 0, "a product needs an inner size of at least 1");
     require(!a.gelu || a.beta == 0.0f, "gelu after a product needs beta 0");
-    const bool bias_apart = a.bias && a.in != a.out;  // the epilogue takes a bias of the result's type only
+    // The epilogue takes a bias of the result's type only, and vectors of it, as narrow models do not have it.
+    const bool bias_apart = a.bias && (a.in != a.out || reinterpret_cast<std::uintptr_t>(a.bias) % kBiasAlignment != 0);
     Product p;
     p.m = a.m, p.n = a.n, p.k = a.k;
     p.transpose_a = a.transpose_a, p.transpose_b = a.transpose_b;
@@ -262,13 +268,25 @@ extern "C" [[gnu::visibility("default")]] backend::Backend *pgtrain_cuda_open(in
     }
     return nullptr;
 }
-extern "C" [[gnu::visibility("default")]] int pgtrain_cuda_device_count(char *error, std::size_t error_bytes) {
+extern "C" [[gnu::visibility("default")]] int pgtrain_cuda_count(char *error, std::size_t error_bytes) {
     try {
-        const backend::gpu::Found found = backend::gpu::find_devices();
-        backend::gpu::tell(found.why_not_more, error, error_bytes);
-        return int(found.usable);
+        std::string why;
+        const int count = backend::gpu::count_devices(&why);
+        backend::gpu::tell(why, error, error_bytes);
+        return count;
     } catch (const std::exception &e) {
         backend::gpu::tell(e.what(), error, error_bytes);
         return 0;
     }
+}
+extern "C" [[gnu::visibility("default")]] bool pgtrain_cuda_describe(int device, backend::DeviceInfo *info, char *error, std::size_t error_bytes) {
+    try {
+        *info = backend::gpu::info_of(device, backend::gpu::describe_device(device));
+        return true;
+    } catch (const core::Error &e) {
+        backend::gpu::tell(e.message + (e.detail.empty() ? "" : ": " + e.detail), error, error_bytes);
+    } catch (const std::exception &e) {
+        backend::gpu::tell(e.what(), error, error_bytes);
+    }
+    return false;
 }

@@ -1,7 +1,9 @@
-// Finds cuBLASLt with dlopen and looks up every call that matmul.cpp makes, or says which library or symbol was missing.
+// Finds cuBLASLt with dlopen and looks up every call that matmul.cpp makes, or says which library or symbol was missing. Looked
+// for where the dynamic linker looks, then where toolkits are installed without telling it (NVIDIA's .run installer).
 #include "engine/backend/cuda/cublaslt.hpp"
 
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <cstring>
 
@@ -10,17 +12,28 @@ namespace pgtrain::engine::backend::gpu {
 const char *const kCublasLtNames[] = {"", nullptr};  // the test program itself carries a stand-in
 #else
 // The header's own major version first: structures are the library's, sizes and enumerators have stayed since 11.
-const char *const kCublasLtNames[] = {"libcublasLt.so.13", "libcublasLt.so.12", nullptr};
+#define CUBLASLT_OF(major)                                                                                                              \
+    "libcublasLt.so." #major, PGTRAIN_CUDA_LIBRARIES "/libcublasLt.so." #major, "/usr/local/cuda/lib64/libcublasLt.so." #major,           \
+        "/usr/local/cuda-" #major "/lib64/libcublasLt.so." #major, "/opt/cuda/lib64/libcublasLt.so." #major
+#if CUDART_VERSION >= 13000
+const char *const kCublasLtNames[] = {CUBLASLT_OF(13), CUBLASLT_OF(12), nullptr};
+#else
+const char *const kCublasLtNames[] = {CUBLASLT_OF(12), CUBLASLT_OF(13), nullptr};
+#endif
 #endif
 
 const CublasLt *load_cublaslt(const char *const *names, std::string *why_not) {
     void *library = nullptr;
     std::string tried;
     for (const char *const *name = names; *name && !library; name++) {
+        if (**name == '/' && access(*name, F_OK) != 0) continue;
         library = dlopen(**name ? *name : nullptr, RTLD_NOW | RTLD_LOCAL);
         if (!library) tried += (tried.empty() ? "" : "; ") + std::string(dlerror());
     }
-    if (!library) return *why_not = "cuBLASLt could not be opened: " + tried, nullptr;
+    if (!library) {
+        *why_not = "cuBLASLt could not be opened: " + tried + "; install NVIDIA's cuBLAS of CUDA 12 or 13, or name its folder in LD_LIBRARY_PATH";
+        return nullptr;
+    }
     static CublasLt found;
     CublasLt calls{};
     bool complete = true;

@@ -3,7 +3,6 @@
 #pragma once
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "engine/backend/cuda/kernels.hpp"
 #include "engine/backend/cuda/matmul.hpp"
@@ -34,10 +33,9 @@ class Device {
     std::unique_ptr<Multiplier> multiplier_;
 };
 
-struct Found {
-    std::vector<cudaDeviceProp> devices;
-    size_t usable = 0;         // how many of them, from the first, this build can run on
-    std::string why_not_more;  // in plain words: no driver, driver too old, no device, cuBLASLt missing
-};
-Found find_devices();
+// How many devices the driver shows; 0 with the reason in plain words: no driver, driver too old, no device, cuBLASLt missing.
+int count_devices(std::string *why_none);
+// What device `index` is, or core::Error saying why it cannot be used. Takes no memory of the device and no turn on it, so
+// that a device which another program fills is found all the same.
+cudaDeviceProp describe_device(int index);
 }  // namespace pgtrain::engine::backend::gpu

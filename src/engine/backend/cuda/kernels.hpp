@@ -64,6 +64,16 @@ template <class T, class B> struct Finish {
     bool gelu;
 };
 template <class T, class B> void finish_product(const Finish<T, B> &a, cudaStream_t stream);
+// c = alpha a b + beta c + bias; element (i, j) of a lies at i a_row + j a_column, b likewise.
+template <class In, class Out> struct PlainProduct {
+    const In *a, *b;
+    Out *c;
+    const Out *bias;  // [n] or null
+    int64_t m, n, k, a_row, a_column, b_row, b_column, c_pitch;
+    int64_t batch, a_step, b_step, c_step;
+    float alpha, beta;
+};
+template <class In, class Out> void plain_product(const PlainProduct<In, Out> &p, cudaStream_t stream);
 template <class T> void add(T *y, const T *a, const T *b, int64_t n, cudaStream_t stream);
 template <class T> void scale(T *x, float factor, int64_t n, cudaStream_t stream);
 template <class To, class From> void cast(To *to, const From *from, int64_t n, cudaStream_t stream);

@@ -1,10 +1,14 @@
 // A row-major product is the column-major product of the operands swapped: C' = op(B)' op(A)'. The shape's algorithm is asked
 // of cuBLASLt's heuristic once and kept, so that one process always takes the same one; with its own workspace and one stream
-// cuBLASLt then promises the same bits every time.
+// cuBLASLt then promises the same bits every time. Algorithms that add up parts in bf16 are not asked for. A shape that no
+// algorithm serves is done by a plain kernel, and said so once.
 #include "engine/backend/cuda/matmul.hpp"
 
 #include <algorithm>
+#include <cstdio>
 #include <string>
+
+#include "engine/backend/cuda/kernels.hpp"
 
 namespace pgtrain::engine::backend::gpu {
 namespace {
@@ -24,6 +28,26 @@ void check_status(const char *call, const Product *p, cublasStatus_t status) {
     if (status == CUBLAS_STATUS_SUCCESS) return;
     raise_library(call, int(status), p ? describe(*p) : std::string());
 }
+template <class In, class Out> void run_plain(const Product &p, cudaStream_t stream) {
+    PlainProduct<In, Out> q{};
+    q.a = static_cast<const In *>(p.a), q.b = static_cast<const In *>(p.b);
+    q.c = static_cast<Out *>(p.c), q.bias = static_cast<const Out *>(p.bias);
+    q.m = p.m, q.n = p.n, q.k = p.k;
+    q.a_row = p.transpose_a ? 1 : p.a_pitch, q.a_column = p.transpose_a ? p.a_pitch : 1;
+    q.b_row = p.transpose_b ? 1 : p.b_pitch, q.b_column = p.transpose_b ? p.b_pitch : 1;
+    q.c_pitch = p.c_pitch;
+    q.batch = p.batch, q.a_step = p.a_step, q.b_step = p.b_step, q.c_step = p.c_step;
+    q.alpha = p.alpha, q.beta = p.beta;
+    plain_product(q, stream);
+}
+void run_plain(const Product &p, cudaStream_t stream) {
+    if (p.in == Type::Float) run_plain<float, float>(p, stream);
+    else if (p.out == Type::Float) run_plain<bf16, float>(p, stream);
+    else run_plain<bf16, bf16>(p, stream);
+}
+void tell_of_plain(const Product &p) {
+    std::fprintf(stderr, "pgtrain: cuBLASLt has no algorithm for the product %s; a plain kernel does it, slowly\n", describe(p).c_str());
+}
 }  // namespace
 
 struct Multiplier::Plan {
@@ -31,6 +55,7 @@ struct Multiplier::Plan {
     cublasLtMatmulDesc_t description = nullptr;
     cublasLtMatrixLayout_t first = nullptr, second = nullptr, result = nullptr;
     cublasLtMatmulAlgo_t algorithm{};
+    bool is_plain = false;  // cuBLASLt does not serve it
     Plan() = default;
     Plan(const Plan &) = delete;
     ~Plan() {
@@ -86,6 +111,7 @@ void Multiplier::choose_algorithm(const Product &p, const Alignments &alignments
     cublasLtMatmulHeuristicResult_t result{};
     int returned = 0;
     cublasStatus_t status = prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes_);
+    if (!status) status = prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
     if (!status) status = prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, uint32_t(1) << alignments[1]);
     if (!status) status = prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, uint32_t(1) << alignments[0]);
     if (!status) status = prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, uint32_t(1) << alignments[2]);
@@ -93,15 +119,19 @@ void Multiplier::choose_algorithm(const Product &p, const Alignments &alignments
     if (!status)
         status = library_.heuristic(handle_, plan.description, plan.first, plan.second, plan.result, plan.result, preference, 1, &result, &returned);
     library_.preference_destroy(preference);
-    if (!status && returned == 0) status = CUBLAS_STATUS_NOT_SUPPORTED;
+    if (!status && returned > 0) status = result.state;
+    plan.is_plain = status == CUBLAS_STATUS_NOT_SUPPORTED || (!status && returned == 0);
+    if (plan.is_plain) return tell_of_plain(p);
     check_status("cublasLtMatmulAlgoGetHeuristic", &p, status);
     plan.algorithm = result.algo;
 }
 
 Multiplier::Plan &Multiplier::plan_for(const Product &p) {
     const Alignments alignments = {alignment_bits(p.a), alignment_bits(p.b), alignment_bits(p.c)};
+    // What an algorithm expects of the bias is taken from the pointer that the heuristic saw.
+    const unsigned bias_alignment = p.bias ? alignment_bits(p.bias) : 0;
     const unsigned flags = unsigned(p.transpose_a) | unsigned(p.transpose_b) << 1 | unsigned(p.in) << 2 | unsigned(p.out) << 3 |
-                           unsigned(p.bias != nullptr) << 4 | unsigned(p.beta != 0.0f) << 5 | alignments[0] << 8 | alignments[1] << 12 | alignments[2] << 16;
+                           unsigned(p.beta != 0.0f) << 4 | bias_alignment << 5 | alignments[0] << 9 | alignments[1] << 13 | alignments[2] << 17;
     const Key key{p.m, p.n, p.k, p.a_pitch, p.b_pitch, p.c_pitch, p.batch, p.a_step, p.b_step, p.c_step, flags};
     if (const auto found = plans_.find(key); found != plans_.end()) return found->second;
 
@@ -120,11 +150,15 @@ Multiplier::Plan &Multiplier::plan_for(const Product &p) {
 void Multiplier::run(const Product &p) {
     if (p.m == 0 || p.n == 0 || p.batch == 0) return;
     Plan &plan = plan_for(p);
+    if (plan.is_plain) return run_plain(p, stream_);
     if (p.bias)
         check_status("cublasLtMatmulDescSetAttribute", &p,
                      library_.description_set(plan.description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p.bias, sizeof p.bias));
-    check_status("cublasLtMatmul", &p,
-                 library_.matmul(handle_, plan.description, &p.alpha, p.b, plan.first, p.a, plan.second, &p.beta, p.c, plan.result, p.c, plan.result,
-                                 &plan.algorithm, workspace_, workspace_bytes_, stream_));
+    const cublasStatus_t status = library_.matmul(handle_, plan.description, &p.alpha, p.b, plan.first, p.a, plan.second, &p.beta, p.c, plan.result, p.c,
+                                                  plan.result, &plan.algorithm, workspace_, workspace_bytes_, stream_);
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED) return check_status("cublasLtMatmul", &p, status);
+    plan.is_plain = true;
+    tell_of_plain(p);
+    run_plain(p, stream_);
 }
 }  // namespace pgtrain::engine::backend::gpu
