@@ -192,13 +192,16 @@ for my $case ([ 'databases', 'a,,b', qr/parted by commas/ ], [ 'trainer_program'
 	local $ENV{CUDA_VISIBLE_DEVICES} = 'GPU-of-this-service';
 	local $ENV{PGTRAIN_TEST_SECRET} = 'not for trainers';
 	my ($seen, $wrapper, $trainer) = ($node->basedir . '/seen', $node->basedir . '/wrapper', fake_trainer());
-	append_to_file($wrapper, "#!/bin/sh\nenv >'$seen'\nexec '$trainer' \"\$@\"\n");
+	my $reason = 'the driver does not start because ' . 'of this ' x 50 . 'and says what to do';
+	append_to_file($wrapper, "#!/bin/sh\nenv >'$seen'\n[ \"\$*\" = devices ] && { '$trainer' devices | sed 's/a fake trainer has no CUDA device/$reason/'; exit; }\n"
+		. "exec '$trainer' \"\$@\"\n");
 	chmod 0755, $wrapper or die "chmod: $!";
 	$node->restart;
 	set_server($node, 'pgtrain.trainer_environment', 'HOME=/the/administrators/home A=1');
 	set_server($node, 'pgtrain.trainer_program', $wrapper);
 	$run = submit($node, '');
 	ok(wait_status($node, $run, 'succeeded/completed'), 'a run by way of a script');
+	ok($node->poll_query_until('postgres', "select bool_or(why_not_more like '%$reason%') from pgtrain.gpus"), 'a long reason why there is no device is told to its end');
 	my $environment = slurp_file($seen);
 	like($environment, qr/^CUDA_VISIBLE_DEVICES=GPU-of-this-service$/m, 'the cards of the service are those of the trainer');
 	like($environment, qr{^HOME=/the/administrators/home$}m, 'words of trainer_environment stand for those of the worker');

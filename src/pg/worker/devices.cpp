@@ -37,7 +37,7 @@ struct Found {
 
 // Fixed-size copies made in the server's world; strings are made of them outside.
 struct PlainField {
-  char text[256];
+  char text[sizeof Shared::device_note];
   int64_t number;
 };
 
