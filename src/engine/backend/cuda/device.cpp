@@ -85,7 +85,7 @@ cudaDeviceProp describe_device(int index) {
     const std::string name = "CUDA device " + std::to_string(index);
     std::string why;
     const int count = count_devices(&why);
-    if (count == 0) throw core::Error("device_fault", name + " cannot be used", why);
+    if (count == 0) throw core::Error("device_fault", why);
     if (index < 0 || index >= count) throw core::Error("device_fault", name + " does not exist", std::to_string(count) + " found");
     cudaDeviceProp properties{};
     check("cudaGetDeviceProperties", cudaGetDeviceProperties(&properties, index));
