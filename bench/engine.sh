@@ -22,7 +22,8 @@ if [ -n "$has_dnnl" ]; then g++ -std=c++20 -O2 -Wall -Wextra "$source/product.cp
 
 python=$(peer_python torch torch numpy) || die "without PyTorch there is nothing to compare with"
 say "peer: PyTorch $("$python" -c 'import torch; print(torch.__version__)'), $threads threads each"
-cat "$ROOT"/docs/*.md "$ROOT"/sql/*/*.sql "$ROOT"/src/engine/*/*.hpp >"$work/text"
+# Prose and SQL; a table of numbers among it would be a batch unlike all others, after which equal curves part.
+cat "$ROOT"/docs/*.md "$ROOT"/sql/*/*.sql >"$work/text"
 "$python" "$source/torch_loop.py" case "$work/case.safetensors" "$work/text" $layers $width $heads $context $batch 200
 say "model: $layers layers, width $width, $heads heads, context $context, batch $batch; data: this checkout's own text"
 
