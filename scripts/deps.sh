@@ -7,10 +7,11 @@ set -euo pipefail
 command -v dpkg-query >/dev/null || die "make deps knows Debian and Ubuntu only. Elsewhere install: PostgreSQL 15 to 18 with its
   server headers, libsodium, oneDNN (2.6 or newer), OpenBLAS, GoogleTest, Perl's IPC::Run, CMake 3.25, Ninja, g++ 12."
 
-# 15 is the version that is tested; a release without it gives us its own.
+# 15 is the version that is tested; a release without it gives us its own. Empty, not an error, where no package lists
+# were ever fetched: a new machine has none, and apt-cache then fails.
 server_version() {
   if [ -n "$(installed postgresql-15)" ] || apt-cache show postgresql-15 >/dev/null 2>&1; then echo 15; return; fi
-  apt-cache depends postgresql 2>/dev/null | sed -n 's/.*Depends: postgresql-\([0-9][0-9]*\)$/\1/p' | head -n 1
+  { apt-cache depends postgresql 2>/dev/null || true; } | sed -n 's/.*Depends: postgresql-\([0-9][0-9]*\)$/\1/p' | head -n 1
 }
 installed() { dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null | sed -n 's/^installed //p'; }
 wanted() {
