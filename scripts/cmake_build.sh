@@ -2,7 +2,7 @@
 # Builds the CMake side: `programs` are what an installation needs, `all` adds the tests. Called by the Makefile.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-build() { cmake --build "$BUILD/cmake" -j "$JOBS" "$@" | sed '/^ninja: no work to do/d'; }
+build() { cmake --build "$BUILD/cmake" -j "$JOBS" "$@" | sed '/^ninja: no work to do/d; /Re-checking globbed directories/d'; }
 case ${1:?usage: cmake_build.sh programs|all} in
   all) build ;;
   programs)

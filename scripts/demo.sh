@@ -21,9 +21,8 @@ prepare() { # log, command...
   "${@:2}" >"$1" 2>&1 </dev/null || { echo failed; tail -n 40 "$1" >&2; exit 1; }
 }
 
-if [ -n "$text" ]; then
-  [ -f "$text" ] && [ -r "$text" ] || { echo "pgtrain: TEXT=$text: there is no such file that can be read" >&2; exit 1; }
-fi
+# Before minutes are spent on packages and the build.
+if [ -n "$text" ]; then bash "$here/paragraphs.sh" "$text" >/dev/null || exit 1; fi
 
 bold "pgtrain: a model trained inside PostgreSQL, from one SQL call"
 # Not hidden: it may ask for a password, and says what it installs.
@@ -44,10 +43,6 @@ client=$RUN/pg$("$PG_CONFIG" --bindir)/psql
 # Values travel on standard input, never on the command line, where others could read them.
 sql() { "$client" "$address" -X -q -A -t -F '|' -v ON_ERROR_STOP=1 "$@"; }
 
-paragraphs() { # of a file, as rows of COPY's text format
-  tr -d '\r' <"$1" | awk 'BEGIN { RS = "" } { gsub(/\\/, "\\\\"); gsub(/\t/, "\\t"); gsub(/\n/, "\\n"); print }'
-}
-
 begin data
 config=$(sql <<<"select jsonb '$default_config' || jsonb '${config//\'/\'\'}'") || die "CONFIG is not a JSON object: $config"
 user=demo-$(date +%Y%m%d-%H%M%S)-$$
@@ -60,7 +55,7 @@ trap 'rm -f "$setup"' EXIT
   if [ -n "$text" ]; then printf '\\set from_input yes\n'; fi
   cat "$ROOT/scripts/demo_setup.sql"
 } >"$setup"
-if [ -n "$text" ]; then row=$(paragraphs "$text" | sql -f "$setup"); else row=$(sql -f "$setup" </dev/null); fi
+if [ -n "$text" ]; then row=$(bash "$here/paragraphs.sh" "$text" | sql -f "$setup"); else row=$(sql -f "$setup" </dev/null); fi
 IFS='|' read -r token run_id samples text_bytes source <<<"$row"
 finish "$samples $source, $((text_bytes / 1000)) kB, frozen for the run"
 
