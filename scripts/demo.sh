@@ -103,7 +103,7 @@ result() { # an expression over the run r
 if [ "$status" = succeeded ]; then
   say ""
   result "'held-out loss  ' || round(loss_before::numeric, 3) || ' before, ' || round(loss_after::numeric, 3) || ' after: '
-    || round((100 * (loss_before - loss_after) / loss_before)::numeric, 1) || ' % less'"
+    || round((100 * abs(loss_before - loss_after) / loss_before)::numeric, 1) || case when loss_after < loss_before then ' % less' else ' % more' end"
   sql <<<"select 'artifact       ' || name || ', ' || pg_size_pretty(bytes) || ', sha256 ' || sha256 from pgtrain.artifacts where run_id = $run_id and name = 'model.safetensors'"
   say ""
   bold "what the model writes now"
@@ -116,6 +116,9 @@ say "a shell on it: make psql          e.g.  select * from pgtrain.run_progress;
 if [ "$status" = succeeded ]; then say "               select pgtrain.generate(run_id => $run_id, prompt => 'convert ', max_tokens => 80);"; fi
 
 is_better=$(result "status = 'succeeded' and loss_after < loss_before")
+if [ "$status" = succeeded ] && [ "$is_better" != t ]; then
+  say "The held-out loss did not fall, which counts as a failure here: $((text_bytes / 1000)) kB of text may be too little to learn from." >&2
+fi
 sql <<<"select json_build_object('run_id', run_id, 'status', p.status, 'device', concat_ws(' ', p.device_kind, p.device), 'parameters', p.parameters, 'steps', p.step,
   'loss_before', p.loss_before, 'loss_after', p.loss_after, 'tokens_per_second', p.tokens_per_second,
   'peak_bytes_planned', p.peak_bytes_planned, 'peak_bytes', p.peak_bytes,
