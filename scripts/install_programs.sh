@@ -11,3 +11,4 @@ for file in pgtrain-trainer libpgtrain_cuda.so; do
     cmp -s "$BUILD/cmake/bin/$file" "$to/$file" || { install -m 755 "$BUILD/cmake/bin/$file" "$to/$file.new"; mv "$to/$file.new" "$to/$file"; }
   fi
 done
+if [ -z "${1:-}" ]; then say "installed into $to; next: shared_preload_libraries = 'pgtrain', restart, create extension pgtrain"; fi
