@@ -19,7 +19,7 @@ export V
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := all
-.PHONY: all help deps module engine tests install demo check bench cluster cluster-stop psql clean
+.PHONY: all help deps tools module engine tests install demo check bench cluster cluster-stop psql clean
 
 help:
 	@sed -n 's/^## //p' $(ROOT)/Makefile
@@ -31,11 +31,15 @@ deps:
 ## all           build module, engine and trainer
 all: module engine
 
-module:
+# Each that builds asks first, so that a new machine is told about `make deps` and not about a compiler.
+tools:
+	@bash $(ROOT)/scripts/tools.sh
+
+module: tools
 	@mkdir -p $(BUILD)/module
 	@$(MAKE) $(QUIET) -C $(BUILD)/module -f $(ROOT)/src/pg/Makefile -j$(JOBS) all PG_CONFIG=$(PG_CONFIG_FOUND)
 
-$(BUILD)/cmake/build.ninja:
+$(BUILD)/cmake/build.ninja: | tools
 	@mkdir -p $(BUILD)/cmake
 	@cmake -S $(ROOT) -B $(BUILD)/cmake -G Ninja
 

@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
 # `make deps` brings what is missing, whatever state the machine is in: without package lists, with lists that are too
 # old, with everything there, and where a package cannot be had. apt and dpkg are stand-ins that keep a list of files.
+# Whoever builds without it is told about it.
 . "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
 
-examples=(gives_up_without_lists says_done_without_looking)
+examples=(gives_up_without_lists says_done_without_looking silent_about_tools)
 spoil() {
   . "$(dirname "${BASH_SOURCE[0]}")/../../scripts/environment.sh"
   example_file "$2" scripts/environment.sh <"$ROOT/scripts/environment.sh"
+  example_file "$2" scripts/deps.sh <"$ROOT/scripts/deps.sh"
+  example_file "$2" scripts/tools.sh <"$ROOT/scripts/tools.sh"
   case $1 in
     gives_up_without_lists) sed 's/ || true; }/; }/' "$ROOT/scripts/deps.sh" | example_file "$2" scripts/deps.sh ;;
     says_done_without_looking) sed '/^\[ -z "$lacking" \] || die "still missing/d' "$ROOT/scripts/deps.sh" | example_file "$2" scripts/deps.sh ;;
+    silent_about_tools) sed '/^for tool/,/^done/d' "$ROOT/scripts/tools.sh" | example_file "$2" scripts/tools.sh ;;
   esac
 }
 
@@ -71,5 +75,12 @@ check() {
   machine "$at/lazy" all
   : >"$at/lazy/lazy"
   expect "an installation that brought nothing" '1: update install : pgtrain: still missing after the installation: postgresql-15 *' "$(deps_of "$tree" "$at/lazy")"
+
+  local tool none=$at/none
+  mkdir -p "$none"
+  for tool in bash dirname cksum cut id ls sort nproc setpriv; do ln -s "$(command -v "$tool")" "$none/$tool"; done
+  expect "tools of a machine without packages" "pgtrain: missing: g++, cmake, ninja, pkg-config, a PostgreSQL with its server headers. 'make deps'*:: 1" \
+    "$(PATH=$none PG_CONFIG=$none/pg_config "$none/bash" "$tree/scripts/tools.sh" 2>&1 || echo ":: $?")"
+  expect "tools of this machine" '' "$(bash "$tree/scripts/tools.sh" 2>&1)"
 }
 run_check "$@"
