@@ -80,7 +80,10 @@ set pgtrain.current_user_id = 1;
 select set_config('request.jwt.claims', '{"sub":"1"}', false) is not null as set;
 set role regress_access_other;
 set session authorization regress_access_other;
+-- Its name is that of whoever runs the tests, so only the code is shown.
+\set VERBOSITY sqlstate
 set session authorization :superuser;
+\set VERBOSITY terse
 select pgtrain.current_user_id() = :ben as is_ben, count(*) from pgtrain.users;
 
 -- Attack: private functions and tables.
