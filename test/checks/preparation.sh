@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # `make deps` brings what is missing, whatever state the machine is in: without package lists, with lists that are too
 # old, with everything there, and where a package cannot be had. apt and dpkg are stand-ins that keep a list of files.
-# Whoever builds without it is told about it.
+# Whoever builds without it is told about it, and nobody builds one checkout with what was built for another.
 . "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
 
-examples=(gives_up_without_lists says_done_without_looking silent_about_tools)
+examples=(gives_up_without_lists says_done_without_looking silent_about_tools mixes_checkouts)
 spoil() {
   . "$(dirname "${BASH_SOURCE[0]}")/../../scripts/environment.sh"
   example_file "$2" scripts/environment.sh <"$ROOT/scripts/environment.sh"
@@ -14,6 +14,7 @@ spoil() {
     gives_up_without_lists) sed 's/ || true; }/; }/' "$ROOT/scripts/deps.sh" | example_file "$2" scripts/deps.sh ;;
     says_done_without_looking) sed '/^\[ -z "$lacking" \] || die "still missing/d' "$ROOT/scripts/deps.sh" | example_file "$2" scripts/deps.sh ;;
     silent_about_tools) sed '/^for tool/,/^done/d' "$ROOT/scripts/tools.sh" | example_file "$2" scripts/tools.sh ;;
+    mixes_checkouts) sed '/^mark=/,$d' "$ROOT/scripts/tools.sh" | example_file "$2" scripts/tools.sh ;;
   esac
 }
 
@@ -81,6 +82,12 @@ check() {
   for tool in bash dirname cksum cut id ls sort nproc setpriv; do ln -s "$(command -v "$tool")" "$none/$tool"; done
   expect "tools of a machine without packages" "pgtrain: missing: g++, cmake, ninja, pkg-config, a PostgreSQL with its server headers. 'make deps'*:: 1" \
     "$(PATH=$none PG_CONFIG=$none/pg_config "$none/bash" "$tree/scripts/tools.sh" 2>&1 || echo ":: $?")"
-  expect "tools of this machine" '' "$(bash "$tree/scripts/tools.sh" 2>&1)"
+  mkdir -p "$at/checkout"
+  ln -s checkout "$at/link"
+  expect "a new build folder" '' "$(ROOT=$at/checkout BUILD=$at/build bash "$tree/scripts/tools.sh" 2>&1)"
+  expect "the same by another name" '' "$(ROOT=$at/link BUILD=$at/build bash "$tree/scripts/tools.sh" 2>&1)"
+  expect "the folder of another checkout" "*'make clean'*" "$(ROOT=$at/none BUILD=$at/build bash "$tree/scripts/tools.sh" 2>&1)"
+  mv "$at/build" "$at/moved"
+  expect "a folder that was moved" "*'make clean'*" "$(ROOT=$at/checkout BUILD=$at/moved bash "$tree/scripts/tools.sh" 2>&1)"
 }
 run_check "$@"
