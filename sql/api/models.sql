@@ -41,22 +41,26 @@ comment on function pgtrain.create_model(text, text, text, text, text, integer, 
 
 create or replace function pgtrain_private.publish_model(run_id bigint, owner_id bigint, name text, metadata jsonb default '{}') returns bigint
     language plpgsql set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
 declare
     published bigint;
-    wanted text := left(name, 180);
+    mark text;
 begin
     select m.id into published from pgtrain.models m where m.run_id = publish_model.run_id;
     if found then
         return published;
     end if;
-    -- A name that is taken gets the run's number: publishing must not fail a run that has succeeded.
-    if exists (select from pgtrain.models m where m.owner_id = publish_model.owner_id and m.name = wanted) then
-        wanted := format('%s (run %s)', wanted, run_id);
-    end if;
-    insert into pgtrain.models (owner_id, kind, name, run_id, metadata, context_length)
-    values (publish_model.owner_id, 'local', wanted, publish_model.run_id, coalesce(publish_model.metadata, '{}'),
-            nullif((publish_model.metadata ->> 'context')::integer, 0))
-    returning id into published;
+    -- A name that is taken, also by another worker at this moment, gets the run's number and then a count: publishing must not fail
+    -- a run that has succeeded.
+    for tried in 0..1000 loop
+        mark := case tried when 0 then '' when 1 then format(' (run %s)', publish_model.run_id) else format(' (run %s, %s)', publish_model.run_id, tried) end;
+        insert into pgtrain.models (owner_id, kind, name, run_id, metadata, context_length)
+        values (publish_model.owner_id, 'local', left(publish_model.name, 200 - length(mark)) || mark, publish_model.run_id,
+                coalesce(publish_model.metadata, '{}'), nullif((publish_model.metadata #>> '{config,context}')::integer, 0))
+        on conflict (owner_id, name) do nothing
+        returning id into published;
+        exit when found;
+    end loop;
     return published;
 end $$;
 comment on function pgtrain_private.publish_model(bigint, bigint, text, jsonb) is 'Makes the model of a run; repeating it returns the same model';

@@ -11,9 +11,17 @@ select session_token as anna_token from pgtrain.login('mod_anna', 'a long enough
 select session_token as root_token from pgtrain.login('mod_root', 'a long enough secret') \gset
 
 -- Publishing is idempotent and never fails for a name.
-select pgtrain_private.publish_model(-1, :anna, 'poet', '{"context": 64}') as poet \gset
+select pgtrain_private.publish_model(-1, :anna, 'poet', '{"config": {"context": 64}}') as poet \gset
 select pgtrain_private.publish_model(-1, :anna, 'poet') = :poet as same;
 select pgtrain_private.publish_model(-2, :anna, 'poet') <> :poet as another;
+-- Also where the name with the run's number is taken, and for the longest names.
+insert into pgtrain.models (owner_id, kind, name) values (:anna, 'external', 'poet (run -3)');
+select pgtrain_private.publish_model(-3, :anna, 'poet') as third \gset
+select name from pgtrain.models where id = :third;
+delete from pgtrain.models where name like 'poet (run -3%';
+select pgtrain_private.publish_model(-4, :anna, repeat('x', 200)) > 0 and pgtrain_private.publish_model(-5, :anna, repeat('x', 200)) > 0 as both_published;
+select length(name), right(name, 9) from pgtrain.models where name like 'xxx%' order by name;
+delete from pgtrain.models where name like 'xxx%';
 
 set role regress_models;
 select count(*) from pgtrain.models where name like 'poet%';
