@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -104,6 +105,11 @@ void commit(Scene& scene, const Fault& fault) {
     send_file(scene, "bad.bin", 5, sha_of_nothing(), FileKind::Checkpoint);
   }
   if (action == "traversal") send_file(scene, "../evil", 5, sha_of_nothing());
+  if (action == "pipe") {
+    // Opening it would wait for somebody to write into it.
+    if (mkfifo("pipe.bin", 0600) != 0) _exit(98);
+    send_file(scene, "pipe.bin", 5, sha_of_nothing());
+  }
   if (action == "missing") send_file(scene, "not_there.bin", 5, sha_of_nothing());
   if (action == "noise")
     for (int i = 0; i < 16384; ++i)

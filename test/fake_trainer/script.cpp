@@ -11,7 +11,7 @@ namespace pgtrain::fake_trainer {
 namespace {
 
 const std::set<std::string> actions = {"segv",    "kill", "abort",   "exit",   "hang",     "deaf",      "closeout", "garbage",
-                                       "flood",   "huge", "partial", "badsha", "badbytes", "traversal", "missing",  "badstate",
+                                       "flood",   "huge", "partial", "badsha", "badbytes", "traversal", "missing", "pipe", "badstate",
                                        "badutf8", "fork", "noise",   "fail",   "quit",     "slow",      "version",
                                        "badcheckpoint"};
 const std::set<std::string> points = {"start", "hello", "job", "plan", "data", "checkpoint", "publish", "done"};

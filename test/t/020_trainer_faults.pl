@@ -46,7 +46,7 @@ nothing_left($node, 'after faults in the first attempt');
 # In every attempt: the attempts are used up and the run fails with the reason of the last.
 my %fatal = ('segv@step3' => 'trainer_crashed', 'quit@step2' => 'trainer_crashed', 'partial@step2' => 'protocol_violation', 'huge@step2' => 'protocol_violation',
 	'badstate@step2' => 'protocol_violation', 'badutf8@step2' => 'protocol_violation', 'traversal@checkpoint' => 'protocol_violation',
-	'missing@checkpoint' => 'artifact_invalid', 'badsha@checkpoint' => 'artifact_invalid', 'badbytes@checkpoint' => 'artifact_invalid',
+	'missing@checkpoint' => 'artifact_invalid', 'pipe@checkpoint' => 'artifact_invalid', 'badsha@checkpoint' => 'artifact_invalid', 'badbytes@checkpoint' => 'artifact_invalid',
 	'closeout@step2' => 'trainer_crashed');
 %run = map { $_ => submit($node, $_, '', ', max_attempts => 2') } sort keys %fatal;
 for my $script (sort keys %fatal)

@@ -44,7 +44,9 @@ call::Statement all_files{"select id from pgtrain_private.stored_files where sto
 
 class File {
  public:
-  File(const std::string &path, int flags, mode_t mode = 0600) : path_(path), descriptor_(open(path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW, mode)) {
+  // Without waiting: a pipe that a trainer made in place of a file would hold its worker for good.
+  File(const std::string &path, int flags, mode_t mode = 0600)
+      : path_(path), descriptor_(open(path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, mode)) {
     if (descriptor_ < 0) throw Error(code::Unavailable, text_of_system_error("cannot open", path));
   }
   ~File() { close(descriptor_); }
