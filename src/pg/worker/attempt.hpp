@@ -35,6 +35,7 @@ class Attempt {
   struct DatasetPart {
     int64_t dataset_id;
     int64_t sample_count;
+    int64_t samples_at_once;  // so few that their text does not fill the memory
   };
 
   // Preparing.

@@ -25,6 +25,7 @@ namespace {
 using call::Type;
 
 constexpr int64_t samples_at_once = 2000;
+constexpr int64_t bytes_at_once = 16 << 20;  // or one sample, where that is longer
 constexpr int64_t ms = 1000;
 constexpr char data_name[] = "data.samples";
 constexpr char resume_name[] = "resume.safetensors";
@@ -34,7 +35,8 @@ call::Statement job_statement{
     {Type::Int8, Type::Int4, Type::Int4, Type::Int8}};
 call::Statement pairs_statement{"select p.key, coalesce(p.value, '') from jsonb_each_text($1) p", {Type::Jsonb}};
 call::Statement parts_statement{
-    "select dataset_id, sample_count from pgtrain.training_run_datasets where training_run_id = $1 order by id", {Type::Int8}};
+    "select p.dataset_id, p.sample_count, (select d.longest_bytes from pgtrain.datasets d where d.id = p.dataset_id)"
+    " from pgtrain.training_run_datasets p where p.training_run_id = $1 order by p.id", {Type::Int8}};
 call::Statement samples_statement{
     "select s.ordinal, pgtrain_private.sample_text(s.content) from pgtrain.dataset_samples s"
     " where s.dataset_id = $1 and s.ordinal > $2 and s.ordinal <= $3 order by s.ordinal",
@@ -101,7 +103,8 @@ void Attempt::load_job() {
         end_as(Ending::Failed, "data_invalid", "a dataset of this run was deleted", {}, "Submit a new run with a dataset that exists.");
         return;
       }
-      datasets_.push_back(DatasetPart{part.int64(0), part.int64(1)});
+      const int64_t longest = std::max<int64_t>(1, part.optional_int64(2).value_or(1));
+      datasets_.push_back(DatasetPart{part.int64(0), part.int64(1), std::clamp<int64_t>(bytes_at_once / longest, 1, samples_at_once)});
     }
   });
   job_.run_id = static_cast<uint64_t>(claim_.run_id);
@@ -149,7 +152,7 @@ void Attempt::write_data() {
   for (const DatasetPart &part : datasets_) {
     int64_t last = 0, rows_read = 0;
     while (last < part.sample_count && ending_ == Ending::None) {
-      const int64_t until = std::min(last + samples_at_once, part.sample_count);
+      const int64_t until = std::min(last + part.samples_at_once, part.sample_count);
       in_transaction("reading samples", [&](const call::Spi &spi) {
         for (const call::Row &row : samples_statement.execute(spi, {part.dataset_id, last, until})) {
           file.add(row.text(1));
