@@ -122,6 +122,18 @@ begin
 end $$;
 comment on function pgtrain_private.refuse_state(bigint, text) is 'Raises PT409 naming the state the run is in';
 
+-- A queued run without an entry came from a dump and was not adopted yet. Its lock keeps it from being adopted meanwhile.
+create or replace function pgtrain_private.lock_unadopted(run_id bigint) returns boolean
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    perform from pgtrain.training_runs r
+      where r.id = lock_unadopted.run_id and r.status = 'queued' and not exists (select from pgtrain_private.run_queue q where q.run_id = r.id)
+        for update;
+    -- Looked at again under the lock, because what was waited for may have made the entry.
+    return found and not exists (select from pgtrain_private.run_queue q where q.run_id = lock_unadopted.run_id);
+end $$;
+comment on function pgtrain_private.lock_unadopted(bigint) is 'Locks a queued run that has no queue entry; false when it is none';
+
 create or replace function pgtrain_private.ask_attempt(run_id bigint, wanted pgtrain_private.stop_request) returns boolean
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 begin
@@ -141,21 +153,28 @@ create or replace function pgtrain.cancel_run(run_id bigint) returns void
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare
     run pgtrain.training_runs;
+    is_done boolean;
 begin
     perform pgtrain_private.require_writable('cancel_run');
     run := pgtrain_private.find_run(cancel_run.run_id, 'update');
     -- Between two looks the run may move (be claimed, be queued again), so both places are tried more than once.
     for i in 1..10 loop
         delete from pgtrain_private.run_queue q where q.run_id = cancel_run.run_id;
-        if found or exists (select from pgtrain.training_runs r where r.id = cancel_run.run_id and r.status = 'paused' for update) then
+        is_done := found or exists (select from pgtrain.training_runs r where r.id = cancel_run.run_id and r.status = 'paused' for update)
+            or pgtrain_private.lock_unadopted(cancel_run.run_id);
+        if is_done then
             perform pgtrain_private.end_waiting_run(cancel_run.run_id, 'cancelled_by_user', null);
             exit;
         end if;
-        exit when pgtrain_private.ask_attempt(cancel_run.run_id, 'cancel');
+        is_done := pgtrain_private.ask_attempt(cancel_run.run_id, 'cancel');
+        exit when is_done;
         if exists (select from pgtrain.training_runs r where r.id = cancel_run.run_id and r.status in ('succeeded', 'failed', 'cancelled')) then
             perform pgtrain_private.refuse_state(cancel_run.run_id, 'cancelled');
         end if;
     end loop;
+    if not is_done then
+        perform pgtrain_private.refuse_state(cancel_run.run_id, 'cancelled');
+    end if;
     perform pgtrain_private.write_audit('cancel_run', null, jsonb_build_object('run_id', cancel_run.run_id));
 end $$;
 comment on function pgtrain.cancel_run(bigint) is 'Cancels a run: at once when it waits, within two seconds when it runs (then its status changes when the trainer has stopped)';
@@ -164,22 +183,28 @@ create or replace function pgtrain.pause_run(run_id bigint) returns void
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare
     run pgtrain.training_runs;
+    is_done boolean;
 begin
     perform pgtrain_private.require_writable('pause_run');
     run := pgtrain_private.find_run(pause_run.run_id, 'update');
     for i in 1..10 loop
         delete from pgtrain_private.run_queue q where q.run_id = pause_run.run_id;
-        if found then
+        is_done := found or pgtrain_private.lock_unadopted(pause_run.run_id);
+        if is_done then
             update pgtrain.training_runs r set status = 'paused', end_reason = 'paused_by_user', available_at = null
              where r.id = pause_run.run_id and r.status = 'queued';
             perform pgtrain_private.add_event(pause_run.run_id, run.owner_id, 'paused', null);
             exit;
         end if;
-        exit when pgtrain_private.ask_attempt(pause_run.run_id, 'pause');
+        is_done := pgtrain_private.ask_attempt(pause_run.run_id, 'pause');
+        exit when is_done;
         if exists (select from pgtrain.training_runs r where r.id = pause_run.run_id and r.status not in ('queued', 'running')) then
             perform pgtrain_private.refuse_state(pause_run.run_id, 'paused');
         end if;
     end loop;
+    if not is_done then
+        perform pgtrain_private.refuse_state(pause_run.run_id, 'paused');
+    end if;
     perform pgtrain_private.write_audit('pause_run', null, jsonb_build_object('run_id', pause_run.run_id));
 end $$;
 comment on function pgtrain.pause_run(bigint) is 'Pauses a run; a running one writes a checkpoint first and later continues exactly';

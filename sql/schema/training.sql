@@ -343,6 +343,8 @@ create table pgtrain_private.stored_files (
     created_at timestamptz not null default clock_timestamp()
 );
 create index stored_files_run_id_idx on pgtrain_private.stored_files (run_id);
+-- For the sweep of the folder: it shall not read the rows of all runs that ever were.
+create index stored_files_on_disk_idx on pgtrain_private.stored_files (id) where storage = 'file';
 comment on table pgtrain_private.stored_files is 'Checkpoints and artifacts, verified by hash before their row was committed';
 create table pgtrain_private.file_chunks (
     file_id bigint not null references pgtrain_private.stored_files on delete cascade,
@@ -470,3 +472,14 @@ begin
 end $$;
 create trigger refuse_change before update on pgtrain.training_statuses
     for each statement execute function pgtrain_private.refuse_change();
+
+-- Only where a limit itself is set: submits move counters and do not meet it.
+create function pgtrain_private.forget_limits() returns trigger
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    perform pgtrain_private.forget_shares();
+    return null;
+end $$;
+comment on function pgtrain_private.forget_limits() is 'At commit: workers read the concurrency limits of users again';
+create trigger forget_limits after insert or update of limit_value on pgtrain.user_usage_limits
+    for each statement execute function pgtrain_private.forget_limits();

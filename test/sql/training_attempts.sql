@@ -80,6 +80,17 @@ select string_agg(status, ' ' order by id) from pgtrain.training_statuses where 
 select status, progress from pgtrain.training_jobs where id = :run;
 select status, progress from pgtrain.external_training_jobs where id = :run;
 
+-- A queued run that came from a dump and is not in the queue yet is paused and cancelled like any other.
+select pgtrain.submit_run(dataset_id => :data, config => '{"size": "nano", "steps": 10}') as restored \gset
+delete from pgtrain_private.run_queue where run_id = :restored;
+select pgtrain.pause_run(:restored);
+select status, end_reason from pgtrain.training_runs where id = :restored;
+select pgtrain.resume_run(:restored);
+select status, end_reason, exists (select from pgtrain_private.run_queue q where q.run_id = r.id) as is_in_queue from pgtrain.training_runs r where id = :restored;
+delete from pgtrain_private.run_queue where run_id = :restored;
+select pgtrain.cancel_run(:restored);
+select status, end_reason from pgtrain.training_runs where id = :restored;
+
 -- A server that moved to another machine (promoted, restored) offers no device of the former one; back again, it does.
 \set listed '[{"instance_id": "%s/gpu", "kind": "cuda", "selector": "cuda:0", "name": "card", "memory_bytes": 5, "detail": ""}]'
 create function pg_temp.devices() returns text language sql as $$

@@ -48,6 +48,7 @@ select octet_length(pg_temp.refusal(format('select pgtrain.create_training(''tri
 select pg_temp.refusal(format('select pgtrain.submit_run(dataset_ids => array[%1$s, %1$s])', :data));
 select pg_temp.refusal(format('select pgtrain.submit_run(dataset_ids => array[%1$s, null])', :data));
 select pg_temp.refusal(format('select pgtrain.submit_run(dataset_ids => array[[%1$s], [%1$s]])', :data));
+select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, start_at => ''infinity'')', :data));
 
 -- A training gives the defaults of its runs, and the run keeps its own copy.
 select pgtrain.create_training('tries', '{"size": "nano", "steps": 7}') as training \gset

@@ -89,6 +89,18 @@ is($node->safe_psql('postgres', "rollback prepared 'first'; $used"), $before, 'r
 $node->safe_psql('postgres', "commit prepared 'second'");
 ok(wait_status($node, $run, 'succeeded/completed', 20), 'committed, the run is found and executed');
 is($node->safe_psql('postgres', $used), $before + 1, 'and counted once');
+# Whose runs may not start for a limit does not hide those of others whose wake-up nobody heard.
+$node->safe_psql('postgres', "select pgtrain.set_usage_limit(id, 'concurrent_runs', 0) from pgtrain.users where username = 'ann'");
+my $limited = submit($node, '');
+(my $third = $prepared) =~ s/NAME/third/;
+$third =~ s/\Q$token\E/$bob/;
+$third =~ s/dataset_id => 1/dataset_id => (select id from pgtrain.datasets where name = 'bobs')/;
+($run) = $node->safe_psql('postgres', $third) =~ /\At\n(\d+)\z/;
+$node->safe_psql('postgres', "commit prepared 'third'");
+ok(wait_status($node, $run, 'succeeded/completed', 20), 'a prepared run starts although a run of another must wait');
+is(run_field($node, $limited, 'status'), 'queued', 'which still does');
+$node->safe_psql('postgres', "select pgtrain.set_usage_limit(id, 'concurrent_runs', -1) from pgtrain.users where username = 'ann'");
+ok(wait_status($node, $limited, 'succeeded/completed', 20), 'until it may start');
 
 # A procedure that commits again and again is one statement for the server; its session expires all the same.
 $node->safe_psql('postgres', "create role app login; select pgtrain.grant_application('app')");

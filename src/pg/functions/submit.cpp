@@ -166,6 +166,8 @@ void check_options(const call::Spi &spi, const Options &options) {
     throw Error(code::InvalidParameter, "priority " + (options.priority ? std::to_string(*options.priority) : "null") + " is not between -30 and 30");
   if (options.max_attempts < 1 || options.max_attempts > 100)
     throw Error(code::InvalidParameter, "max_attempts " + std::to_string(options.max_attempts) + " is not between 1 and 100");
+  if (options.start_at && TIMESTAMP_NOT_FINITE(*options.start_at))
+    throw Error(code::InvalidParameter, "start_at is infinity", "Such a run would never start.", "Leave start_at out, or give a time.");
   check_length(options.name, "name");
   check_length(options.publish_as, "publish_as");
   check_length(options.idempotency_key, "idempotency_key");

@@ -88,11 +88,14 @@ std::optional<Claim> DeviceWorker::claim() {
 }
 
 void DeviceWorker::run() {
+  bool found_nothing = false;
   while (!must_stop()) {
     (void)reload_settings_if_asked();
     set_state(WorkerState::Idle, 0);
     find_device();
-    if (!has_queued_runs()) look_for_strangers();
+    // Also when runs are known of that may not or cannot start here: others must not wait for those.
+    if (found_nothing || !has_queued_runs()) look_for_strangers();
+    found_nothing = false;
     long wait_ms = worker_settings.poll_interval_ms;
     if (has_queued_runs()) {
       if (acquire_device(device_)) {
@@ -101,6 +104,7 @@ void DeviceWorker::run() {
         set_state(WorkerState::Idle, 0);
         release_device(device_);
         if (claimed) continue;
+        found_nothing = true;
       } else {
         wait_ms = turn_ms;
       }

@@ -38,7 +38,7 @@ call::Statement extension_statement{"select exists (select from pg_catalog.pg_ex
 call::Statement lost_statement{"select pgtrain_private.free_lost_attempts()"};
 call::Statement blockers_statement{"select pgtrain_private.end_blockers($1)", {call::Type::Int4}};
 call::Statement due_statement{
-    "select (extract(epoch from r.next_due - clock_timestamp()) * 1000)::bigint from pgtrain_private.release_due_runs() r"};
+    "select (extract(epoch from least(r.next_due, clock_timestamp() + interval '1 day') - clock_timestamp()) * 1000)::bigint from pgtrain_private.release_due_runs() r"};
 call::Statement devices_statement{"select pgtrain_private.refresh_device_status()"};
 call::Statement adopt_statement{"select pgtrain_private.adopt_queued_runs()"};
 call::Statement checkpoints_statement{"select pgtrain_private.remove_expired_checkpoints()"};
