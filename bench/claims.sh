@@ -71,10 +71,12 @@ $(full '1000000 0' '')
 END
 
 prepare 200000 0
-for clients in 4; do
-  for _ in $(seq "$rounds"); do compare cycle "$clients" -T "$(full 6 2)"; done
-  report "cycle, $clients clients, 200000 queued"
+each=$(full 10000 3000) # transactions of each of 4 clients
+for _ in $(seq "$rounds"); do
+  compare cycle 4 -t "$each"
+  fill_ours $((4 * each)) queued; fill_plain $((4 * each)) queued
 done
+report "cycle, 4 clients, 200000 queued"
 
 # Rate in each of several windows of one long run.
 windows() { # seconds, window, script, database
