@@ -75,7 +75,7 @@ run_isolation() { run_with_server isolation isolation/pg_isolation_regress isola
 
 run_tap() {
   make_stage tap || return 1
-  mkdir bin && cp "$BUILD"/cmake/bin/pgtrain-* bin/
+  as_server mkdir bin && cp "$BUILD"/cmake/bin/pgtrain-* bin/
   as_server env LANG=C.UTF-8 PATH="$staged_bin:$PATH" PERL5LIB="$pgxs_tests/perl" PG_REGRESS="$pgxs_tests/regress/pg_regress" \
     TESTDIR="$PWD" TESTDATADIR="$PWD/tmp_check" TESTLOGDIR="$PWD/tmp_check/log" PGTRAIN_BIN="$PWD/bin" \
     PGTRAIN_FAKE_TRAINER="$PWD/bin/pgtrain-fake-trainer" prove -v --merge --timer t/*.pl

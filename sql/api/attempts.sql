@@ -346,7 +346,7 @@ end $$;
 comment on function pgtrain_private.give_checkpoint_up(bigint, integer, text) is 'Removes the checkpoint of a run whose bytes are gone or changed; the attempt begins at the first step';
 
 -- running -> succeeded. One commit with the artifacts, which the worker has added in the same transaction.
-create or replace function pgtrain_private.publish_run(run_id bigint, attempt integer, result jsonb, artifacts jsonb) returns void
+create or replace function pgtrain_private.publish_run(run_id bigint, attempt integer, result jsonb, artifacts jsonb) returns bigint[]
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
     owner bigint := pgtrain_private.fence_attempt(publish_run.run_id, publish_run.attempt);
@@ -355,6 +355,7 @@ declare
     after double precision := (result->>'loss_after')::float8;
     model bigint;
     model_name text;
+    replaced bigint[];
 begin
     update pgtrain.training_runs r
        set step = (result->>'steps')::bigint, tokens = greatest(r.tokens, (result->>'tokens')::bigint), loss_before = before, loss_after = after,
@@ -377,13 +378,17 @@ begin
     select run.id, owner, model_name, (select d.dataset_id from pgtrain.training_run_datasets d where d.training_run_id = run.id order by d.id limit 1),
            'held_out_loss', jsonb_build_object('loss', before), jsonb_build_object('loss', after), (before - after) / nullif(before, 0)
      where after is not null;
-    delete from pgtrain_private.stored_files f using pgtrain.checkpoints c where c.run_id = run.id and f.id = c.file_id;
+    with gone as (
+        delete from pgtrain_private.stored_files f using pgtrain.checkpoints c where c.run_id = run.id and f.id = c.file_id
+        returning f.id, f.storage)
+    select array_agg(g.id) into replaced from gone g where g.storage = 'file';
     -- Stopped by its own max_seconds, a run has its model all the same.
     perform pgtrain_private.finish_run(run.id, publish_run.attempt, 'succeeded',
         case when run.step < run.planned_steps then 'max_duration' else 'completed' end::pgtrain.end_reason);
+    return coalesce(replaced, '{}');
 end $$;
 comment on function pgtrain_private.publish_run(bigint, integer, jsonb, jsonb) is
-    'running -> succeeded in one commit: artifacts, measured evaluation, model, usage, event';
+    'running -> succeeded in one commit: artifacts, measured evaluation, model, usage, event; returns the files on disk that are not needed any more';
 
 -- ---------------------------------------------------------------- the scheduler's chores
 

@@ -8,14 +8,12 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use TrainTest;
 
-my $node = start_server('faults', "pgtrain.trainer_silence_timeout = 700\npgtrain.trainer_start_timeout = 3s");
+# No worker yet, so that all runs are queued before the first is claimed.
+my $node = start_server('faults', "pgtrain.trainer_silence_timeout = 700\npgtrain.trainer_start_timeout = 3s\npgtrain.cpu_workers = 0");
 my $witness = $node->background_psql('postgres');
 my $witness_pid = $witness->query_safe('select pg_backend_pid()');
-my $worker_before;
-ok(wait_for($node, "select count(*) from pgtrain_private.worker_states() where kind = 'device' and state = 'idle'", '1'), 'a device worker waits');
-$worker_before = worker_pid($node, 'device');
 
-# Phases: the job is taken, data load, a step, writing a checkpoint, between the artifacts and the end.
+# Phases: the trainer starts, just after the claim (such a script cannot come with the job, so it lies beside the program), the job is taken, data load, a step, writing a checkpoint, between the artifacts and the end.
 my @phases = qw(job data step3 checkpoint publish);
 my %reason = (
 	segv => 'trainer_crashed', kill => 'trainer_crashed', abort => 'trainer_crashed', exit3 => 'trainer_crashed',
@@ -27,7 +25,13 @@ my %run;
 for my $fault (sort keys %reason)
 {
 	$run{"$fault\@$_"} = submit($node, "$fault\@$_#1") for @phases;
+	$run{"$fault\@start"} = submit($node, '');
+	append_to_file(fake_trainer() . '.script', $run{"$fault\@start"} . ".1 $fault\@start\n");
 }
+END { unlink fake_trainer() . '.script' }
+set_server($node, 'pgtrain.cpu_workers', '1');
+ok(wait_for($node, "select count(*) from pgtrain_private.worker_states() where kind = 'device' and pid is not null", '1'), 'a device worker comes');
+my $worker_before = worker_pid($node, 'device');
 # Plans are computed at submit by the same program, so a fault at the plan refuses the submit itself.
 for my $script (sort keys %run)
 {

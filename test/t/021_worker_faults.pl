@@ -10,7 +10,8 @@ use Test::More;
 use Time::HiRes qw(usleep);
 use TrainTest;
 
-my $node = start_server('workers', "pgtrain.lease_duration = 30s");
+# Checkpoints and artifacts are files, so that a stray one shows.
+my $node = start_server('workers', "pgtrain.lease_duration = 30s\npgtrain.row_storage_limit = 0");
 ok(wait_for($node, "select count(*) from pgtrain_private.worker_states() where kind = 'device' and state = 'idle'", '1'), 'a device worker waits');
 
 # phase => table to lock, and the script that brings the run there
@@ -67,7 +68,7 @@ sub check_outcome
 	is($node->safe_psql('postgres', "select count(*) from pgtrain.training_statuses where training_run_id = $run and status = 'succeeded'"), '1',
 		"$what in $phase: it ended once");
 	is($node->safe_psql('postgres', "select sha256 from pgtrain.artifacts where run_id = $run and name = 'model.safetensors'"), $hash,
-		"$what in $phase: its artifact is that of an undisturbed run") if $phase ne 'step';
+		"$what in $phase: its artifact is that of an undisturbed run");
 	nothing_left($node, "$what in $phase");
 	return;
 }
@@ -103,6 +104,24 @@ for my $phase (qw(data step checkpoint publish))
 	$locker->quit if $locker;
 	check_outcome($run, $phase, 'device worker terminated', 2);
 	is(run_field($node, $run, 'failed_attempts'), '0', "device worker terminated in $phase: that does not count as a failure") if $phase eq 'step';
+}
+
+# The launcher is no part of a run: asked to go, it leaves the run alone; killed, it takes the device worker along.
+for my $phase (qw(claim data checkpoint publish))
+{
+	my ($run, $locker) = in_phase($phase);
+	my $pid = worker_pid($node, 'launcher');
+	$node->safe_psql('postgres', "select pg_terminate_backend($pid)");
+	ok(poll_gone($pid), "launcher terminated in $phase: it goes");
+	ok(wait_for($node, "select count(*) from pgtrain_private.worker_states() where kind = 'launcher' and pid <> $pid", '1'), "launcher terminated in $phase: it is started again");
+	$locker->query_safe('rollback');
+	$locker->quit;
+	check_outcome($run, $phase, 'launcher terminated', 1);
+	($run, $locker) = in_phase($phase);
+	kill 'KILL', worker_pid($node, 'launcher') || die 'no launcher';
+	ok($node->poll_query_until('postgres', 'select true'), "launcher killed in $phase: the server comes back");
+	eval { $locker->quit };
+	check_outcome($run, $phase, 'launcher killed', $phase eq 'claim' ? 1 : 2);
 }
 
 for my $kind (qw(scheduler launcher))

@@ -194,7 +194,23 @@ SQL
 	} while ((@folders || @trainers) && time < $end);
 	ok($clean && !@folders && !@trainers, "$what: no lease, hold, queue entry, process or job folder is left")
 	  or diag("folders: @folders, trainers: @trainers");
+	my @stray = stray_files($node, $database);
+	# A worker that rolled back leaves its file to the scheduler, who looks at each of his starts and once a minute.
+	$node->safe_psql($database, 'select pg_terminate_backend(' . worker_pid($node, 'scheduler', $database) . ')') if @stray;
+	for ($end = time + 10; @stray && time < $end; usleep(20_000)) { @stray = stray_files($node, $database) }
+	ok(!@stray, "$what: no file is stored that no row names") or diag("files: @stray");
 	return;
+}
+
+sub stray_files
+{
+	my ($node, $database) = @_;
+	my ($oid, @known) = split /\n/, $node->safe_psql($database, <<'SQL');
+select oid from pg_database where datname = current_database();
+select id from pgtrain_private.stored_files where storage = 'file';
+SQL
+	my %known = map { $_ => 1 } @known;
+	return grep { m{(\d+)\z} && !$known{$1} } glob($node->data_dir . "/pgtrain/artifacts/$oid/*");
 }
 
 1;

@@ -32,7 +32,7 @@ call::Statement requeue_statement{
 call::Statement asked_statement{
     "select a.requested = 'cancel' from pgtrain.run_attempts a where a.run_id = $1 and a.attempt = $2 and a.ended_at is null for no key update",
     {Type::Int8, Type::Int4}};
-call::Statement publish_statement{"select pgtrain_private.publish_run($1, $2, $3, $4)", {Type::Int8, Type::Int4, Type::Jsonb, Type::Jsonb}};
+call::Statement publish_statement{"select f from unnest(pgtrain_private.publish_run($1, $2, $3, $4)) f", {Type::Int8, Type::Int4, Type::Jsonb, Type::Jsonb}};
 call::Statement idle_statement{"update pgtrain.devices set status = 'idle' where id = $1 and status = 'running'", {Type::Int8}};
 
 call::Parameter or_null(const std::string &text) { return text.empty() ? call::Parameter(nullptr) : call::Parameter(text); }
@@ -100,6 +100,8 @@ void Attempt::publish() {
     return end_as(Ending::QueuedAgain, "protocol_violation", std::string("the trainer was done without having sent ") + model_name);
   try {
     bool is_cancelled = false;
+    std::vector<int64_t> replaced;
+    const StoringFiles storing;
     in_transaction("publishing", [&](const call::Spi &spi) {
       // From here a cancel waits for the commit, and is then told that the run has succeeded.
       const call::Rows asked = asked_statement.execute(spi, {claim_.run_id, claim_.attempt});
@@ -111,8 +113,11 @@ void Attempt::publish() {
         list += std::string(list.size() > 1 ? "," : "") + "{\"name\":" + json_text(kept.name) + ",\"file_id\":" + std::to_string(file_id) +
                 ",\"bytes\":" + std::to_string(kept.claim.bytes) + ",\"sha256\":" + json_text(kept.claim.sha256) + "}";
       }
-      publish_statement.execute(spi, {claim_.run_id, claim_.attempt, result_json(*done_), list + "]"});
+      replaced.clear();
+      for (const call::Row &row : publish_statement.execute(spi, {claim_.run_id, claim_.attempt, result_json(*done_), list + "]"}))
+        replaced.push_back(row.int64(0));
     });
+    for (const int64_t file_id : replaced) remove_stored_file(file_id);
     if (is_cancelled) end_as(Ending::Cancelled, "cancelled_by_user");
     else end_as(Ending::Succeeded, "completed");
   } catch (const Error &error) {

@@ -18,10 +18,12 @@ extern "C" {
 #include <functional>
 #include <memory>
 #include <unordered_set>
+#include <vector>
 
 #include "pg/worker/file_store.hpp"
 #include "pg/worker/job_folder.hpp"
 #include "pg/worker/settings.hpp"
+#include "pg/worker/worker.hpp"
 
 namespace pgtrain::pg::worker {
 namespace {
@@ -228,18 +230,23 @@ std::string read_stored_file(const call::Spi &spi, int64_t file_id) {
 void remove_stored_file(int64_t file_id) { unlink(stored_path(file_id).c_str()); }
 
 void sweep_artifacts(const call::Spi &spi) {
-  std::unordered_set<int64_t> known;
-  for (const call::Row &row : all_files.execute(spi)) known.insert(row.int64(0));
+  // In this order: a file of the list whose worker has ended its transaction by then has a row that the query sees, or none for ever.
+  std::vector<int64_t> there;
   std::error_code error;
-  const std::time_t now = std::time(nullptr);
   for (const fs::directory_entry &entry : fs::directory_iterator(artifacts_folder(MyDatabaseId), error)) {
     const std::string name = entry.path().filename().string();
     int64_t file_id = 0;
-    const auto parsed = std::from_chars(name.data(), name.data() + name.size(), file_id);
+    if (std::from_chars(name.data(), name.data() + name.size(), file_id).ec == std::errc()) there.push_back(file_id);
+  }
+  const bool is_settled = !is_storing_files(MyDatabaseId);
+  std::unordered_set<int64_t> known;
+  for (const call::Row &row : all_files.execute(spi)) known.insert(row.int64(0));
+  const std::time_t now = std::time(nullptr);
+  for (const int64_t file_id : there) {
     struct stat status;
-    if (parsed.ec != std::errc() || known.count(file_id) != 0 || stat(entry.path().c_str(), &status) != 0) continue;
-    // A younger one may belong to a transaction that has not committed yet. Its change time is that of the link.
-    if (now - status.st_ctime > sweep_age_s) unlink(entry.path().c_str());
+    if (known.count(file_id) != 0 || stat(stored_path(file_id).c_str(), &status) != 0) continue;
+    // Else a younger one may belong to the open transaction. Its change time is that of the link.
+    if (is_settled || now - status.st_ctime > sweep_age_s) remove_stored_file(file_id);
   }
 }
 

@@ -39,7 +39,7 @@ std::string read_stored_file(const call::Spi &spi, int64_t file_id);
 // Removes a stored file from the disk once its row is gone for good.
 void remove_stored_file(int64_t file_id);
 
-// Removes files on the disk that no row names, if they are older than a transaction may still need.
+// Removes files on the disk that no row names and that no open transaction of a worker may still name.
 void sweep_artifacts(const call::Spi &spi);
 
 std::string text_of_system_error(const char *what, const std::string &path);
