@@ -66,3 +66,10 @@ count_cmake() {
   printf '%s\n' "$lines"
   count_status "$2" "$(grep -c '^failed' <<<"$lines")"
 }
+
+# What `make check` ends with, of the globals passed, failed, skips and failures.
+print_totals() {
+  if [ ${#skips[@]} -gt 0 ]; then echo "skipped, ${#skips[@]}:"; printf '  %s\n' "${skips[@]}"; fi
+  if [ ${#failures[@]} -gt 0 ]; then echo "failed:"; printf '  %s\n' "${failures[@]}"; fi
+  echo "$passed passed, $failed failed"
+}

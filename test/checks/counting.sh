@@ -95,5 +95,13 @@ END
 failed a.d
 failed lost: could not be run
 passed 9'
+
+  local passed=1212 failed=1 skips=("tap: x: no device" "cmake: y: no torch") failures=("tap: z")
+  expect "the end of make check" "$(print_totals)" 'skipped, 2:
+  tap: x: no device
+  cmake: y: no torch
+failed:
+  tap: z
+1212 passed, 1 failed'
 }
 run_check "$@"

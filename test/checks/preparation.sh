@@ -4,16 +4,19 @@
 # Whoever builds without it is told about it, and nobody builds one checkout with what was built for another.
 . "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
 
-examples=(gives_up_without_lists says_done_without_looking silent_about_tools mixes_checkouts)
+examples=(gives_up_without_lists says_done_without_looking silent_about_tools mixes_checkouts cleans_half)
 spoil() {
   . "$(dirname "${BASH_SOURCE[0]}")/../../scripts/environment.sh"
   example_file "$2" scripts/environment.sh <"$ROOT/scripts/environment.sh"
   example_file "$2" scripts/deps.sh <"$ROOT/scripts/deps.sh"
   example_file "$2" scripts/tools.sh <"$ROOT/scripts/tools.sh"
+  example_file "$2" scripts/clean.sh <"$ROOT/scripts/clean.sh"
+  example_file "$2" scripts/demo.sh <"$ROOT/scripts/demo.sh"
   case $1 in
     gives_up_without_lists) sed 's/ || true; }/; }/' "$ROOT/scripts/deps.sh" | example_file "$2" scripts/deps.sh ;;
     says_done_without_looking) sed '/^\[ -z "$lacking" \] || die "still missing/d' "$ROOT/scripts/deps.sh" | example_file "$2" scripts/deps.sh ;;
     silent_about_tools) sed '/^for tool/,/^done/d' "$ROOT/scripts/tools.sh" | example_file "$2" scripts/tools.sh ;;
+    cleans_half) sed 's/ demo-[a-z]*\.log//' "$ROOT/scripts/clean.sh" | example_file "$2" scripts/clean.sh ;;
     mixes_checkouts) sed '/^mark=/,$d' "$ROOT/scripts/tools.sh" | example_file "$2" scripts/tools.sh ;;
   esac
 }
@@ -88,6 +91,12 @@ check() {
   expect "the same by another name" '' "$(ROOT=$at/link BUILD=$at/build bash "$tree/scripts/tools.sh" 2>&1)"
   expect "the folder of another checkout" "*'make clean'*" "$(ROOT=$at/none BUILD=$at/build bash "$tree/scripts/tools.sh" 2>&1)"
   mv "$at/build" "$at/moved"
+  local log
+  mkdir -p "$at/built/module"
+  for log in $(grep -o 'BUILD/[a-z-]*\.log' "$tree/scripts/demo.sh"); do : >"$at/built/${log#BUILD/}"; done
+  [ -n "$log" ] || echo "the demo writes no log"
+  expect "a clean after a demo" 'nothing is left' \
+    "$(RUN=$at/run SOCKETS=$at/sockets BUILD=$at/built bash "$tree/scripts/clean.sh" 2>&1; [ -e "$at/built" ] || echo nothing is left)"
   expect "a folder that was moved" "*'make clean'*" "$(ROOT=$at/checkout BUILD=$at/moved bash "$tree/scripts/tools.sh" 2>&1)"
 }
 run_check "$@"
