@@ -49,6 +49,12 @@ select pg_temp.refusal(format('select pgtrain.submit_run(dataset_ids => array[%1
 select pg_temp.refusal(format('select pgtrain.submit_run(dataset_ids => array[%1$s, null])', :data));
 select pg_temp.refusal(format('select pgtrain.submit_run(dataset_ids => array[[%1$s], [%1$s]])', :data));
 select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, start_at => ''infinity'')', :data));
+-- What the trainer would refuse is refused before anything is held or a device taken: a sample too long, a model too large.
+select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, config => ''{"size": "nano", "context": 16, "long_samples": "error"}'')', :data));
+select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, config => ''{"layers": 96, "width": 8192, "heads": 64, "context": 8192, "batch_size": 64}'')', :data))
+       like 'PT422 the run needs %iB on %, which has %iB' as is_too_large;
+select count(*) as runs from pgtrain.training_runs where owner_id = :ann;
+select count(*) as entries from pgtrain.usage_entries where user_id = :ann;
 
 -- A training gives the defaults of its runs, and the run keeps its own copy.
 select pgtrain.create_training('tries', '{"size": "nano", "steps": 7}') as training \gset

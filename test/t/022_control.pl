@@ -9,7 +9,7 @@ use Test::More;
 use Time::HiRes qw(time);
 use TrainTest;
 
-my $node = start_server('control', '');
+my $node = start_server('control', 'max_connections = 240');
 
 # Cancel takes effect within two seconds, also when the trainer is deaf to it.
 for my $script ('step_ms=50', 'deaf@step2 step_ms=50', 'hang@step2')
@@ -98,7 +98,7 @@ like($err, qr/is empty/, 'an empty dataset is refused');
 like($err, qr/dataset 4711 does not exist/, 'a dataset that is not there is refused');
 nothing_left($node, 'after refused submits');
 
-# 200 racing submits against a limit of 37 admit exactly 37.
+# 200 sessions that submit at the same time against a limit of 37 admit exactly 37.
 my $user = $node->safe_psql('postgres', "select id from pgtrain.users where username = 'ann'");
 my $used = $node->safe_psql('postgres', "select used_value from pgtrain.user_usage_limits where user_id = $user and resource_type = 'training_jobs'");
 $node->safe_psql('postgres', "select pgtrain.set_usage_limit($user, 'training_jobs', $used + 37)");
@@ -117,7 +117,7 @@ exception when sqlstate 'PT402' then
 end $$;
 SQL
 my $before = $node->safe_psql('postgres', 'select count(*) from pgtrain.training_runs');
-$node->pgbench('--client=20 --jobs=2 --transactions=10 --no-vacuum', 0, [qr/processed: 200\/200/], [qr/^/], '200 racing submits', undef, '--file=' . $script);
+$node->pgbench('--client=200 --jobs=4 --transactions=1 --no-vacuum', 0, [qr/processed: 200\/200/], [qr/^/], '200 racing submits', undef, '--file=' . $script);
 is($node->safe_psql('postgres', 'select count(*) from pgtrain.training_runs') - $before, 37, 'exactly as many are admitted as the limit allows');
 is($node->safe_psql('postgres', "select used_value - limit_value from pgtrain.user_usage_limits where user_id = $user and resource_type = 'training_jobs'"), '0',
 	'and the counter stands at its limit');
