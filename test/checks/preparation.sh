@@ -92,10 +92,10 @@ check() {
   expect "the folder of another checkout" "*'make clean'*" "$(ROOT=$at/none BUILD=$at/build bash "$tree/scripts/tools.sh" 2>&1)"
   mv "$at/build" "$at/moved"
   local log
-  mkdir -p "$at/built/module"
+  mkdir -p "$at/built/module" "$at/built/bench/results" "$at/built/gpu"
   for log in $(grep -o 'BUILD/[a-z-]*\.log' "$tree/scripts/demo.sh"); do : >"$at/built/${log#BUILD/}"; done
   [ -n "$log" ] || echo "the demo writes no log"
-  expect "a clean after a demo" 'nothing is left' \
+  expect "a clean after a demo and a bench" 'nothing is left' \
     "$(RUN=$at/run SOCKETS=$at/sockets BUILD=$at/built bash "$tree/scripts/clean.sh" 2>&1; [ -e "$at/built" ] || echo nothing is left)"
   expect "a folder that was moved" "*'make clean'*" "$(ROOT=$at/checkout BUILD=$at/moved bash "$tree/scripts/tools.sh" 2>&1)"
 }
