@@ -24,9 +24,10 @@ MAKEFLAGS += --no-print-directory
 help:
 	@sed -n 's/^## //p' $(ROOT)/Makefile
 
-## deps          install the Debian or Ubuntu packages that are missing
+## deps          install the Debian or Ubuntu packages that are missing, those of the tests too
 deps:
-	@bash $(ROOT)/scripts/deps.sh
+	@bash $(ROOT)/scripts/deps.sh tests
+	@bash $(ROOT)/scripts/test_python.sh prepare
 
 ## all           build module, engine and trainer
 all: module engine

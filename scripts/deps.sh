@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Installs the Debian or Ubuntu packages that the build, the tests and the demo need and that are missing.
+# Installs the Debian or Ubuntu packages that are missing: those of the build and the demo, with `tests` also those that only tests need.
 # Prints what it installs; asks for root only when something is missing; does nothing, fast, when all is there.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+with_tests=0
+if [ "${1:-}" = tests ]; then with_tests=1; fi
 
 command -v dpkg-query >/dev/null || die "make deps knows Debian and Ubuntu only. Elsewhere install: PostgreSQL 15 to 18 with its
   server headers, libsodium, oneDNN (2.6 or newer), OpenBLAS, GoogleTest, Perl's IPC::Run, CMake 3.25, Ninja, g++ 12."
@@ -15,6 +18,11 @@ server_version() {
 }
 installed() { dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null | sed -n 's/^installed //p'; }
 wanted() {
+  if [ "$with_tests" = 1 ]; then
+    echo python3-venv
+    # Not every release has it; the tests that need it are then skipped by name.
+    if [ -n "$(installed python3-torch)" ] || apt-cache show python3-torch >/dev/null 2>&1; then echo python3-torch; fi
+  fi
   echo "postgresql-$1 postgresql-client-$1 postgresql-server-dev-$1 g++ make cmake ninja-build pkg-config libsodium-dev \
     libdnnl-dev libopenblas-dev libgtest-dev libipc-run-perl util-linux"
 }

@@ -4,7 +4,7 @@
 # Whoever builds without it is told about it, and nobody builds one checkout with what was built for another.
 . "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
 
-examples=(gives_up_without_lists says_done_without_looking silent_about_tools mixes_checkouts cleans_half)
+examples=(gives_up_without_lists forgets_tests says_done_without_looking silent_about_tools mixes_checkouts cleans_half)
 spoil() {
   . "$(dirname "${BASH_SOURCE[0]}")/../../scripts/environment.sh"
   example_file "$2" scripts/environment.sh <"$ROOT/scripts/environment.sh"
@@ -14,6 +14,7 @@ spoil() {
   example_file "$2" scripts/demo.sh <"$ROOT/scripts/demo.sh"
   case $1 in
     gives_up_without_lists) sed 's/ || true; }/; }/' "$ROOT/scripts/deps.sh" | example_file "$2" scripts/deps.sh ;;
+    forgets_tests) sed 's/= tests \]/= never ]/' "$ROOT/scripts/deps.sh" | example_file "$2" scripts/deps.sh ;;
     says_done_without_looking) sed '/^\[ -z "$lacking" \] || die "still missing/d' "$ROOT/scripts/deps.sh" | example_file "$2" scripts/deps.sh ;;
     silent_about_tools) sed '/^for tool/,/^done/d' "$ROOT/scripts/tools.sh" | example_file "$2" scripts/tools.sh ;;
     cleans_half) sed 's/ demo-[a-z]*\.log//' "$ROOT/scripts/clean.sh" | example_file "$2" scripts/clean.sh ;;
@@ -55,9 +56,9 @@ END
 }
 
 # Prints the exit status, what apt-get was asked for, and the last line that was said.
-deps_of() { # tree, machine
+deps_of() { # tree, machine, words
   local status=0
-  MACHINE=$2 PATH=$2/bin:$PATH bash "$1/scripts/deps.sh" >"$2/said" 2>&1 </dev/null || status=$?
+  MACHINE=$2 PATH=$2/bin:$PATH bash "$1/scripts/deps.sh" "${@:3}" >"$2/said" 2>&1 </dev/null || status=$?
   printf '%s: %s: %s\n' "$status" "$(tr '\n' ' ' <"$2/calls")" "$(tail -n 1 "$2/said")"
 }
 
@@ -71,6 +72,9 @@ check() {
   machine "$at/new" all
   expect "a new machine without package lists" '0: update install : deps: done' "$(deps_of "$tree" "$at/new")"
   expect "the same machine again" '0: update install : deps: all packages are there (PostgreSQL 15)' "$(deps_of "$tree" "$at/new")"
+  [ "$(grep -c python "$at/new/installed")" = 0 ] || echo "the demo's packages: those of the tests came too"
+  expect "the same machine for the tests" '0: update install install : deps: done' "$(deps_of "$tree" "$at/new" tests)"
+  expect "what the tests need" 'python3-torch python3-venv' "$(grep python "$at/new/installed" | sort | paste -sd ' ')"
   machine "$at/old" all
   echo all >"$at/old/lists"; : >"$at/old/stale"
   expect "a machine whose lists are too old" '0: install update install : deps: done' "$(deps_of "$tree" "$at/old")"

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Python for the tests that hand our files to other people's libraries. Nothing of it is needed to build or to run pgtrain.
+#   test_python.sh prepare      called by `make deps`: a virtual environment in BUILD/python with test/interop/requirements.txt, which
+#                               also sees the distribution's packages. Does nothing, fast, when it is there. A machine that cannot
+#                               get the packages is told so, and the tests that need them are skipped by name.
+#   test_python.sh FILE ARGS    runs a script with it, or with the system's Python where there is none
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+folder=$BUILD/python wanted=$ROOT/test/interop/requirements.txt
+
+system_python() {
+  # The distribution's own first: another one would not see the distribution's packages.
+  if [ -x /usr/bin/python3 ]; then echo /usr/bin/python3; else command -v python3; fi
+}
+
+if [ "${1:-}" = prepare ]; then
+  if cmp -s "$wanted" "$folder/.ready"; then exit 0; fi
+  say "deps: Python packages for the comparison tests, in $folder"
+  rm -rf "$folder"
+  mkdir -p "$BUILD"
+  log=$(mktemp)
+  trap 'rm -f "$log"' EXIT
+  if python=$(system_python) && "$python" -m venv --system-site-packages "$folder" >"$log" 2>&1 &&
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$wanted" >>"$log" 2>&1; then
+    cp "$wanted" "$folder/.ready"
+  else
+    rm -rf "$folder"
+    say "deps: not to be had, the tests that need them will be skipped: $(tail -n 1 "$log")"
+  fi
+  exit 0
+fi
+
+python=$folder/bin/python
+if [ ! -e "$folder/.ready" ]; then python=$(system_python) || die "there is no Python"; fi
+exec "$python" "$@"
