@@ -135,6 +135,24 @@ select pgtrain.delete_dataset(:poems);
 select count(*) from pgtrain.dataset_samples where dataset_id = :poems;
 select title, subject ->> 'name' as name from pgtrain.audit_log where title = 'dataset_deleted' and subject ->> 'dataset_id' = :'poems';
 
+-- A dataset larger than memory can be made of a query: what a batch takes is given back before the next. 50 MB here.
+begin;
+create temporary table memory_seen (bytes bigint);
+create function pg_temp.look() returns trigger language plpgsql as $$
+begin
+    insert into memory_seen select sum(total_bytes) from pg_backend_memory_contexts where name in ('SPI Proc', 'pgtrain statement');
+    return null;
+end $$;
+create trigger look after update of sample_count on pgtrain.datasets for each row execute function pg_temp.look();
+create temporary table large_texts (t text);
+alter table large_texts alter t set storage external;
+insert into large_texts select repeat(g || ' ', 100000) from generate_series(1, 160) g;
+select pgtrain.authenticate(:'anna_token') = :anna as is_anna;
+select pgtrain.dataset_from_query('very large', 'select t from large_texts') as large \gset
+select sample_count, size_bytes from pgtrain.datasets where id = :large;
+select count(*) as batches, max(bytes) < 33554432 as is_little from memory_seen;
+rollback;
+
 drop table public.regress_secret;
 drop schema regress_data_schema cascade;
 drop owned by regress_data;

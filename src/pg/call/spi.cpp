@@ -160,6 +160,20 @@ Cell to_cell(const PlainCell &plain) {
   return std::monostate{};
 }
 
+// Server world: may raise; only `rows` grows between two server calls.
+void read_rows(SPITupleTable *table, uint64 count, std::vector<Row> &rows) {
+  const int columns = table->tupdesc->natts;
+  auto *plain = static_cast<PlainCell *>(palloc(sizeof(PlainCell) * Max(columns, 1)));
+  rows.reserve(count);
+  for (uint64 r = 0; r < count; ++r) {
+    for (int c = 0; c < columns; ++c) plain[c] = read_cell(table, table->vals[r], c + 1);
+    std::vector<Cell> cells;
+    cells.reserve(columns);
+    for (int c = 0; c < columns; ++c) cells.push_back(to_cell(plain[c]));
+    rows.emplace_back(std::move(cells));
+  }
+}
+
 [[noreturn]] void wrong_column(size_t column, const char *wanted) {
   throw Error(code::Internal, "pgtrain: result column " + std::to_string(column) + " is null or not " + wanted);
 }
@@ -223,11 +237,8 @@ void Statement::prepare() const {
   });
 }
 
-Rows Statement::execute(const Spi &spi, std::initializer_list<Parameter> parameters) const {
-  return execute_limited(spi, 0, std::span(parameters.begin(), parameters.size()));
-}
-
-Rows Statement::execute_limited(const Spi &, long limit, std::span<const Parameter> parameters) const {
+Rows Statement::execute(const Spi &, std::initializer_list<Parameter> given) const {
+  const std::span<const Parameter> parameters(given.begin(), given.size());
   if (parameters.size() != types_.size())
     throw Error(code::Internal, "pgtrain: " + std::to_string(parameters.size()) + " arguments given for \"" + sql_ + "\"");
   if (plan_ == nullptr) prepare();
@@ -236,39 +247,29 @@ Rows Statement::execute_limited(const Spi &, long limit, std::span<const Paramet
   guarded([&] {
     Datum values[64];
     char nulls[65];
+    // Given back at once: the connection's own memory lives until its end, and one call may run through gigabytes before that.
+    const MemoryContext connection = CurrentMemoryContext;
+    const MemoryContext scratch = AllocSetContextCreateInternal(connection, "pgtrain statement", ALLOCSET_SMALL_SIZES);
+    MemoryContextSwitchTo(scratch);
     for (size_t i = 0; i < parameters.size(); ++i) {
       bool is_null = false;
       values[i] = to_datum(parameters[i], types_[i], sql_, i, &is_null);
       nulls[i] = is_null ? 'n' : ' ';
     }
     nulls[parameters.size()] = '\0';
-    const int rc = SPI_execute_plan(plan_, values, nulls, access_ == Access::ReadOnly, limit);
+    MemoryContextSwitchTo(connection);
+    const int rc = SPI_execute_plan(plan_, values, nulls, access_ == Access::ReadOnly, 0);
     if (rc < 0) elog(ERROR, "pgtrain: cannot execute \"%s\": %s", sql_, SPI_result_code_string(rc));
     result.affected_ = SPI_processed;
-    if (SPI_tuptable == nullptr) return;
-    SPITupleTable *table = SPI_tuptable;
-    const int columns = table->tupdesc->natts;
-    const uint64 rows = SPI_processed;
-    auto *plain = static_cast<PlainCell *>(palloc(sizeof(PlainCell) * Max(columns, 1)));
-    result.rows_.reserve(rows);
-    for (uint64 r = 0; r < rows; ++r) {
-      for (int c = 0; c < columns; ++c) plain[c] = read_cell(table, table->vals[r], c + 1);
-      std::vector<Cell> cells;
-      cells.reserve(columns);
-      for (int c = 0; c < columns; ++c) cells.push_back(to_cell(plain[c]));
-      result.rows_.emplace_back(std::move(cells));
+    if (SPI_tuptable != nullptr) {
+      MemoryContextSwitchTo(scratch);
+      read_rows(SPI_tuptable, SPI_processed, result.rows_);
+      SPI_freetuptable(SPI_tuptable);
     }
-    pfree(plain);
-    SPI_freetuptable(table);
+    MemoryContextSwitchTo(connection);
+    MemoryContextDelete(scratch);
   });
   return result;
-}
-
-void run_once(const Spi &, const char *sql) {
-  guarded([sql] {
-    const int rc = SPI_execute(sql, false, 0);
-    if (rc < 0) elog(ERROR, "pgtrain: cannot execute \"%s\": %s", sql, SPI_result_code_string(rc));
-  });
 }
 
 }  // namespace pgtrain::pg::call

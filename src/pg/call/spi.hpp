@@ -116,8 +116,6 @@ class Statement {
   // `sql` must be a literal: only the pointer is kept.
   Statement(const char *sql, std::initializer_list<Type> types = {}, Access access = Access::ReadWrite);
   Rows execute(const Spi &spi, std::initializer_list<Parameter> parameters = {}) const;
-  // The same with at most `limit` rows fetched (0 = all).
-  Rows execute_limited(const Spi &spi, long limit, std::span<const Parameter> parameters) const;
   const char *sql() const { return sql_; }
 
  private:
@@ -128,8 +126,5 @@ class Statement {
   Access access_;
   mutable _SPI_plan *plan_ = nullptr;
 };
-
-// Runs a statement that is not worth a kept plan (DDL, built text). `read_only` uses the caller's snapshot.
-void run_once(const Spi &spi, const char *sql);
 
 }  // namespace pgtrain::pg::call

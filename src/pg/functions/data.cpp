@@ -100,26 +100,23 @@ bool next_batch(Tuplestorestate *store, TupleTableSlot *slot, int64 *row, std::v
   batch->clear();
   size_t bytes = 0;
   while (batch->size() < batch_rows && bytes < batch_bytes) {
-    struct Value {
-      bool end, null;
-      const char *data;
-      size_t length;
-    };
-    const Value value = call::guarded([&] {
-      if (!tuplestore_gettupleslot(store, true, false, slot)) return Value{true, false, nullptr, 0};
+    enum class Found { End, Null, Text };
+    const Found found = call::guarded([&] {
+      if (!tuplestore_gettupleslot(store, true, false, slot)) return Found::End;
       bool is_null = false;
       const Datum datum = slot_getattr(slot, 1, &is_null);
-      if (is_null) return Value{false, true, nullptr, 0};
-      const std::string_view plain = bytes_of(PG_DETOAST_DATUM_PACKED(datum));
-      return Value{false, false, plain.data(), plain.size()};
+      if (is_null) return Found::Null;
+      struct varlena *plain = PG_DETOAST_DATUM_PACKED(datum);
+      batch->emplace_back(bytes_of(plain));
+      bytes += batch->back().size();
+      if (static_cast<void *>(plain) != DatumGetPointer(datum)) pfree(plain);
+      return Found::Text;
     });
-    if (value.end) return false;
+    if (found == Found::End) return false;
     ++*row;
-    if (value.null)
+    if (found == Found::Null)
       throw Error(code::InvalidData, "row " + std::to_string(*row) + " of the query is null", "A sample must have a text.",
                   "Filter such rows: ... where ... is not null.");
-    batch->emplace_back(value.data, value.length);
-    bytes += value.length;
   }
   return true;
 }
