@@ -146,12 +146,18 @@ end $$;
 comment on function pgtrain_private.finish_run(bigint, integer, pgtrain.run_status, pgtrain.end_reason, text, text, text, text) is
     'running -> succeeded, failed or cancelled: ends the attempt, settles usage, tells listeners';
 
--- running -> paused.
+-- running -> paused, or cancelled.
 create or replace function pgtrain_private.park_run(run_id bigint, attempt integer) returns void
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
-    owner bigint := pgtrain_private.end_attempt(park_run.run_id, park_run.attempt, 'paused_by_user', null, null);
+    owner bigint := pgtrain_private.fence_attempt(park_run.run_id, park_run.attempt);
 begin
+    -- Asked for while the trainer wrote its last checkpoint: a cancel is never weakened to a pause.
+    if exists (select from pgtrain.run_attempts a where a.run_id = park_run.run_id and a.attempt = park_run.attempt and a.requested = 'cancel') then
+        perform pgtrain_private.finish_run(park_run.run_id, park_run.attempt, 'cancelled', 'cancelled_by_user');
+        return;
+    end if;
+    perform pgtrain_private.end_attempt(park_run.run_id, park_run.attempt, 'paused_by_user', null, null);
     update pgtrain.training_runs r set status = 'paused', end_reason = 'paused_by_user', failed_attempts = r.failed_attempts - 1
      where r.id = park_run.run_id and r.status = 'running' and r.attempt = park_run.attempt;
     if not found then
@@ -159,7 +165,7 @@ begin
     end if;
     perform pgtrain_private.add_event(park_run.run_id, owner, 'paused', null);
 end $$;
-comment on function pgtrain_private.park_run(bigint, integer) is 'running -> paused, after the last checkpoint was stored';
+comment on function pgtrain_private.park_run(bigint, integer) is 'running -> paused, after the last checkpoint was stored; or cancelled, when that was asked for meanwhile';
 
 -- running -> queued, or failed when the attempts are used up.
 create or replace function pgtrain_private.requeue_run(run_id bigint, attempt integer, reason pgtrain.end_reason, counts boolean,

@@ -1,6 +1,6 @@
 -- Limits, functions: holds and charges of runs, the plan of a user, own usage. Every change of a counter and its ledger entries is
 -- one statement, so the sums agree at any moment; the row lock on the counter makes racing holds exact.
--- hold_usage, settle_usage, charge_usage and release_usage are called by the training domain.
+-- hold_usage and settle_usage are called by the training domain.
 
 -- Without an exception block, which would cost a subtransaction for each hold.
 create or replace function pgtrain_private.find_resource(resource text) returns pgtrain.resource_type

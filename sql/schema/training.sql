@@ -483,3 +483,26 @@ end $$;
 comment on function pgtrain_private.forget_limits() is 'At commit: workers read the concurrency limits of users again';
 create trigger forget_limits after insert or update of limit_value on pgtrain.user_usage_limits
     for each statement execute function pgtrain_private.forget_limits();
+
+-- A run can be deleted whatever its state, by the administrator or with its training. What it held is given back, and so is the
+-- place of a running one among those that its owner may have at once.
+create function pgtrain_private.settle_deleted_run() returns trigger
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    perform pgtrain_private.settle_run(old.id);
+    return old;
+end $$;
+comment on function pgtrain_private.settle_deleted_run() is 'Row trigger: charges what a run that is deleted before its end has used and gives back the rest of its holds';
+create trigger settle_deleted before delete on pgtrain.training_runs
+    for each row when (old.status in ('queued', 'running', 'paused')) execute function pgtrain_private.settle_deleted_run();
+
+create function pgtrain_private.end_deleted_lease() returns trigger
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    perform pgtrain_private.lease_ended(old.owner_id, extract(epoch from clock_timestamp() - old.started_at));
+    perform pgtrain_private.wake_workers();
+    return null;
+end $$;
+comment on function pgtrain_private.end_deleted_lease() is 'Row trigger: the owner of a running run that is deleted runs one run less, and its worker looks at once';
+create trigger end_deleted_lease after delete on pgtrain.run_attempts
+    for each row when (old.ended_at is null) execute function pgtrain_private.end_deleted_lease();

@@ -91,6 +91,25 @@ delete from pgtrain_private.run_queue where run_id = :restored;
 select pgtrain.cancel_run(:restored);
 select status, end_reason from pgtrain.training_runs where id = :restored;
 
+-- Cancelled while the trainer wrote the last checkpoint of a pause: the cancel holds.
+select pgtrain.submit_run(dataset_id => :data, config => '{"size": "nano", "steps": 10}') as pausing \gset
+delete from pgtrain_private.run_queue where run_id = :pausing;
+update pgtrain.training_runs set status = 'running', attempt = 1, failed_attempts = 1 where id = :pausing;
+insert into pgtrain.run_attempts (run_id, attempt, owner_id, worker_pid, incarnation, expires_at)
+values (:pausing, 1, :ann, pg_backend_pid(), coalesce(pgtrain_private.server_incarnation(), 0), now() + interval '1 minute');
+select pgtrain.pause_run(:pausing);
+select pgtrain.cancel_run(:pausing);
+select pgtrain_private.park_run(:pausing, 1);
+select status, end_reason, failed_attempts from pgtrain.training_runs where id = :pausing;
+select end_reason from pgtrain.run_attempts where run_id = :pausing;
+
+-- Deleted before its end, a run gives back what it held; what it was charged stays.
+select pgtrain.submit_run(dataset_id => :data, config => '{"size": "nano", "steps": 10}') as deleted \gset
+select resource_type, used_value, held_value from pgtrain.user_usage_limits where user_id = :ann and resource_type in ('training_jobs', 'training_tokens') order by 1;
+update pgtrain.training_runs set tokens = 100, step = 1, status = 'paused' where id = :deleted;
+delete from pgtrain.training_runs where id = :deleted;
+select resource_type, used_value, held_value from pgtrain.user_usage_limits where user_id = :ann and resource_type in ('training_jobs', 'training_tokens') order by 1;
+
 -- A server that moved to another machine (promoted, restored) offers no device of the former one; back again, it does.
 \set listed '[{"instance_id": "%s/gpu", "kind": "cuda", "selector": "cuda:0", "name": "card", "memory_bytes": 5, "detail": ""}]'
 create function pg_temp.devices() returns text language sql as $$
