@@ -2,6 +2,7 @@
 # are told about it.
 use strict;
 use warnings;
+use Digest::SHA;
 use FindBin;
 use lib $FindBin::RealBin;
 use PostgreSQL::Test::Utils;
@@ -42,6 +43,42 @@ ok(wait_status($node, $paused, 'succeeded/completed'), 'resumed, it succeeds');
 is($node->safe_psql('postgres', "select count(distinct sha256) from pgtrain.artifacts where run_id in ($whole, $paused) and name = 'model.safetensors'"), '1',
 	'and its artifact equals the uninterrupted one byte for byte');
 is(run_field($node, $paused, 'failed_attempts'), '0', 'a pause is no failed attempt');
+
+# The checkpoint of a large model takes longer to fetch than a lease lasts: here 600 MB with the shortest lease there is.
+set_server($node, 'pgtrain.row_storage_limit', '0');
+set_server($node, 'pgtrain.lease_duration', '1s');
+my $large = submit($node, 'step_ms=20', ',"steps":10000');
+ok(wait_for($node, "select step >= 3 from pgtrain.training_runs where id = $large", 't'), 'a run steps');
+as_user($node, "select pgtrain.pause_run($large)");
+ok(wait_status($node, $large, 'paused/paused_by_user'), 'and pauses');
+my $file = $node->safe_psql('postgres', "select file_id from pgtrain.checkpoints where run_id = $large");
+my $bytes = 600_000_000;
+my ($path) = glob($node->data_dir . "/pgtrain/artifacts/*/$file");
+truncate($path, $bytes) or die "$path: $!";
+my $sum = Digest::SHA->new(256)->addfile($path)->hexdigest;
+$node->safe_psql('postgres', "update pgtrain_private.stored_files set bytes = $bytes, sha256 = '\\x$sum' where id = $file");
+as_user($node, "select pgtrain.resume_run($large)");
+ok(wait_for($node, "select ended_at is not null or (select count(*) from pgtrain.training_statuses where training_run_id = $large and status = 'planned') = 2
+	from pgtrain.run_attempts where run_id = $large and attempt = 2", 't', 120), 'resumed, its trainer has started or it has ended');
+is($node->safe_psql('postgres', "select coalesce(end_reason::text, '-') from pgtrain.run_attempts where run_id = $large and attempt = 2"), '-',
+	'and has not lost its lease while the checkpoint was fetched');
+as_user($node, "select pgtrain.cancel_run($large)");
+ok(wait_status($node, $large, 'cancelled/cancelled_by_user', 60), 'it is cancelled');
+$node->safe_psql('postgres', "alter system reset $_") for 'pgtrain.row_storage_limit', 'pgtrain.lease_duration';
+$node->reload;
+unlink $path;
+
+# A running run that is deleted gives back what it held and its place among those that its owner may have at once.
+my $owner = $node->safe_psql('postgres', "select id from pgtrain.users where username = 'ann'");
+$node->safe_psql('postgres', "select pgtrain.set_usage_limit($owner, 'concurrent_runs', 1)");
+my $deleted = submit($node, 'step_ms=50', ',"steps":10000');
+ok(wait_for($node, "select step >= 2 from pgtrain.training_runs where id = $deleted", 't'), 'a run steps');
+# More than once if it must be: the run's worker locks its lease and then the run, a delete the other way round.
+ok(wait_for($node, "delete from pgtrain.training_runs where id = $deleted; select 'gone'", 'gone', 60), 'the administrator deletes it');
+my $after = submit($node, '');
+ok(wait_status($node, $after, 'succeeded/completed'), 'the next one of the same owner runs');
+nothing_left($node, 'after a deleted run');
+$node->safe_psql('postgres', "select pgtrain.set_usage_limit($owner, 'concurrent_runs', -1)");
 
 # While it waits: a worker is kept away by taking its devices.
 set_server($node, 'pgtrain.cpu_workers', '0');

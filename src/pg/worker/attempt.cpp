@@ -33,6 +33,9 @@ call::Statement record_statement{
 call::Statement checkpoint_statement{"select f from unnest(pgtrain_private.add_checkpoint($1, $2, $3, $4, $5, $6)) f",
                                      {Type::Int8, Type::Int4, Type::Int8, Type::Int8, Type::Int8, Type::Text}};
 
+call::Statement renew_statement{"update pgtrain.run_attempts set expires_at = pg_catalog.clock_timestamp() + $3 * interval '1 ms' where run_id = $1 and attempt = $2",
+                                {Type::Int8, Type::Int4, Type::Int4}};
+
 call::Parameter or_null(const std::string &text) { return text.empty() ? call::Parameter(nullptr) : call::Parameter(text); }
 
 }  // namespace
@@ -119,6 +122,13 @@ void Attempt::write_batch() {
   if (asked == "pause") wish(StopWish::Pause);
 }
 
+// Between two parts of something long. False when it need not be brought to its end.
+bool Attempt::keep_lease() {
+  if (must_stop()) wish(StopWish::Shutdown);
+  if (ending_ == Ending::None && GetCurrentTimestamp() - written_at_ >= worker_settings.progress_interval_ms * ms) write_batch();
+  return ending_ == Ending::None && wish_ != StopWish::Cancel;
+}
+
 // A cancel overrides a pause, and what the user wants overrides the end of the server only when it is a cancel.
 void Attempt::wish(StopWish wish) {
   if (wish_ == wish || wish_ == StopWish::Cancel || (wish_ != StopWish::None && wish != StopWish::Cancel)) return;
@@ -144,6 +154,8 @@ void Attempt::on(const protocol::up::File &message) {
   try {
     if (message.kind == protocol::FileKind::Checkpoint) store_checkpoint(claim, message.step);
     else keep_artifact(message);
+    // Meanwhile nobody has listened.
+    heard_at_ = GetCurrentTimestamp();
   } catch (const Error &error) {
     if (!is_mismatch(error)) throw;
     return end_as(Ending::QueuedAgain, "artifact_invalid", "a file of the trainer is not what it said: " + error.message());
@@ -160,9 +172,10 @@ void Attempt::store_checkpoint(const FileClaim &claim, int64_t step) {
     for (const call::Row &row : checkpoint_statement.execute(
              spi, {claim_.run_id, claim_.attempt, step, file_id, static_cast<int64_t>(claim.bytes), claim.sha256}))
       replaced.push_back(row.int64(0));
+    // Nobody takes the lease from a transaction that holds it, but it may have run out by the end of this one.
+    renew_statement.execute(spi, {claim_.run_id, claim_.attempt, worker_settings.lease_duration_ms});
   });
   for (const int64_t file_id : replaced) remove_stored_file(file_id);
-  heard_at_ = GetCurrentTimestamp();
 }
 
 // Out of the trainer's reach by name until the whole result is stored in one commit.
@@ -173,7 +186,7 @@ void Attempt::keep_artifact(const protocol::up::File &message) {
   unlink(to.c_str());
   if (link(from.c_str(), to.c_str()) != 0) throw Error(code::InvalidData, text_of_system_error("cannot take", message.name));
   const FileClaim claim{to, message.bytes, message.sha256};
-  verify_file(claim);
+  if (!verify_file(claim, [this] { return keep_lease(); })) return;
   std::erase_if(artifacts_, [&](const Kept &kept) { return kept.name == message.name; });
   artifacts_.push_back(Kept{message.name, claim});
 }

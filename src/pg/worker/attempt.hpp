@@ -48,7 +48,7 @@ class Attempt {
   void look_at(const protocol::UpMessage &message);
   void look_at_clock();
   void write_batch();
-  void keep_lease_while_preparing();
+  bool keep_lease();
   // What the trainer says.
   void on(const protocol::up::Hello &) {}
   void on(const protocol::up::Plan &message);

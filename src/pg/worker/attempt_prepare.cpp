@@ -123,14 +123,18 @@ void Attempt::fetch_checkpoint() {
   const std::string path = folder_->file(resume_name);
   std::string problem;
   try {
+    std::optional<FileClaim> on_disk, fetched;
     in_transaction("fetching a checkpoint", [&](const call::Spi &spi) {
       if (!is_stored_here(spi, *checkpoint_file_)) {
         problem = "its bytes are not on this server";
         return;
       }
-      const FileClaim claim = fetch_file(spi, *checkpoint_file_, path);
-      job_.resume = protocol::InputFile{resume_name, claim.bytes, claim.sha256};
+      on_disk = find_on_disk(spi, *checkpoint_file_);
+      if (!on_disk) fetched = fetch_file(spi, *checkpoint_file_, path);
     });
+    // On the disk it may be so long that the lease would run out meanwhile.
+    if (on_disk) fetched = copy_from_disk(*on_disk, path, [this] { return keep_lease(); });
+    if (fetched) job_.resume = protocol::InputFile{resume_name, fetched->bytes, fetched->sha256};
   } catch (const Error &error) {
     if (!is_mismatch(error)) throw;
     problem = error.message();
@@ -139,11 +143,6 @@ void Attempt::fetch_checkpoint() {
   unlink(path.c_str());
   ereport(LOG, (errmsg("pgtrain: run %s begins again, because its checkpoint cannot be used: %s", std::to_string(claim_.run_id).c_str(), problem.c_str())));
   in_transaction("giving a checkpoint up", [&](const call::Spi &spi) { lost_statement.execute(spi, {claim_.run_id, claim_.attempt, problem}); });
-}
-
-void Attempt::keep_lease_while_preparing() {
-  if (must_stop()) wish(StopWish::Shutdown);
-  if (ending_ == Ending::None && GetCurrentTimestamp() - written_at_ >= worker_settings.progress_interval_ms * ms) write_batch();
 }
 
 void Attempt::write_data() {
@@ -160,7 +159,7 @@ void Attempt::write_data() {
         }
       });
       last = until;
-      keep_lease_while_preparing();
+      (void)keep_lease();
     }
     if (ending_ == Ending::None && rows_read != part.sample_count)
       // Tried again, because the rest may just be on its way from a dump.

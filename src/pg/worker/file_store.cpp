@@ -104,8 +104,8 @@ class Sha256 {
   crypto_hash_sha256_state state_;
 };
 
-// Reads a file in chunks, hands each to `sink`, and checks size and hash against what was said.
-void read_checked(const FileClaim &claim, const std::function<void(std::string_view)> &sink) {
+// Reads a file in chunks, hands each to `sink`, and checks size and hash against what was said. False when told not to go on.
+bool read_checked(const FileClaim &claim, const std::function<void(std::string_view)> &sink, const GoOn &go_on = {}) {
   File file(claim.path, O_RDONLY);
   const std::string name = fs::path(claim.path).filename().string();
   if (file.size() != claim.bytes)
@@ -115,8 +115,11 @@ void read_checked(const FileClaim &claim, const std::function<void(std::string_v
   for (size_t got; (got = file.read(buffer.get(), chunk_bytes)) > 0;) {
     hash.add({buffer.get(), got});
     sink({buffer.get(), got});
+    call::guarded([] { CHECK_FOR_INTERRUPTS(); });
+    if (go_on && !go_on()) return false;
   }
   if (hash.hex() != claim.sha256) throw Error(code::InvalidData, "the hash of \"" + name + "\" is not the announced one");
+  return true;
 }
 
 std::string stored_path(int64_t file_id) { return artifacts_folder(MyDatabaseId) + "/" + std::to_string(file_id); }
@@ -161,13 +164,13 @@ void stream_rows(const call::Spi &spi, int64_t file_id, int64_t bytes, const std
   }
 }
 
-void stream_file(int64_t file_id, const Stored &stored, const std::function<void(std::string_view)> &sink) {
+FileClaim claim_on_disk(int64_t file_id, const Stored &stored) {
   const std::string path = stored_path(file_id);
   if (access(path.c_str(), F_OK) != 0)
     throw Error(code::Unavailable, "the bytes of stored file " + std::to_string(file_id) + " are not on this server",
                 "Files above pgtrain.row_storage_limit lie in the data directory and are not replicated or dumped.",
                 "Ask the server that made it, or copy its folder pgtrain/artifacts.");
-  read_checked(FileClaim{path, static_cast<uint64_t>(stored.bytes), stored.sha256}, sink);
+  return FileClaim{path, static_cast<uint64_t>(stored.bytes), stored.sha256};
 }
 
 }  // namespace
@@ -183,8 +186,8 @@ bool is_stored_here(const call::Spi &spi, int64_t file_id) {
   return look_up(spi, file_id).is_in_rows || access(stored_path(file_id).c_str(), F_OK) == 0;
 }
 
-void verify_file(const FileClaim &claim) {
-  read_checked(claim, [](std::string_view) {});
+bool verify_file(const FileClaim &claim, const GoOn &go_on) {
+  return read_checked(claim, [](std::string_view) {}, go_on);
 }
 
 int64_t store_file(const call::Spi &spi, int64_t run_id, int32_t attempt, const FileClaim &claim) {
@@ -206,8 +209,19 @@ FileClaim fetch_file(const call::Spi &spi, int64_t file_id, const std::string &t
   File file(target, O_WRONLY | O_CREAT | O_EXCL);
   const auto sink = [&file](std::string_view bytes) { file.write(bytes); };
   if (stored.is_in_rows) stream_rows(spi, file_id, stored.bytes, sink);
-  else stream_file(file_id, stored, sink);
+  else read_checked(claim_on_disk(file_id, stored), sink);
   return FileClaim{target, static_cast<uint64_t>(stored.bytes), stored.sha256};
+}
+
+std::optional<FileClaim> find_on_disk(const call::Spi &spi, int64_t file_id) {
+  const Stored stored = look_up(spi, file_id);
+  return stored.is_in_rows ? std::nullopt : std::optional(claim_on_disk(file_id, stored));
+}
+
+std::optional<FileClaim> copy_from_disk(const FileClaim &stored, const std::string &target, const GoOn &go_on) {
+  File file(target, O_WRONLY | O_CREAT | O_EXCL);
+  if (!read_checked(stored, [&file](std::string_view bytes) { file.write(bytes); }, go_on)) return std::nullopt;
+  return FileClaim{target, stored.bytes, stored.sha256};
 }
 
 std::string read_stored_file(const call::Spi &spi, int64_t file_id) {
@@ -222,7 +236,7 @@ std::string read_stored_file(const call::Spi &spi, int64_t file_id) {
     content.append(bytes);
   };
   if (stored.is_in_rows) stream_rows(spi, file_id, stored.bytes, sink);
-  else stream_file(file_id, stored, sink);
+  else read_checked(claim_on_disk(file_id, stored), sink);
   if (hash.hex() != stored.sha256) throw Error(code::InvalidData, "the stored bytes do not have the hash that was stored with them");
   return content;
 }

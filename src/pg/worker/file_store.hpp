@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 
 #include "pg/compat.hpp"
@@ -21,14 +23,22 @@ struct FileClaim {       // what a trainer says about a file
 // Size or hash of a file is not what was said.
 bool is_mismatch(const Error &error);
 
-// Reads and checks a file; throws an error that is_mismatch.
-void verify_file(const FileClaim &claim);
+// Asked between two parts of a file that may be long; false ends the work at once.
+using GoOn = std::function<bool()>;
+
+// Reads and checks a file; throws an error that is_mismatch. False when told not to go on.
+bool verify_file(const FileClaim &claim, const GoOn &go_on = {});
 
 // Stores a file within the open transaction and returns its id.
 int64_t store_file(const call::Spi &spi, int64_t run_id, int32_t attempt, const FileClaim &claim);
 
 // Writes a stored file to a new file and says its size and hash.
 FileClaim fetch_file(const call::Spi &spi, int64_t file_id, const std::string &target);
+
+// The same in two steps for a file that is not in rows, of which the second, the long one, needs no transaction. Nothing: it is in
+// rows, or told not to go on.
+std::optional<FileClaim> find_on_disk(const call::Spi &spi, int64_t file_id);
+std::optional<FileClaim> copy_from_disk(const FileClaim &stored, const std::string &target, const GoOn &go_on);
 
 // Whether the bytes of a stored file are on this server at all: those above the limit of rows are not dumped or replicated.
 bool is_stored_here(const call::Spi &spi, int64_t file_id);
