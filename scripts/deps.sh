@@ -24,7 +24,7 @@ wanted() {
     if [ -n "$(installed python3-torch)" ] || apt-cache show python3-torch >/dev/null 2>&1; then echo python3-torch; fi
   fi
   echo "postgresql-$1 postgresql-client-$1 postgresql-server-dev-$1 g++ make cmake ninja-build pkg-config libsodium-dev \
-    libdnnl-dev libopenblas-dev libgtest-dev libipc-run-perl util-linux"
+    libdnnl-dev libopenblas-dev libgtest-dev libipc-run-perl pgbouncer util-linux"
 }
 missing() {
   local package

@@ -189,7 +189,11 @@ create or replace function pgtrain_private.start_default_plan(user_id bigint) re
 declare
     free_id bigint;
 begin
-    select p.id into strict free_id from pgtrain.plans p where p.name = 'free';
+    select p.id into free_id from pgtrain.plans p where p.name = current_setting('pgtrain.default_plan');
+    if free_id is null then
+        raise exception using errcode = '22023', message = format('plan "%s" does not exist', current_setting('pgtrain.default_plan')),
+            hint = 'Set pgtrain.default_plan to a name of pgtrain.plans.';
+    end if;
     insert into pgtrain.user_subscriptions (user_id, subscription_id, plan_id, status)
     values (start_default_plan.user_id, format('sub_%s_%s', user_id, extract(epoch from clock_timestamp())), free_id, 'active');
     perform pgtrain_private.apply_plan(start_default_plan.user_id, free_id);

@@ -20,6 +20,8 @@ create table pgtrain.users (
     trial_ends_at timestamptz,
     metadata jsonb not null default '{}' check (jsonb_typeof(metadata) = 'object'),
     db_role name unique,
+    db_role_oid oid unique,
+    check ((db_role is null) = (db_role_oid is null)),
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now()
 );
@@ -44,6 +46,7 @@ comment on column pgtrain.users.payment_customer_id is 'Customer at the payment 
 comment on column pgtrain.users.trial_ends_at is 'End of the trial';
 comment on column pgtrain.users.metadata is 'Free attributes';
 comment on column pgtrain.users.db_role is 'Database role that stands for this user without a token';
+comment on column pgtrain.users.db_role_oid is 'Its number: a role that was renamed, or dropped and made again, no longer stands for the user';
 comment on column pgtrain.users.created_at is 'When made';
 comment on column pgtrain.users.updated_at is 'When last changed';
 
@@ -64,8 +67,10 @@ create table pgtrain.sessions (
     user_id bigint not null references pgtrain.users on delete cascade,
     token_hash bytea not null unique,
     refresh_token_hash bytea not null unique,
+    refresh_family_hash bytea not null unique,
     expires_at timestamptz not null,
     refresh_expires_at timestamptz not null,
+    absolute_expires_at timestamptz not null,
     last_accessed_at timestamptz not null default now(),
     ip_address inet,
     user_agent text,
@@ -79,10 +84,12 @@ comment on column pgtrain.sessions.id is 'Key';
 comment on column pgtrain.sessions.user_id is 'User';
 comment on column pgtrain.sessions.token_hash is 'Hash of the session token';
 comment on column pgtrain.sessions.refresh_token_hash is 'Hash of the refresh token';
+comment on column pgtrain.sessions.refresh_family_hash is 'Hash of the part that all refresh tokens of the session share, by which a used one is known again';
 comment on column pgtrain.sessions.expires_at is 'End of the session token';
 comment on column pgtrain.sessions.refresh_expires_at is 'End of the refresh token';
+comment on column pgtrain.sessions.absolute_expires_at is 'End of the session however often it is refreshed';
 comment on column pgtrain.sessions.last_accessed_at is 'Last use, to the minute';
-comment on column pgtrain.sessions.ip_address is 'Address of the client that logged in';
+comment on column pgtrain.sessions.ip_address is 'Address of the client that logged in, as its application said or the server saw it';
 comment on column pgtrain.sessions.user_agent is 'What the client said it is';
 comment on column pgtrain.sessions.is_active is 'False after logout or revocation';
 comment on column pgtrain.sessions.created_at is 'When made';
@@ -108,15 +115,16 @@ comment on column pgtrain.api_keys.user_id is 'User';
 comment on column pgtrain.api_keys.name is 'Name to show';
 comment on column pgtrain.api_keys.hash is 'Hash of the key; the random key needs no salt';
 comment on column pgtrain.api_keys.prefix is 'First characters, to recognise it';
-comment on column pgtrain.api_keys.scopes is 'What it is limited to, as action:entity; empty for all of the user''s rights';
-comment on column pgtrain.api_keys.last_used_at is 'Last use';
+comment on column pgtrain.api_keys.scopes is 'What it is limited to, as action:entity (own rows) or action:entity:any; empty for the user''s rights but for acts on accounts';
+comment on column pgtrain.api_keys.last_used_at is 'Last use, to the minute';
 comment on column pgtrain.api_keys.expires_at is 'End, null for never';
 comment on column pgtrain.api_keys.is_active is 'False after revocation';
 comment on column pgtrain.api_keys.created_at is 'When made';
 comment on column pgtrain.api_keys.updated_at is 'When last changed';
 
 insert into pgtrain_private.hidden_columns values
-    ('passwords', null), ('sessions', 'token_hash'), ('sessions', 'refresh_token_hash'), ('api_keys', 'hash');
+    ('passwords', null), ('sessions', 'token_hash'), ('sessions', 'refresh_token_hash'), ('sessions', 'refresh_family_hash'),
+    ('api_keys', 'hash');
 
 select pgtrain_private.protect_table('users', 'id', 'users');
 select pgtrain_private.protect_table('passwords', 'user_id', 'users');
@@ -126,9 +134,13 @@ select pgtrain_private.protect_table('api_keys', 'user_id', 'users');
 create policy update_in_reach on pgtrain.users for update
     using (pgtrain_private.in_scope(id, (select pgtrain_private.owner_scope('update', 'users'))));
 
-create trigger rights_changed after update of is_active or delete on pgtrain.users
+create trigger rights_changed after update of is_active, db_role, db_role_oid or delete on pgtrain.users
     for each statement execute function pgtrain_private.rights_changed();
 create trigger rights_changed after update of is_active, expires_at or delete on pgtrain.sessions
     for each statement execute function pgtrain_private.rights_changed();
 create trigger rights_changed_all after truncate on pgtrain.sessions
+    for each statement execute function pgtrain_private.rights_changed();
+create trigger rights_changed after update of is_active, expires_at, scopes or delete on pgtrain.api_keys
+    for each statement execute function pgtrain_private.rights_changed();
+create trigger rights_changed_all after truncate on pgtrain.api_keys
     for each statement execute function pgtrain_private.rights_changed();

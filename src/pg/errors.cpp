@@ -8,8 +8,9 @@
 namespace pgtrain::pg {
 
 std::span<const ErrorCode> own_codes() {
-  static constexpr std::array codes{code::LimitExceeded, code::NotFound,      code::AppendOnly,    code::InvalidState,
-                                    code::InvalidData,   code::AccountLocked, code::TrainerFailed, code::Unavailable};
+  static constexpr std::array codes{code::LimitExceeded,      code::NotFound,      code::AppendOnly,
+                                    code::InvalidState,       code::InvalidData,   code::AccountLocked,
+                                    code::SecondFactorNeeded, code::TrainerFailed, code::Unavailable};
   return codes;
 }
 

@@ -2,6 +2,7 @@
 #include "pg/compat.hpp"
 
 #include <climits>
+#include <string_view>
 
 #include "pg/guc.hpp"
 
@@ -17,7 +18,62 @@ void define_int(const char *name, const char *description, int *variable, int mi
                           nullptr, nullptr);
 }
 
+void define_text(const char *name, const char *description, char **variable, const char *start, GucStringCheckHook check,
+                 GucStringAssignHook assign) {
+  DefineCustomStringVariable(name, description, nullptr, variable, start, PGC_SUSET, GUC_LIST_INPUT, check, assign, nullptr);
+}
+
+constexpr CharacterKind kinds[] = {
+    {"lower", "a small letter", [](char c) { return c >= 'a' && c <= 'z'; }},
+    {"upper", "a capital letter", [](char c) { return c >= 'A' && c <= 'Z'; }},
+    {"digit", "a digit", [](char c) { return c >= '0' && c <= '9'; }},
+    {"other", "a character that is neither a letter from a to z nor a digit",
+     [](char c) { return !((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9')); }},
+};
+constexpr size_t kind_count = sizeof kinds / sizeof kinds[0];
+
+struct RequiredKinds {
+  size_t count;
+  CharacterKind kinds[kind_count];
+};
+RequiredKinds required{};
+
+std::string_view trimmed(std::string_view word) {
+  while (!word.empty() && word.front() == ' ') word.remove_prefix(1);
+  while (!word.empty() && word.back() == ' ') word.remove_suffix(1);
+  return word;
+}
+
+// False for a word that is no kind. Allocates nothing, because the server may not be left while it assigns a setting.
+bool read_kinds(std::string_view text, RequiredKinds &result) {
+  bool named[kind_count] = {};
+  while (!trimmed(text).empty()) {
+    const size_t comma = text.find(',');
+    const std::string_view word = trimmed(text.substr(0, comma));
+    size_t i = 0;
+    while (i < kind_count && kinds[i].name != word) ++i;
+    if (i == kind_count) return false;
+    named[i] = true;
+    text.remove_prefix(comma == std::string_view::npos ? text.size() : comma + 1);
+  }
+  result.count = 0;
+  for (size_t i = 0; i < kind_count; ++i)
+    if (named[i]) result.kinds[result.count++] = kinds[i];
+  return true;
+}
+
+bool check_kinds(char **value, void **, GucSource) {
+  RequiredKinds ignored{};
+  if (read_kinds(*value, ignored)) return true;
+  GUC_check_errdetail("It is a list of any of: lower, upper, digit, other.");
+  return false;
+}
+
+void assign_kinds(const char *value, void *) { (void)read_kinds(value, required); }
+
 }  // namespace
+
+std::span<const CharacterKind> required_character_kinds() { return {required.kinds, required.count}; }
 
 void define() {
   Settings &s = settings;
@@ -28,6 +84,27 @@ void define() {
              &s.password_hashes_at_once, 1, 1024, PGC_SIGHUP, 0);
   define_int("pgtrain.password_min_length", "Shortest password accepted for a new or changed password.", &s.password_min_length,
              8, 100, PGC_SUSET, 0);
+  define_int("pgtrain.password_max_length", "Longest password accepted for a new or changed password.", &s.password_max_length,
+             64, 4096, PGC_SUSET, 0);
+  define_text("pgtrain.password_required_kinds", "Kinds of characters that a new or changed password must have.",
+              &s.password_required_kinds, "", check_kinds, assign_kinds);
+  define_text("pgtrain.email_domains", "Domains of e-mail addresses that may be registered; empty for all.", &s.email_domains, "",
+              nullptr, nullptr);
+  DefineCustomBoolVariable("pgtrain.invite_only", "Registration needs an invitation.", nullptr, &s.invite_only, s.invite_only,
+                           PGC_SUSET, 0, nullptr, nullptr, nullptr);
+  DefineCustomStringVariable("pgtrain.default_role", "Role of the platform that a registered user gets.", nullptr,
+                             &s.default_role, "user", PGC_SUSET, 0, nullptr, nullptr, nullptr);
+  DefineCustomStringVariable("pgtrain.default_plan", "Plan that a registered user gets.", nullptr, &s.default_plan, "free",
+                             PGC_SUSET, 0, nullptr, nullptr, nullptr);
+  DefineCustomBoolVariable("pgtrain.login_needs_verification", "Only users whose e-mail address was proven can log in.", nullptr,
+                           &s.login_needs_verification, s.login_needs_verification, PGC_SUSET, 0, nullptr, nullptr, nullptr);
+  DefineCustomBoolVariable("pgtrain.session_scope", "An identity may last for the whole connection.",
+                           "Turn it off for roles whose connections a pooler hands on without DISCARD ALL.", &s.session_scope,
+                           s.session_scope, PGC_SUSET, 0, nullptr, nullptr, nullptr);
+  define_int("pgtrain.session_absolute_lifetime", "Time after which a session ends however often it was refreshed; 0 for never.",
+             &s.session_absolute_lifetime_seconds, 0, INT_MAX / 2, PGC_SUSET, GUC_UNIT_S);
+  define_int("pgtrain.session_idle_timeout", "Time without use after which a session ends; 0 for never.",
+             &s.session_idle_timeout_seconds, 0, INT_MAX / 2, PGC_SUSET, GUC_UNIT_S);
   define_int("pgtrain.session_lifetime", "Time after which a session token ends unless refreshed.", &s.session_lifetime_seconds,
              1, INT_MAX / 2, PGC_SUSET, GUC_UNIT_S);
   define_int("pgtrain.refresh_lifetime", "Time after which a refresh token ends.", &s.refresh_lifetime_seconds, 1, INT_MAX / 2,

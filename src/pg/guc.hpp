@@ -2,6 +2,9 @@
 // struct; the server keeps it current. docs/settings.md gives each with meaning, default and who may set it.
 #pragma once
 
+#include <span>
+#include <string_view>
+
 namespace pgtrain::pg {
 
 struct Settings {
@@ -9,8 +12,18 @@ struct Settings {
   int password_memory_kb = 64 * 1024;  // Argon2id memory of one hash
   int password_hashes_at_once = 2;     // over the whole cluster when preloaded, else per process
   int password_min_length = 12;
+  int password_max_length = 1024;
+  char *password_required_kinds = nullptr;  // read with guc::required_character_kinds
+  char *email_domains = nullptr;
+  bool invite_only = false;
+  char *default_role = nullptr;
+  char *default_plan = nullptr;
+  bool login_needs_verification = false;
+  bool session_scope = true;  // whether an identity may last for the whole connection
   int session_lifetime_seconds = 8 * 60 * 60;
   int refresh_lifetime_seconds = 30 * 24 * 60 * 60;
+  int session_absolute_lifetime_seconds = 90 * 24 * 60 * 60;  // 0: none
+  int session_idle_timeout_seconds = 0;                       // 0: none
   int login_failures_allowed = 5;      // failures before the first lock
   int login_lock_seconds = 30;         // first lock; doubles with each further failure
   int login_lock_max_seconds = 60 * 60;
@@ -22,6 +35,14 @@ extern Settings settings;
 namespace guc {
 // Defines the settings above. Called once from _PG_init, in the server's world.
 void define();
+// A kind of characters that passwords may have to have.
+struct CharacterKind {
+  std::string_view name;
+  const char *words;
+  bool (*contains)(char);
+};
+// Those that pgtrain.password_required_kinds names.
+std::span<const CharacterKind> required_character_kinds();
 // Refuses unknown settings with our prefix from then on. Called last in _PG_init, after the workers defined theirs.
 void reserve_prefix();
 }  // namespace guc

@@ -29,6 +29,8 @@ insert into calls values
     ('create_model(''m'')'), ('create_training(''t'')'), (format('plan_run(dataset_id => %s)', :data)), (format('submit_run(dataset_id => %s)', :data)),
     (format('cancel_run(%s)', :run)), (format('pause_run(%s)', :run)), (format('resume_run(%s)', :run)), (format('retry_run(%s)', :run)), ('logout()'),
     (format('authenticate(%L, true)', :'token')), ('current_user_id()'), ('has_permission(''read'', ''users'')'), ('config_fields()'),
+    ('create_api_key(''k'')'), ('revoke_api_key(1)'), ('revoke_session(1)'), ('revoke_all_sessions()'), (format('unlock_user(%s)', :anna)),
+    (format('map_database_role(%s, ''regress_reader'')', :anna)), (format('unmap_database_role(%s)', :anna)), ('current_session_id()'), ('current_api_key_id()'),
     (format('why_waiting(%s)', :run)), (format('wait_for_run(%s, ''0 s'')', :run)), (format('export_artifact(%s)', :run)), (format('generate(%s)', :run)), ('grant_application(''regress_reader'')');
 \echo '# Public functions without a call here (there are none)'
 select distinct p.proname from pg_proc p where p.pronamespace = 'pgtrain'::regnamespace and not exists (select from calls where call like p.proname || '(%');

@@ -34,7 +34,7 @@ PGTRAIN_FUNCTION(pgtrain_has_permission) {
   const std::string_view action = text_argument(fcinfo, 0), entity = text_argument(fcinfo, 1), access = text_argument(fcinfo, 2);
   if (access != "own" && access != "any")
     throw Error(code::InvalidParameter, "access \"" + std::string(access) + "\" is unknown", "", "It is \"own\" or \"any\".");
-  const rbac::Reach reach = rbac::reach(rbac::current_user_id(), action, entity);
+  const rbac::Reach reach = rbac::caller_reach(action, entity);
   PG_RETURN_BOOL(access == "any" ? reach == rbac::Reach::Any : reach != rbac::Reach::None);
 }
 
@@ -46,7 +46,7 @@ PGTRAIN_FUNCTION(pgtrain_require_permission) {
 
 PGTRAIN_FUNCTION(pgtrain_owner_scope) {
   const int64 user = rbac::current_user_id();
-  switch (rbac::reach(user, text_argument(fcinfo, 0), text_argument(fcinfo, 1))) {
+  switch (rbac::caller_reach(text_argument(fcinfo, 0), text_argument(fcinfo, 1))) {
     case rbac::Reach::Any: PG_RETURN_INT64(scope_all);
     case rbac::Reach::Own: PG_RETURN_INT64(user);
     case rbac::Reach::None: break;
@@ -64,6 +64,13 @@ PGTRAIN_FUNCTION(pgtrain_current_session_id) {
   const int64 session = rbac::current_session_id();
   if (session == 0) PG_RETURN_NULL();
   PG_RETURN_INT64(session);
+}
+
+// current_api_key_id() returns the row of pgtrain.api_keys in force, null for none.
+PGTRAIN_FUNCTION(pgtrain_current_api_key_id) {
+  const int64 key = rbac::current_api_key_id();
+  if (key == 0) PG_RETURN_NULL();
+  PG_RETURN_INT64(key);
 }
 
 PGTRAIN_FUNCTION(pgtrain_is_server_administrator) { PG_RETURN_BOOL(rbac::is_server_administrator()); }

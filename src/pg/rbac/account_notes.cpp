@@ -1,5 +1,6 @@
 // See account_notes.hpp. A rolled back savepoint does not take notes back: the password was right or wrong all the same. A
 // transaction that is prepared for two phases leaves none, since it would hold the locks; shared memory has counted its failures.
+// A second use of a refresh token in it ends nothing.
 #include "pg/compat.hpp"
 
 extern "C" {
@@ -12,6 +13,7 @@ extern "C" {
 #include "pg/boundary/function.hpp"
 #include "pg/call/spi.hpp"
 #include "pg/rbac/account_notes.hpp"
+#include "pg/rbac/credentials.hpp"
 #include "pg/rbac/generation.hpp"
 #include "pg/rbac/rbac.hpp"
 
@@ -25,7 +27,7 @@ struct Logins {
 
 // In the order of ids, so that two commits lock rows in the same order.
 std::map<int64_t, Logins> logins;
-std::set<int64_t> used_sessions;
+std::set<int64_t> used_sessions, used_keys, replayed_sessions;
 
 const call::Statement success_statement{
     "update pgtrain.users set failed_login_count = 0, locked_until = null, last_login_at = pg_catalog.now() where id = $1",
@@ -34,16 +36,35 @@ const call::Statement failure_statement{
     "update pgtrain.users set failed_login_count = failed_login_count + $2, locked_until = pg_catalog.now() + pg_catalog.make_interval("
     "secs => nullif(pgtrain_private.login_lock_seconds(failed_login_count + $2), 0)) where id = $1",
     {call::Type::Int8, call::Type::Int4}};
+const call::Statement failure_audit{
+    "select pgtrain_private.write_audit('login_failed', null, pg_catalog.jsonb_build_object('user_id', $1::int8, 'failures', $2::int4))",
+    {call::Type::Int8, call::Type::Int4}};
 const call::Statement use_statement{
     "update pgtrain.sessions set last_accessed_at = pg_catalog.now() where id = "
-    "(select s.id from pgtrain.sessions s where s.id = $1 and s.last_accessed_at < pg_catalog.now() - interval '1 minute' "
+    "(select s.id from pgtrain.sessions s where s.id = $1 and s.last_accessed_at < pg_catalog.now() - pg_catalog.make_interval(secs => $2) "
     "for no key update skip locked)",
-    {call::Type::Int8}};
+    {call::Type::Int8, call::Type::Float8}};
+const call::Statement key_use_statement{
+    "update pgtrain.api_keys set last_used_at = pg_catalog.now() where id = "
+    "(select k.id from pgtrain.api_keys k where k.id = $1 and "
+    "(k.last_used_at is null or k.last_used_at < pg_catalog.now() - pg_catalog.make_interval(secs => $2)) for no key update skip locked)",
+    {call::Type::Int8, call::Type::Float8}};
+// A session that has ended already tells nothing new.
+const call::Statement replay_statement{
+    "update pgtrain.sessions set is_active = false where id = $1 and is_active returning user_id", {call::Type::Int8}};
+const call::Statement replay_audit{
+    "select pgtrain_private.write_audit('refresh_token_replayed', 'The session was ended: a refresh token of it was shown a second time.', "
+    "pg_catalog.jsonb_build_object('user_id', $1::int8, 'session_id', $2::int8))",
+    {call::Type::Int8, call::Type::Int8}};
 
 void clear() {
   logins.clear();
   used_sessions.clear();
+  used_keys.clear();
+  replayed_sessions.clear();
 }
+
+bool is_empty() { return logins.empty() && used_sessions.empty() && used_keys.empty() && replayed_sessions.empty(); }
 
 void write_notes() {
   // The extension may have been dropped in this very transaction.
@@ -52,16 +73,24 @@ void write_notes() {
     call::Spi spi;
     for (const auto &[user_id, login] : logins) {
       if (login.has_succeeded) success_statement.execute(spi, {user_id});
-      if (login.failures > 0) failure_statement.execute(spi, {user_id, login.failures});
+      if (login.failures == 0) continue;
+      failure_statement.execute(spi, {user_id, login.failures});
+      failure_audit.execute(spi, {user_id, login.failures});
+    }
+    for (const int64_t session_id : replayed_sessions) {
+      const call::Rows ended = replay_statement.execute(spi, {session_id});
+      if (!ended.empty()) replay_audit.execute(spi, {ended[0].int64(0), session_id});
     }
     // With an older snapshot the row may have moved on, which would fail the caller's transaction.
     if (IsolationUsesXactSnapshot()) return;
-    for (const int64_t session_id : used_sessions) use_statement.execute(spi, {session_id});
+    const double seconds = static_cast<double>(note_interval()) / 1e6;
+    for (const int64_t session_id : used_sessions) use_statement.execute(spi, {session_id, seconds});
+    for (const int64_t api_key_id : used_keys) key_use_statement.execute(spi, {api_key_id, seconds});
   });
 }
 
 void on_transaction(XactEvent event, void *) {
-  if (logins.empty() && used_sessions.empty()) return;
+  if (is_empty()) return;
   if (event == XACT_EVENT_PRE_COMMIT) boundary::run_protected([] { write_notes(); });
   if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE) clear();
 }
@@ -79,5 +108,9 @@ void note_login(int64_t user_id, bool has_succeeded) {
 }
 
 void note_session_used(int64_t session_id) { used_sessions.insert(session_id); }
+
+void note_key_used(int64_t api_key_id) { used_keys.insert(api_key_id); }
+
+void note_replay(int64_t session_id) { replayed_sessions.insert(session_id); }
 
 }  // namespace pgtrain::pg::rbac

@@ -13,7 +13,11 @@ void init_account_notes();
 // At commit: the user has logged in, or somebody failed to as him.
 void note_login(int64_t user_id, bool has_succeeded);
 
-// At commit: the session was used. Approximate: left out where it would have to wait or could fail.
+// At commit: the session or key was used. Approximate: left out where it would have to wait or could fail.
 void note_session_used(int64_t session_id);
+void note_key_used(int64_t api_key_id);
+
+// At commit: a refresh token of the session that was exchanged already was shown again. Ends the session.
+void note_replay(int64_t session_id);
 
 }  // namespace pgtrain::pg::rbac

@@ -1,5 +1,6 @@
 // The identity of this process, see rbac.hpp. Two slots: one for the session, one for the transaction, which wins. Each change
-// first saves both slots under its subtransaction, so that a rollback restores exactly what was in force before it.
+// first saves both slots under its subtransaction, so that a rollback restores exactly what was in force before it. Where both are
+// empty, the database role of the connection may stand for a user.
 #include "pg/compat.hpp"
 
 extern "C" {
@@ -8,6 +9,7 @@ extern "C" {
 #include "nodes/parsenodes.h"
 #include "tcop/utility.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -21,6 +23,7 @@ extern "C" {
 #include "pg/boundary/function.hpp"
 #include "pg/call/spi.hpp"
 #include "pg/rbac/account_notes.hpp"
+#include "pg/rbac/credentials.hpp"
 #include "pg/rbac/generation.hpp"
 #include "pg/rbac/hidden_statement.hpp"
 #include "pg/rbac/login_guard.hpp"
@@ -32,6 +35,15 @@ namespace {
 struct Slots {
   Identity session;
   Identity transaction;
+  // After logout() or a refused token the role of the connection stands for nobody: who was refused must not go on as somebody.
+  bool ignores_role = false;
+};
+
+// The user that the role of the connection stands for, and for which role and state of the catalogue that was found out.
+struct Mapped {
+  Identity identity;
+  Oid role = InvalidOid;
+  uint64_t role_changes = 0;
 };
 
 struct Saved {
@@ -42,9 +54,38 @@ struct Saved {
 Slots slots;
 std::vector<Saved> history;
 const char *reason = "";
+Mapped mapped;
+uint64_t role_changes = 1;
 ProcessUtility_hook_type previous_utility = nullptr;
 
-Identity &in_force() { return slots.transaction.user_id != 0 ? slots.transaction : slots.session; }
+// Renamed, dropped, made a superuser: the role may no longer be the one that was mapped.
+void role_changed(Datum, int, uint32) { ++role_changes; }
+
+// session_user: SET ROLE does not change it, and SET SESSION AUTHORIZATION is for superusers. A superuser stands for nobody but
+// himself, because he would lose the rights of the server's administrator without having asked for it.
+Identity &mapped_identity() {
+  const Oid role = GetSessionUserId();
+  const uint64_t now_generation = current_generation();
+  if (mapped.role != role || mapped.role_changes != role_changes || mapped.identity.checked_generation != now_generation) {
+    const uint64_t changes = role_changes;
+    const bool is_superuser = call::guarded([role] { return superuser_arg(role); });
+    Identity found;
+    if (!is_superuser) found.user_id = find_mapped_user(role);
+    found.expires_at = DT_NOEND;
+    found.checked_generation = now_generation;
+    mapped = {found, role, changes};
+  }
+  return mapped.identity;
+}
+
+bool has_own_identity() { return slots.transaction.user_id != 0 || slots.session.user_id != 0; }
+
+Identity &in_force() {
+  static Identity nobody;
+  if (slots.transaction.user_id != 0) return slots.transaction;
+  if (slots.session.user_id != 0) return slots.session;
+  return slots.ignores_role ? nobody : mapped_identity();
+}
 
 void save() {
   const SubTransactionId level = GetCurrentSubTransactionId();
@@ -55,7 +96,7 @@ void transaction_ended(XactEvent event, void *) {
   switch (event) {
     case XACT_EVENT_ABORT:
     case XACT_EVENT_PARALLEL_ABORT:
-      if (!history.empty()) slots.session = history.front().before.session;
+      if (!history.empty()) slots = history.front().before;
       [[fallthrough]];
     case XACT_EVENT_COMMIT:
     case XACT_EVENT_PARALLEL_COMMIT:
@@ -94,32 +135,27 @@ void utility(PlannedStmt *statement, const char *text, bool read_only_tree, Proc
     previous_utility(statement, text, read_only_tree, context, parameters, environment, receiver, completion);
   else
     standard_ProcessUtility(statement, text, read_only_tree, context, parameters, environment, receiver, completion);
-  if (discards_all) forget_for_good();
+  if (discards_all) {
+    forget_for_good();
+    slots.ignores_role = false;
+  }
 }
 
-// Reads the session row again. Uses the newest snapshot: a revocation counts in a repeatable-read transaction too.
-bool still_valid(Identity &identity) {
-  static const call::Statement read{
-      "select s.expires_at, s.is_active, u.is_active from pgtrain.sessions s join pgtrain.users u on u.id = s.user_id "
-      "where s.id = $1 and s.user_id = $2",
-      {call::Type::Int8, call::Type::Int8},
-      call::Access::ReadOnly};
-  bool valid = false;
-  as_owner([&] {
-    call::Spi spi;
-    const call::Rows rows = read.execute(spi, {identity.session_id, identity.user_id});
-    if (rows.empty()) {
-      reason = "the session no longer exists";
-    } else if (!rows[0].boolean(1)) {
-      reason = "the session was ended";
-    } else if (!rows[0].boolean(2)) {
-      reason = "the account is not active";
-    } else {
-      identity.expires_at = rows[0].int64(0);
-      valid = true;
+// Whether the identity is in use: a session that rested too long is ended. Uses are written down now and then.
+bool is_fresh(Identity &identity, int64_t now) {
+  if (now - identity.noted_at < note_interval()) return true;
+  if (identity.session_id != 0 && idle_timeout() > 0 && now - identity.noted_at >= idle_timeout()) {
+    // Another connection may have used the session meanwhile.
+    if (const char *refusal = check_again(identity)) {
+      identity.is_valid = false;
+      reason = refusal;
+      return false;
     }
-  });
-  return valid;
+  }
+  if (identity.session_id != 0) note_session_used(identity.session_id);
+  if (identity.api_key_id != 0) note_key_used(identity.api_key_id);
+  identity.noted_at = now;
+  return true;
 }
 
 }  // namespace
@@ -129,6 +165,7 @@ void init() {
   init_login_guard();
   init_account_notes();
   init_hidden_statement();
+  CacheRegisterSyscacheCallback(AUTHOID, role_changed, Datum{0});
   RegisterXactCallback(transaction_ended, nullptr);
   RegisterSubXactCallback(subtransaction_ended, nullptr);
   previous_utility = ProcessUtility_hook;
@@ -142,18 +179,28 @@ int64_t current_user_id() {
   if (identity.user_id == 0) return 0;
   const uint64_t now_generation = current_generation();
   if (identity.checked_generation != now_generation) {
-    identity.is_valid = still_valid(identity);
+    const char *refusal = check_again(identity);
+    identity.is_valid = refusal == nullptr;
     identity.checked_generation = now_generation;
+    if (refusal != nullptr) reason = refusal;
   }
   if (!identity.is_valid) return 0;
-  if (identity.expires_at <= current_time()) {
-    reason = "the session has expired";
+  const int64_t now = current_time();
+  if (identity.expires_at <= now) {
+    reason = identity.api_key_id != 0 ? "the API key has expired" : "the session has expired";
     return 0;
   }
-  return identity.user_id;
+  return is_fresh(identity, now) ? identity.user_id : 0;
 }
 
 int64_t current_session_id() { return current_user_id() == 0 ? 0 : in_force().session_id; }
+
+int64_t current_api_key_id() { return current_user_id() == 0 ? 0 : in_force().api_key_id; }
+
+Reach caller_reach(std::string_view action, std::string_view entity) {
+  const int64_t user = current_user_id();
+  return user == 0 ? Reach::None : reach(user, in_force().api_key_id, action, entity);
+}
 
 std::string_view ended_reason() { return in_force().user_id == 0 ? std::string_view() : std::string_view(reason); }
 
@@ -174,10 +221,12 @@ void forget() {
     slots.transaction = Identity{};
   else
     slots.session = Identity{};
+  if (!has_own_identity()) slots.ignores_role = true;
 }
 
 void forget_for_good() {
   slots = Slots{};
+  slots.ignores_role = true;
   history.clear();
   reason = "";
 }

@@ -37,7 +37,7 @@ constexpr const char *shared_name = "pgtrain login guard";
 struct Shared {
   LWLock *lock;  // null in the private copy of a process that was not preloaded
   ConditionVariable turn_free;
-  int hashing;
+  HashLoad load;
   Attempts slots[slot_count];
 };
 
@@ -154,30 +154,36 @@ void clear_failures(std::string_view name) {
   if (Attempts *slot = find_slot(data, key)) *slot = Attempts{};
 }
 
+HashLoad hash_load() {
+  Shared &data = table();
+  Locked locked(data);
+  return data.load;
+}
+
 HashTurn::HashTurn() {
   Shared &data = table();
-  if (data.lock == nullptr) return;
   for (;;) {
     {
       Locked locked(data);
-      if (data.hashing < settings.password_hashes_at_once) {
-        ++data.hashing;
+      // A process of its own computes one after the other.
+      if (data.lock == nullptr || data.load.running < settings.password_hashes_at_once) {
+        ++data.load.computed;
+        data.load.most_at_once = std::max(data.load.most_at_once, ++data.load.running);
         break;
       }
     }
     call::guarded([&data] { ConditionVariableSleep(&data.turn_free, PG_WAIT_EXTENSION); });
   }
-  ConditionVariableCancelSleep();
+  if (data.lock != nullptr) ConditionVariableCancelSleep();
 }
 
 HashTurn::~HashTurn() {
   Shared &data = table();
-  if (data.lock == nullptr) return;
   {
     Locked locked(data);
-    --data.hashing;
+    --data.load.running;
   }
-  ConditionVariableSignal(&data.turn_free);
+  if (data.lock != nullptr) ConditionVariableSignal(&data.turn_free);
 }
 
 }  // namespace pgtrain::pg::rbac

@@ -1,6 +1,6 @@
-// What slows guessing down: failed logins are counted per name in shared memory, outside of any transaction, so that a rollback
-// does not wipe them; and only so many password hashes run at once. Without preloading both hold within one process only, and
-// the counters in pgtrain.users still count every committed failure. Called by functions/accounts.cpp.
+// What slows guessing down: failures are counted per name (of an account) in shared memory, outside of any transaction, so that a
+// rollback does not wipe them; and only so many password hashes run at once. Without preloading both hold within one process
+// only, and the counters in pgtrain.users still count every committed failure. Called by functions/accounts.cpp.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +22,14 @@ void clear_failures(std::string_view name);
 
 // Time for which a name is locked after so many failures in a row, in seconds; 0 for not at all.
 int64_t lock_seconds(int failures);
+
+// What became of the turns since the server started (in a process that was not preloaded: since it started).
+struct HashLoad {
+  int64_t computed;
+  int running;
+  int most_at_once;
+};
+HashLoad hash_load();
 
 // The right to compute one hash; waits for it. Interrupts are honoured while waiting. Never throws while the right is held.
 class HashTurn {

@@ -1,5 +1,5 @@
 // Who is calling and what they may do. Identity lives in the memory of this process only: no setting, no role change and
-// no SQL text can alter it; `establish` is called for a verified token and nothing else. Rights are cached per user and
+// no SQL text can alter it; `establish` is called for a verified token or key and nothing else. Rights are cached per user and
 // read again after any committed (or own) change, which arrives as an invalidation of a marker table: it works without
 // preloading, respects rollback and reaches every session with its next statement.
 // All functions may throw ServerError and run SQL as the owner of the extension when a cache is stale.
@@ -17,7 +17,9 @@ enum class Scope { Transaction, Session };
 struct Identity {
   int64_t user_id = 0;     // 0 = nobody
   int64_t session_id = 0;  // the row of pgtrain.sessions that proves it
+  int64_t api_key_id = 0;  // or that of pgtrain.api_keys, whose scopes then bound what it may do
   int64_t expires_at = 0;  // server timestamp
+  int64_t noted_at = 0;    // when its use was last written down
   uint64_t checked_generation = 0;
   bool is_valid = true;  // what the check of that generation said
 };
@@ -41,20 +43,28 @@ int64_t current_user_id();
 // The session row behind the identity, 0 for none.
 int64_t current_session_id();
 
+// The API key behind the identity, 0 for none.
+int64_t current_api_key_id();
+
 // Why current_user_id() is 0 although an identity was established ("the session has expired"), else empty.
 std::string_view ended_reason();
 
 // Makes `identity` the caller. Undone by a rollback of the (sub)transaction; with Scope::Transaction also by its end.
 void establish(const Identity &identity, Scope scope);
 
-// Forgets the identity in force; a rollback brings it back, as it does with everything else.
+// Forgets the identity in force, also that of a mapped database role; a rollback brings it back, as it does with everything else.
 void forget();
 
-// Forgets every identity for good. Used where a former identity must not come back: a refused token, DISCARD ALL.
+// Forgets every identity for good. Used where a former identity must not come back: a refused token, DISCARD ALL. The latter makes
+// a mapped database role count again.
 void forget_for_good();
 
-// What `user_id` may do. An unknown action or entity is simply not permitted.
-Reach reach(int64_t user_id, std::string_view action, std::string_view entity);
+// What `user_id` may do; through an API key (0 for none) no more than its scopes say. An unknown action or entity is simply not
+// permitted.
+Reach reach(int64_t user_id, int64_t api_key_id, std::string_view action, std::string_view entity);
+
+// What the caller may do.
+Reach caller_reach(std::string_view action, std::string_view entity);
 
 // The caller, or an error when nobody is logged in.
 int64_t require_user();

@@ -27,7 +27,7 @@ Reach require_permission(std::string_view action, std::string_view entity) {
   const int64_t user = current_user_id();
   if (user == 0 && is_server_administrator()) return Reach::Any;
   if (user == 0) refuse_nobody();
-  const Reach granted = reach(user, action, entity);
+  const Reach granted = caller_reach(action, entity);
   if (granted == Reach::None)
     throw Error(code::PermissionDenied, "permission denied to " + std::string(action) + " " + std::string(entity),
                 "None of your active roles grants it.", "pgtrain.role_grants shows which roles do; an administrator can grant one.");
@@ -36,7 +36,7 @@ Reach require_permission(std::string_view action, std::string_view entity) {
 
 bool may_access(int64_t owner_id, std::string_view action, std::string_view entity) {
   const int64_t user = current_user_id();
-  const Reach granted = reach(user, action, entity);
+  const Reach granted = caller_reach(action, entity);
   return granted == Reach::Any || (granted == Reach::Own && owner_id == user);
 }
 

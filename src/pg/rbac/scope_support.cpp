@@ -73,7 +73,7 @@ Node *index_condition(SupportRequestIndexCondition *request) {
 // The scope of this moment, as far as it can be guessed without the entity.
 int64 likely_scope() {
   const int64 user = rbac::current_user_id();
-  return rbac::reach(user, "read", "admin") == rbac::Reach::Any ? rbac::scope_all : user;
+  return rbac::caller_reach("read", "admin") == rbac::Reach::Any ? rbac::scope_all : user;
 }
 
 // The scope itself is only known at run time. Who reads the administration reads everybody's rows; for everyone else what the
