@@ -379,7 +379,8 @@ begin
     end if;
     if model_id is not null then
         select m.run_id into run_id from pgtrain.models m
-         where m.id = model_id and (m.owner_id is null or pgtrain_private.may_access(m.owner_id, 'read', 'models'));
+         where m.id = model_id
+           and (m.owner_id is null or pgtrain_private.may_access(m.owner_id, 'read', 'models') or pgtrain_private.is_server_administrator());
         if run_id is null then
             raise exception using errcode = 'PT404', message = format('model %s does not exist, is not yours, or was not trained here', model_id);
         end if;

@@ -59,8 +59,13 @@ std::string json_number(double number) {
 void Relay::add(const protocol::up::Progress &message) {
   last_ = message;
   has_progress_ = true;
-  if (metrics_.size() < most_metrics) metrics_.push_back(metric_of(message));
-  else metrics_.back() = metric_of(message), ++left_out_;
+  if (metrics_.size() >= most_metrics && last_at_ >= 0) {
+    metrics_[static_cast<size_t>(last_at_)] = metric_of(message);
+    ++left_out_;
+    return;
+  }
+  last_at_ = static_cast<int64_t>(metrics_.size());
+  metrics_.push_back(metric_of(message));
 }
 
 void Relay::add(const protocol::up::Metric &message) {
@@ -81,7 +86,8 @@ void Relay::add(const protocol::up::Task &message) {
 void Relay::add(const protocol::up::Evaluation &message) {
   if (message.phase == protocol::EvaluationPhase::Before) evaluation_before_ = json_number(message.loss);
   if (message.phase == protocol::EvaluationPhase::After) evaluation_after_ = json_number(message.loss);
-  if (metrics_.size() < most_metrics)
+  // Few and wanted: a batch that is full of steps has room for them.
+  if (metrics_.size() < most_metrics + most_others)
     metrics_.push_back("{" + field("step", std::to_string(message.step)) + "," + field("held_out_loss", json_number(message.loss)) + "}");
 }
 
@@ -120,6 +126,7 @@ Batch Relay::take() {
     left_out_ = 0;
   }
   batch.metrics = array_of(metrics_);
+  last_at_ = -1;
   batch.tasks = array_of(tasks_);
   batch.samples = array_of(samples_);
   batch.events = array_of(events_);

@@ -29,8 +29,6 @@ class Relay {
   bool is_empty() const;
   Batch take();
 
-  int64_t step() const { return last_.step; }
-
  private:
   int32_t attempt_;
   int task_number_ = 0;
@@ -39,6 +37,7 @@ class Relay {
   protocol::up::Progress last_;
   std::vector<std::string> metrics_, tasks_, samples_, events_;
   int left_out_ = 0;
+  int64_t last_at_ = -1;  // where among the metrics the last progress of this batch lies
   std::string evaluation_before_, evaluation_after_;
 };
 

@@ -1,4 +1,4 @@
-// See shares.hpp. Every function takes the share lock itself and holds it for one look through the table.
+// See shares.hpp. Every function takes the locks itself and holds them for one look through the table.
 #include "pg/compat.hpp"
 
 extern "C" {
@@ -83,6 +83,13 @@ Share *find_or_make(Oid database, int64_t owner_id) {
   return &share;
 }
 
+// Both locks, for functions that look at the slot of a database as well: `lock` guards which database has which slot. Nobody takes the
+// two the other way round.
+struct SlotsAndShares {
+  Guard slots{shared()->lock};
+  Guard shares{shared()->share_lock};
+};
+
 int lowest_bit(uint64_t bits) { return __builtin_ctzll(bits); }
 
 uint64_t bit_of(int rank) { return uint64_t{1} << (std::clamp(rank, lowest_rank, highest_rank) - lowest_rank); }
@@ -127,7 +134,7 @@ void init_share_table() {
 
 std::optional<Candidate> reserve_next(Oid database, std::span<const PassedOver> passed_over) {
   const TimestampTz now = GetCurrentTimestamp();
-  Guard lock(shared()->share_lock);
+  SlotsAndShares locks;
   DatabaseSlot *slot = find_database(database, true);
   Share *best = nullptr;
   uint64_t best_ranks = 0;
@@ -177,7 +184,7 @@ void charge_claim(Oid database, int64_t owner_id) {
 }
 
 void release_reservation(Oid database, int64_t owner_id, int rank) {
-  Guard lock(shared()->share_lock);
+  SlotsAndShares locks;
   DatabaseSlot *slot = find_database(database, false);
   Share *share = find(database, owner_id);
   if (share == nullptr || slot == nullptr) return;
@@ -188,7 +195,7 @@ void release_reservation(Oid database, int64_t owner_id, int rank) {
 
 void apply_queued(Oid database, int64_t owner_id, int rank, bool is_requeued) {
   if (shared() == nullptr) return;
-  Guard lock(shared()->share_lock);
+  SlotsAndShares locks;
   DatabaseSlot *slot = find_database(database, true);
   Share *share = slot == nullptr ? nullptr : find_or_make(database, owner_id);
   if (share == nullptr) {
@@ -225,13 +232,13 @@ bool any_queued(Oid database) {
 }
 
 bool shares_ready(Oid database) {
-  Guard lock(shared()->share_lock);
+  SlotsAndShares locks;
   const DatabaseSlot *slot = find_database(database, true);
   return slot == nullptr || slot->shares_ready;
 }
 
 void reset_running(Oid database, const int64_t *owners, const int32_t *counts, int length) {
-  Guard lock(shared()->share_lock);
+  SlotsAndShares locks;
   DatabaseSlot *slot = find_database(database, true);
   // Somebody else was faster: his counts hold, and claims since then are in them.
   if (slot == nullptr || slot->shares_ready) return;
@@ -244,7 +251,7 @@ void reset_running(Oid database, const int64_t *owners, const int32_t *counts, i
 
 void forget_database(Oid database) {
   if (shared() == nullptr) return;
-  Guard lock(shared()->share_lock);
+  SlotsAndShares locks;
   remove_where([database](const Share &share) { return share.key.database == database; });
   // Where it is still there after all, the tables are read anew.
   if (DatabaseSlot *slot = find_database(database, false)) slot->shares_ready = false;
