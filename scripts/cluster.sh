@@ -25,11 +25,15 @@ admin() { query -h "$SOCKETS" -U postgres -d postgres "$@"; }
 initialise() {
   make_private "$RUN/data"
   (cd / && as_server "$bin/initdb" -D "$RUN/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync >/dev/null)
+  # As docs/operations.md tells: secrets need a root key, which only the server's user may read.
+  (umask 077; od -A n -v -t x1 -N 32 /dev/urandom | tr -d ' \n' | as_server tee "$RUN/data/root.keys" >/dev/null)
+  as_server chmod 600 "$RUN/data/root.keys"
   # Throwaway: after a power cut it is made anew, so it does not wait for the disk.
   as_server tee -a "$RUN/data/postgresql.conf" >/dev/null <<CONF
 listen_addresses = ''
 unix_socket_directories = '$SOCKETS'
 shared_preload_libraries = 'pgtrain'
+pgtrain.root_key_file = '$RUN/data/root.keys'
 max_worker_processes = 32
 fsync = off
 CONF

@@ -5,6 +5,7 @@
 #include "pg/boundary/function.hpp"
 #include "pg/guc.hpp"
 #include "pg/rbac/rbac.hpp"
+#include "pg/secrets/root_keys.hpp"
 
 extern "C" {
 PG_MODULE_MAGIC;
@@ -20,6 +21,7 @@ void _PG_init(void) {
   pgtrain::pg::boundary::run_protected([] {
     pgtrain::pg::guc::define();
     pgtrain::pg::rbac::init();
+    pgtrain::pg::secrets::init();
     pgtrain::pg::worker::init();
     pgtrain::pg::guc::reserve_prefix();
   });

@@ -20,6 +20,7 @@ select session_token as token, refresh_token as refresh from pgtrain.login('rdo_
 -- Each function with arguments that it would accept.
 create temp table calls (call text);
 insert into calls values
+    ('store_secret(''s'', ''value'')'), ('delete_secret(''s'')'), ('check_secrets()'), ('list_root_keys()'), ('rotate_secrets()'),
     ('register_user(''rdo_ben'', ''ben@readonly.test'', ''a long enough secret'')'), ('login(''rdo_anna'', ''a long enough secret'')'),
     (format('refresh_session(%L)', :'refresh')), ('change_password(''a long enough secret'', ''another long secret'')'),
     (format('grant_role(%s, ''premium'')', :anna)), (format('revoke_role(%s, ''user'')', :anna)), ('create_role(''rdo_role'')'), ('delete_role(''rdo_role'')'),

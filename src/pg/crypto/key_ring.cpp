@@ -94,6 +94,15 @@ KeyRing::KeyRing(std::string_view text, const std::string &origin) {
   std::memcpy(keys_.data(), found.data(), keys_.size());
 }
 
+KeyRing KeyRing::random() {
+  initialise();
+  KeyRing ring;
+  ring.keys_ = LockedBytes(root_key_bytes);
+  randombytes_buf(ring.keys_.data(), root_key_bytes);
+  ring.ids_.push_back(id_of(ring.keys_.data()));
+  return ring;
+}
+
 bool KeyRing::contains(const KeyId &id) const { return std::find(ids_.begin(), ids_.end(), id) != ids_.end(); }
 
 RootKey KeyRing::at(size_t index) const { return RootKey(keys_.data() + index * root_key_bytes, root_key_bytes); }

@@ -31,6 +31,8 @@ class KeyRing {
   KeyRing() = default;
   // `origin` names the text in errors, which never quote it.
   KeyRing(std::string_view text, const std::string &origin);
+  // Of one new key.
+  static KeyRing random();
 
   bool empty() const { return ids_.empty(); }
   const std::vector<KeyId> &ids() const { return ids_; }

@@ -43,13 +43,12 @@ std::string associated_data(std::string_view sealed, std::string_view identity) 
 
 }  // namespace
 
-std::string seal(std::string_view plain, std::string_view identity) {
+std::string seal(const KeyRing &ring, std::string_view plain, std::string_view identity) {
   initialise();
   if (plain.size() > plain_bytes_max)
     throw Error(code::InvalidParameter, "the secret is too long",
                 "It has " + std::to_string(plain.size()) + " bytes; there may be " + std::to_string(plain_bytes_max) + ".",
                 "Keep what is that long elsewhere, encrypted, and store its key here.");
-  const KeyRing &ring = key_ring();
   const KeyId &id = ring.current_id();
   std::string sealed(sealed_overhead + plain.size(), '\0');
   sealed[0] = version;
@@ -73,10 +72,10 @@ KeyId key_of(std::string_view sealed) {
   return id;
 }
 
-Opened open(std::string_view sealed, std::string_view identity) {
+Opened open(const KeyRing &ring, std::string_view sealed, std::string_view identity) {
   initialise();
   const KeyId id = key_of(sealed);
-  const LockedBytes key = row_key(key_ring().key(id), identity);
+  const LockedBytes key = row_key(ring.key(id), identity);
   const std::string covered = associated_data(sealed, identity);
   const unsigned char *nonce = bytes(sealed) + head_bytes;
   Opened plain(sealed.size() - sealed_overhead);
@@ -88,6 +87,10 @@ Opened open(std::string_view sealed, std::string_view identity) {
                 "Restore the row from a backup, or store the secret anew.");
   return plain;
 }
+
+std::string seal(std::string_view plain, std::string_view identity) { return seal(key_ring(), plain, identity); }
+
+Opened open(std::string_view sealed, std::string_view identity) { return open(key_ring(), sealed, identity); }
 
 std::string seal_again(std::string_view sealed, std::string_view identity) {
   const Opened plain = open(sealed, identity);

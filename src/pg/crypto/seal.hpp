@@ -21,9 +21,11 @@ using Opened = LockedBytes;
 
 // `identity` is "table/column/row key". Throws PT503 when there is no root key.
 std::string seal(std::string_view plain, std::string_view identity);
+std::string seal(const KeyRing &ring, std::string_view plain, std::string_view identity);
 
 // Throws PT503 when its root key is missing, PT422 when the bytes are no sealed ones, were changed, or belong to another row.
 Opened open(std::string_view sealed, std::string_view identity);
+Opened open(const KeyRing &ring, std::string_view sealed, std::string_view identity);
 
 // The same under a new nonce and the current root key.
 std::string seal_again(std::string_view sealed, std::string_view identity);

@@ -8,6 +8,8 @@ extern "C" {
 #include "utils/timestamp.h"
 }
 
+#include <string>
+
 #include "pg/rbac/hidden_statement.hpp"
 
 namespace pgtrain::pg::rbac {
@@ -33,6 +35,8 @@ void init_hidden_statement() {
 
 void hide_statement() {
   hidden_since = GetCurrentStatementStartTimestamp();
+  // The report writes over what is there only as far as it reaches, and the rest would stay in shared memory.
+  pgstat_report_activity(STATE_RUNNING, std::string(static_cast<size_t>(pgstat_track_activity_query_size), ' ').c_str());
   pgstat_report_activity(STATE_RUNNING, "<statement with a password or token>");
 }
 

@@ -33,6 +33,7 @@ extern "C" {
 
 #include "pg/boundary/function.hpp"
 #include "pg/call/guard.hpp"
+#include "pg/secrets/root_keys.hpp"
 #include "pg/worker/databases.hpp"
 #include "pg/worker/devices.hpp"
 #include "pg/worker/job_folder.hpp"
@@ -295,8 +296,12 @@ void Launcher::look_around() {
 
 void Launcher::run() {
   register_child_cleanup();
+  secrets::restore_root_keys();
   while (!ShutdownRequestPending) {
-    if (reload_settings_if_asked()) detect_again_at_ = 1;
+    if (reload_settings_if_asked()) {
+      detect_again_at_ = 1;
+      secrets::reload_root_keys();
+    }
     look_around();
     // Soon again after something changed, so that what it started a moment ago is followed up.
     wait_for_work(std::min<long>(longest_sleep_ms, std::max(worker_settings.poll_interval_ms, 100)));

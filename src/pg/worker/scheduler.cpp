@@ -30,6 +30,8 @@ namespace {
 
 constexpr int64_t housekeeping_us = 60 * 1000000;
 constexpr int64_t device_report_us = 10 * 1000000;
+constexpr int64_t rotation_look_us = 10 * 1000000;
+constexpr int rotation_portion = 100;  // rows locked by one transaction
 constexpr int64_t longest_between_looks_ms = 5000;  // at who blocks a worker
 constexpr int64_t first_adoption_us = 60 * 1000000;  // it reads all runs, so it doubles up to the longest
 constexpr int64_t longest_adoption_us = 3600 * int64_t{1000000};
@@ -42,6 +44,7 @@ call::Statement due_statement{
 call::Statement devices_statement{"select pgtrain_private.refresh_device_status()"};
 call::Statement adopt_statement{"select pgtrain_private.adopt_queued_runs()"};
 call::Statement checkpoints_statement{"select pgtrain_private.remove_expired_checkpoints()"};
+call::Statement rotation_statement{"select pgtrain_private.rotate_portion($1)", {call::Type::Int4}};
 call::Statement plans_statement{"delete from pgtrain_private.plan_cache where created_at < now() - interval '30 days'"};
 
 bool has_extension() {
@@ -78,6 +81,14 @@ void keep_house() {
   });
 }
 
+// Whether there may be more. The rows themselves say what is left, so nothing is lost when this dies.
+bool rotate_secrets() {
+  int64_t rows = 0;
+  chore("sealing secrets anew", [&rows](const call::Spi &spi) { rows = rotation_statement.execute(spi, {rotation_portion})[0].int64(0); });
+  if (rows > 0) ereport(LOG, (errmsg("pgtrain: %lld secrets were sealed anew under the current root key", static_cast<long long>(rows))));
+  return rows > 0;
+}
+
 // Leases first: a lost run shall not wait for anything else. Returns how long nothing is due.
 long do_chores() {
   long wait_ms = worker_settings.poll_interval_ms;
@@ -95,17 +106,17 @@ void run_scheduler() {
     return;
   }
   announce_present(MyDatabaseId);
-  TimestampTz keep_house_at = 0, report_devices_at = 0, adopt_at = 0, look_for_blockers_at = 0;
+  TimestampTz keep_house_at = 0, report_devices_at = 0, adopt_at = 0, look_for_blockers_at = 0, rotate_at = 0;
   int64_t adoption_delay_us = first_adoption_us;
   while (!must_stop()) {
-    (void)reload_settings_if_asked();
+    if (reload_settings_if_asked()) rotate_at = 0;
     if (!has_extension()) {
       Guard lock(shared()->lock);
       if (DatabaseSlot *slot = find_database(MyDatabaseId, false)) slot->state = DatabaseState::Absent;
       return;
     }
     set_state(WorkerState::Claiming, 0);
-    const long wait_ms = do_chores();
+    long wait_ms = do_chores();
     const TimestampTz now = GetCurrentTimestamp();
     if (now >= report_devices_at) {
       chore("writing the devices", [](const call::Spi &spi) {
@@ -126,6 +137,11 @@ void run_scheduler() {
     if (now >= keep_house_at) {
       keep_house();
       keep_house_at = now + housekeeping_us;
+    }
+    if (now >= rotate_at) {
+      const bool has_more = rotate_secrets();
+      rotate_at = has_more ? 0 : now + rotation_look_us;
+      if (has_more) wait_ms = 0;
     }
     set_state(WorkerState::Idle, 0);
     if (!must_stop()) wait_for_work(wait_ms);
