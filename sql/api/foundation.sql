@@ -45,8 +45,7 @@ begin
     execute format('revoke execute on function pgtrain.grant_application(text) from %s', target);
     -- What policies and views call per statement and per row; the schema itself stays closed, so none of it can be named.
     execute format('grant execute on function pgtrain_private.owner_scope(text, text), pgtrain_private.in_scope(bigint, bigint), '
-                   'pgtrain_private.scope_low(bigint), pgtrain_private.scope_high(bigint), pgtrain_private.may_access(bigint, text, text), '
-                   'pgtrain_private.next_reset(pgtrain.reset_period, timestamptz) to %s', target);
+                   'pgtrain_private.scope_low(bigint), pgtrain_private.scope_high(bigint), pgtrain_private.may_access(bigint, text, text) to %s', target);
     for relation in
         select c.oid, c.relname, c.relkind from pg_class c
          where c.relnamespace = 'pgtrain'::regnamespace and c.relkind in ('r', 'v', 'p', 'm')

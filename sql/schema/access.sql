@@ -104,7 +104,7 @@ select row_number() over (order by e.n, a.n, x.access),
        a.action, e.entity, x.access,
        format('%s %s %s', initcap(a.action), case x.access when 'own' then 'own' else 'anybody''s' end, e.entity)
   from (values (1, 'admin'), (2, 'users'), (3, 'training'), (4, 'datasets'), (5, 'models'), (6, 'minions'), (7, 'spirits'), (8, 'api'),
-               (9, 'compute'), (10, 'limits'), (11, 'secrets')) e (n, entity)
+               (9, 'compute'), (10, 'limits'), (11, 'secrets'), (12, 'billing')) e (n, entity)
  cross join (values (1, 'access'), (2, 'read'), (3, 'create'), (4, 'update'), (5, 'delete'), (6, 'chat')) a (n, action)
  cross join unnest(enum_range(null::pgtrain.permission_access)) x (access)
  where (a.action <> 'access' or e.entity = 'admin') and (a.action <> 'chat' or e.entity = 'models');
@@ -114,10 +114,12 @@ select r.id * 1000 + p.id, r.id, p.id
   from pgtrain.roles r, pgtrain.permissions p
  where r.name in ('superuser', 'admin')
     or (p.access = 'own' and case r.name
-        when 'premium' then p.entity in ('users', 'training', 'datasets', 'models', 'compute', 'secrets') and p.action in ('read', 'create', 'update', 'delete')
+        when 'premium' then p.entity = 'billing' and p.action in ('read', 'update')
+                         or p.entity in ('users', 'training', 'datasets', 'models', 'compute', 'secrets') and p.action in ('read', 'create', 'update', 'delete')
                          or p.entity in ('minions', 'spirits') and p.action in ('read', 'create', 'update')
                          or p.entity = 'limits' and p.action = 'read'
-        when 'user' then p.entity in ('users', 'training', 'datasets', 'models', 'compute', 'secrets') and p.action in ('read', 'create', 'update', 'delete')
+        when 'user' then p.entity = 'billing' and p.action in ('read', 'update')
+                      or p.entity in ('users', 'training', 'datasets', 'models', 'compute', 'secrets') and p.action in ('read', 'create', 'update', 'delete')
                       or p.entity = 'limits' and p.action = 'read'
         when 'developer' then p.entity in ('api', 'training', 'models', 'secrets') and p.action in ('read', 'create', 'update')
                            or p.entity in ('users', 'limits') and p.action = 'read'

@@ -1,17 +1,17 @@
--- Limits: plans and what they allow, subscriptions, payments, each user's limits, and the ledger of use.
+-- Limits: plans and what they allow, each user's limits, and the ledger of use. Two kinds of limit: counters, which start again
+-- with a period, and gauges, which say how much there is now (concurrent_runs, storage_bytes, instances, compute_nodes).
 -- The ledger is append-only; for each user and resource the sum of its amounts is used_value at any moment, because both are
--- written by one statement (pgtrain_private.book_usage).
+-- written by one statement (pgtrain_private.book_usage, hold_usage, move_gauge and submit_run).
 
-create type pgtrain.resource_type as enum ('training_jobs', 'training_tokens', 'api_calls', 'storage_mb', 'instances', 'compute_nodes', 'concurrent_runs');
-comment on type pgtrain.resource_type is 'What is limited and counted; concurrent_runs is compared when a run is claimed and never counted';
-create type pgtrain.reset_period as enum ('never', 'daily', 'weekly', 'monthly', 'yearly');
-comment on type pgtrain.reset_period is 'How often a counter starts again';
+create type pgtrain.resource_type as enum ('training_jobs', 'training_tokens', 'gpu_seconds', 'provider_tokens', 'api_calls',
+    'concurrent_runs', 'instances', 'compute_nodes', 'storage_bytes');
+comment on type pgtrain.resource_type is 'What is limited, in the order in which counters are locked; concurrent_runs is compared with the leases when a run is claimed and has no ledger';
+create type pgtrain.reset_period as enum ('never', 'hourly', 'daily', 'weekly', 'monthly', 'yearly');
+comment on type pgtrain.reset_period is 'How often a counter starts again; never for gauges';
+create type pgtrain.reset_mode as enum ('calendar', 'rolling');
+comment on type pgtrain.reset_mode is 'calendar: periods of the calendar in the user''s time zone; rolling: a period begins with the first use';
 create type pgtrain.plan_type as enum ('free', 'paid', 'enterprise');
 comment on type pgtrain.plan_type is 'Kind of plan';
-create type pgtrain.subscription_status as enum ('pending', 'trialing', 'active', 'past_due', 'cancelled', 'expired');
-comment on type pgtrain.subscription_status is 'Life of a subscription';
-create type pgtrain.payment_status as enum ('pending', 'completed', 'failed', 'refunded', 'cancelled');
-comment on type pgtrain.payment_status is 'Life of a payment';
 create type pgtrain.usage_kind as enum ('hold', 'charge', 'release', 'refund', 'reset');
 comment on type pgtrain.usage_kind is 'hold reserves, charge is used for good, release gives a hold back, refund gives a charge back, reset starts a period';
 
@@ -47,6 +47,8 @@ create table pgtrain.plan_limits (
     resource_type pgtrain.resource_type not null,
     limit_value bigint not null check (limit_value >= -1),
     reset_period pgtrain.reset_period not null,
+    reset_mode pgtrain.reset_mode not null default 'calendar',
+    warn_share double precision default 0.8 check (warn_share > 0 and warn_share <= 1),
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     unique (plan_id, resource_type)
@@ -57,71 +59,10 @@ comment on column pgtrain.plan_limits.plan_id is 'Plan';
 comment on column pgtrain.plan_limits.resource_type is 'Resource';
 comment on column pgtrain.plan_limits.limit_value is 'How much in a period, -1 = unlimited';
 comment on column pgtrain.plan_limits.reset_period is 'When the counter starts again';
+comment on column pgtrain.plan_limits.reset_mode is 'When a period begins';
+comment on column pgtrain.plan_limits.warn_share is 'Share of the limit at which its user is warned, null for never';
 comment on column pgtrain.plan_limits.created_at is 'When made';
 comment on column pgtrain.plan_limits.updated_at is 'When last changed';
-
-create table pgtrain.user_subscriptions (
-    id bigint generated always as identity primary key,
-    user_id bigint not null references pgtrain.users on delete cascade,
-    subscription_id text not null unique,
-    plan_id bigint not null references pgtrain.plans,
-    status pgtrain.subscription_status not null,
-    current_period_start timestamptz not null default now(),
-    current_period_end timestamptz,
-    trial_start timestamptz,
-    trial_end timestamptz,
-    cancel_at_period_end boolean not null default false,
-    cancelled_at timestamptz,
-    metadata jsonb not null default '{}',
-    created_at timestamptz not null default now(),
-    updated_at timestamptz not null default now()
-);
-create unique index user_subscriptions_live_key on pgtrain.user_subscriptions (user_id) where status in ('active', 'trialing', 'past_due');
-create index user_subscriptions_user_id_idx on pgtrain.user_subscriptions (user_id);
-create index user_subscriptions_plan_id_idx on pgtrain.user_subscriptions (plan_id);
-comment on table pgtrain.user_subscriptions is 'Subscriptions of users; at most one is live';
-comment on column pgtrain.user_subscriptions.id is 'Key';
-comment on column pgtrain.user_subscriptions.user_id is 'User';
-comment on column pgtrain.user_subscriptions.subscription_id is 'Name at the payment service';
-comment on column pgtrain.user_subscriptions.plan_id is 'Plan (plan_name, plan_type)';
-comment on column pgtrain.user_subscriptions.status is 'Where it stands';
-comment on column pgtrain.user_subscriptions.current_period_start is 'Start of the paid period';
-comment on column pgtrain.user_subscriptions.current_period_end is 'End of the paid period, null for no end';
-comment on column pgtrain.user_subscriptions.trial_start is 'Start of the trial';
-comment on column pgtrain.user_subscriptions.trial_end is 'End of the trial';
-comment on column pgtrain.user_subscriptions.cancel_at_period_end is 'Ends with the period';
-comment on column pgtrain.user_subscriptions.cancelled_at is 'When it was cancelled';
-comment on column pgtrain.user_subscriptions.metadata is 'Free attributes';
-comment on column pgtrain.user_subscriptions.created_at is 'When made';
-comment on column pgtrain.user_subscriptions.updated_at is 'When last changed';
-
-create table pgtrain.payment_history (
-    id bigint generated always as identity primary key,
-    user_id bigint not null references pgtrain.users on delete restrict,
-    subscription_id bigint references pgtrain.user_subscriptions on delete set null,
-    payment_intent_id text not null unique,
-    amount bigint not null,
-    currency char(3) not null check (currency ~ '^[A-Z]{3}$'),
-    status pgtrain.payment_status not null,
-    payment_method text,
-    metadata jsonb not null default '{}',
-    created_at timestamptz not null default now(),
-    updated_at timestamptz not null default now()
-);
-create index payment_history_user_id_idx on pgtrain.payment_history (user_id);
-create index payment_history_subscription_id_idx on pgtrain.payment_history (subscription_id);
-comment on table pgtrain.payment_history is 'Payments; a user who has paid is deactivated, not deleted';
-comment on column pgtrain.payment_history.id is 'Key';
-comment on column pgtrain.payment_history.user_id is 'User';
-comment on column pgtrain.payment_history.subscription_id is 'Subscription it pays for';
-comment on column pgtrain.payment_history.payment_intent_id is 'Name at the payment service; unique, so a replay is harmless';
-comment on column pgtrain.payment_history.amount is 'Minor units of the currency';
-comment on column pgtrain.payment_history.currency is 'ISO 4217 code';
-comment on column pgtrain.payment_history.status is 'Where it stands';
-comment on column pgtrain.payment_history.payment_method is 'How it was paid';
-comment on column pgtrain.payment_history.metadata is 'Free attributes';
-comment on column pgtrain.payment_history.created_at is 'When made';
-comment on column pgtrain.payment_history.updated_at is 'When last changed';
 
 create table pgtrain.user_usage_limits (
     id bigint generated always as identity primary key,
@@ -131,7 +72,10 @@ create table pgtrain.user_usage_limits (
     used_value bigint not null default 0,
     held_value bigint not null default 0 check (held_value >= 0),
     reset_period pgtrain.reset_period not null,
+    reset_mode pgtrain.reset_mode not null default 'calendar',
     reset_at timestamptz,
+    warn_share double precision default 0.8 check (warn_share > 0 and warn_share <= 1),
+    warned_at timestamptz,
     is_custom boolean not null default false,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
@@ -145,10 +89,25 @@ comment on column pgtrain.user_usage_limits.limit_value is 'How much in a period
 comment on column pgtrain.user_usage_limits.used_value is 'Sum of the ledger: held plus charged in this period';
 comment on column pgtrain.user_usage_limits.held_value is 'The part of used_value that is only held by runs under way';
 comment on column pgtrain.user_usage_limits.reset_period is 'When the counter starts again';
-comment on column pgtrain.user_usage_limits.reset_at is 'Next start, null for never';
+comment on column pgtrain.user_usage_limits.reset_mode is 'When a period begins';
+comment on column pgtrain.user_usage_limits.reset_at is 'Next start, null for never, -infinity for a rolling period that begins with the next use';
+comment on column pgtrain.user_usage_limits.warn_share is 'Share of the limit at which the user is warned, null for never';
+comment on column pgtrain.user_usage_limits.warned_at is 'When he was warned in this period';
 comment on column pgtrain.user_usage_limits.is_custom is 'Set for this user; a change of plan leaves it';
 comment on column pgtrain.user_usage_limits.created_at is 'When made';
 comment on column pgtrain.user_usage_limits.updated_at is 'When last changed';
+
+create table pgtrain.user_time_zones (
+    user_id bigint primary key references pgtrain.users on delete cascade,
+    time_zone text not null,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now()
+);
+comment on table pgtrain.user_time_zones is 'Users whose days and months begin in another time zone than that of pgtrain.limits_time_zone';
+comment on column pgtrain.user_time_zones.user_id is 'User';
+comment on column pgtrain.user_time_zones.time_zone is 'Name of the time zone';
+comment on column pgtrain.user_time_zones.created_at is 'When made';
+comment on column pgtrain.user_time_zones.updated_at is 'When last changed';
 
 create table pgtrain.usage_entries (
     id bigint generated always as identity primary key,
@@ -182,16 +141,17 @@ insert into pgtrain.plan_limits (id, plan_id, resource_type, limit_value, reset_
     (1, 1, 'training_jobs', 5, 'monthly'), (2, 2, 'training_jobs', 50, 'monthly'), (3, 3, 'training_jobs', -1, 'monthly'),
     (4, 1, 'training_tokens', 1000000000, 'monthly'), (5, 2, 'training_tokens', 20000000000, 'monthly'), (6, 3, 'training_tokens', -1, 'monthly'),
     (7, 1, 'api_calls', 1000, 'monthly'), (8, 2, 'api_calls', 10000, 'monthly'), (9, 3, 'api_calls', -1, 'monthly'),
-    (10, 1, 'storage_mb', 1024, 'never'), (11, 2, 'storage_mb', 10240, 'never'), (12, 3, 'storage_mb', 102400, 'never'),
+    (10, 1, 'storage_bytes', 1073741824, 'never'), (11, 2, 'storage_bytes', 10737418240, 'never'), (12, 3, 'storage_bytes', 107374182400, 'never'),
     (13, 1, 'instances', 10, 'never'), (14, 2, 'instances', 50, 'never'), (15, 3, 'instances', -1, 'never'),
     (16, 1, 'compute_nodes', 3, 'never'), (17, 2, 'compute_nodes', 10, 'never'), (18, 3, 'compute_nodes', -1, 'never'),
-    (19, 1, 'concurrent_runs', 2, 'never'), (20, 2, 'concurrent_runs', 10, 'never'), (21, 3, 'concurrent_runs', -1, 'never');
+    (19, 1, 'concurrent_runs', 2, 'never'), (20, 2, 'concurrent_runs', 10, 'never'), (21, 3, 'concurrent_runs', -1, 'never'),
+    (22, 1, 'gpu_seconds', 36000, 'monthly'), (23, 2, 'gpu_seconds', 720000, 'monthly'), (24, 3, 'gpu_seconds', -1, 'monthly'),
+    (25, 1, 'provider_tokens', 100000, 'monthly'), (26, 2, 'provider_tokens', 5000000, 'monthly'), (27, 3, 'provider_tokens', -1, 'monthly');
 create trigger merge_seed before insert on pgtrain.plans for each row execute function pgtrain_private.merge_seed('id');
 create trigger merge_seed before insert on pgtrain.plan_limits for each row execute function pgtrain_private.merge_seed('id');
 
 select pgtrain_private.protect_table('plans', null, null);
 select pgtrain_private.protect_table('plan_limits', null, null);
-select pgtrain_private.protect_table('user_subscriptions', 'user_id', 'limits');
-select pgtrain_private.protect_table('payment_history', 'user_id', 'limits');
 select pgtrain_private.protect_table('user_usage_limits', 'user_id', 'limits');
+select pgtrain_private.protect_table('user_time_zones', 'user_id', 'limits');
 select pgtrain_private.protect_table('usage_entries', 'user_id', 'limits');

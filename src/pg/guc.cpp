@@ -1,6 +1,11 @@
 // Definition of the base settings, see guc.hpp.
 #include "pg/compat.hpp"
 
+extern "C" {
+#include "pgtime.h"
+#include "utils/guc.h"
+}
+
 #include <climits>
 #include <string_view>
 
@@ -71,6 +76,13 @@ bool check_kinds(char **value, void **, GucSource) {
 
 void assign_kinds(const char *value, void *) { (void)read_kinds(value, required); }
 
+// Server world.
+bool check_time_zone(char **value, void **, GucSource) {
+  if (pg_tzset(*value) != nullptr) return true;
+  GUC_check_errdetail("The time zone \"%s\" is unknown; pg_timezone_names lists them.", *value);
+  return false;
+}
+
 }  // namespace
 
 std::span<const CharacterKind> required_character_kinds() { return {required.kinds, required.count}; }
@@ -115,6 +127,10 @@ void define() {
              &s.login_lock_seconds, 1, 24 * 60 * 60, PGC_SUSET, GUC_UNIT_S);
   define_int("pgtrain.login_lock_max", "Longest lock after failed logins.", &s.login_lock_max_seconds, 1, 7 * 24 * 60 * 60,
              PGC_SUSET, GUC_UNIT_S);
+  define_int("pgtrain.payment_grace", "Days that a subscription goes on after a payment that failed or did not come.", &s.payment_grace_days, 0, 366,
+             PGC_SIGHUP, 0);
+  DefineCustomStringVariable("pgtrain.limits_time_zone", "Time zone in which the days and months of usage limits begin.", nullptr,
+                             &s.limits_time_zone, "UTC", PGC_SIGHUP, 0, check_time_zone, nullptr, nullptr);
 }
 
 void reserve_prefix() {

@@ -27,6 +27,8 @@ struct Settings {
   int login_failures_allowed = 5;      // failures before the first lock
   int login_lock_seconds = 30;         // first lock; doubles with each further failure
   int login_lock_max_seconds = 60 * 60;
+  char *limits_time_zone = nullptr;    // where days and months of limits begin; never null once defined
+  int payment_grace_days = 7;          // after a payment that failed
 };
 
 // Written by the server through guc::define, read by everyone else.

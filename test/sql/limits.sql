@@ -71,7 +71,7 @@ select pgtrain_private.hold_usage(:anna, 'training_tokens', 1, -9);
 select pgtrain.set_usage_limit(:anna, 'training_tokens', -2);
 select pgtrain.set_usage_limit(-1, 'training_tokens', 2);
 select pgtrain.set_usage_limit(:anna, 'tea', 2);
-select pgtrain.set_usage_limit(:anna, 'training_tokens', 1, 'hourly');
+select pgtrain.set_usage_limit(:anna, 'training_tokens', 1, 'fortnightly');
 
 -- Periods.
 select p, pgtrain_private.next_reset(p, '2024-12-30 23:59:59+00') at time zone 'UTC' from unnest(enum_range(null::pgtrain.reset_period)) p;
