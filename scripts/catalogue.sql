@@ -1,4 +1,4 @@
--- What the extension offers and what a run's configuration may hold, one line each: kind, name, comment, signature, parted by '|'. Read by test/checks/run.sh and
+-- What the extension offers, what its roles may do and what a run's configuration may hold, one line each: kind, name, comment, signature, parted by '|'. Read by test/checks/run.sh and
 -- by scripts/functions_page.sh; run it with psql -A -t in a database that has the extension.
 with offered as (
   select 'function' as kind, p.proname::text as name, obj_description(p.oid, 'pg_proc') as comment,
@@ -23,6 +23,15 @@ with offered as (
          format('%s; %s', coalesce(default_rule, default_value, ''),
                 coalesce(array_to_string(choices, ', '), concat_ws(' ', 'from ' || minimum, 'to ' || maximum)))
     from pgtrain.config_fields()
+  union all
+  -- For each entity what superuser; admin; premium; user; developer may do, of one's own or any.
+  select 'rights', e.entity, '', (select string_agg(coalesce(case when g.actions = e.actions then 'everything' else g.actions end, '-'), '; ' order by r.id)
+                                from pgtrain.roles r
+                                left join lateral (select string_agg(w.word, ', ' order by w.word) as actions
+                                                     from (select g.action || case when bool_or(g.access = 'any') then ' any' else '' end as word
+                                                             from pgtrain.role_grants g where g.role = r.name and g.entity = e.entity group by g.action) w) g on true
+                               where r.is_system_role)
+    from (select p.entity, string_agg(distinct p.action || ' any', ', ' order by p.action || ' any') as actions from pgtrain.permissions p group by p.entity) e
 )
 select concat_ws('|', kind, name, regexp_replace(coalesce(comment, ''), '[|\s]+', ' ', 'g'), regexp_replace(signature, '[|\s]+', ' ', 'g'))
   from offered order by kind, name, signature;

@@ -5,7 +5,8 @@ create or replace function pgtrain_private.find_role(role text) returns bigint
 declare
     found_id bigint;
 begin
-    select r.id into found_id from pgtrain.roles r where r.name = find_role.role;
+    -- One of the former systems called it so.
+    select r.id into found_id from pgtrain.roles r where r.name = case find_role.role when 'administrator' then 'admin' else find_role.role end;
     if found_id is null then
         raise exception using errcode = 'PT404', message = format('role "%s" does not exist', find_role.role),
             detail = format('Roles: %s.', (select string_agg(r.name, ', ' order by r.name) from pgtrain.roles r));
@@ -87,8 +88,10 @@ begin
         raise exception using errcode = '22023', message = format('role name "%s" is not acceptable', create_role.name),
             hint = 'Use 2 to 63 small letters, digits and underscores, beginning with a letter.';
     end if;
-    insert into pgtrain.roles (name, description) values (create_role.name, coalesce(create_role.description, ''))
-    on conflict on constraint roles_name_key do nothing returning id into new_id;
+    if create_role.name <> 'administrator' then
+        insert into pgtrain.roles (name, description) values (create_role.name, coalesce(create_role.description, ''))
+        on conflict on constraint roles_name_key do nothing returning id into new_id;
+    end if;
     if new_id is null then
         raise exception using errcode = '23505', message = format('there is a role "%s" already', create_role.name);
     end if;

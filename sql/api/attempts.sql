@@ -519,7 +519,7 @@ declare
 begin
     insert into pgtrain.compute_nodes as n (name, status, status_text, cpu_count, memory_bytes, last_contact_at)
     values (node_name, 'activated', note, cpus, sync_devices.memory_bytes, now())
-    on conflict (name) do update set status = 'activated', status_text = excluded.status_text, cpu_count = excluded.cpu_count,
+    on conflict (name) where owner_id is null do update set status = 'activated', status_text = excluded.status_text, cpu_count = excluded.cpu_count,
         memory_bytes = excluded.memory_bytes, last_contact_at = now()
     returning n.id into node;
     insert into pgtrain.devices as d (node_id, instance_id, kind, selector, name, memory_bytes, detail, status)

@@ -91,7 +91,8 @@ create view pgtrain.role_grants with (security_invoker, security_barrier) as
       join pgtrain.permissions p on p.id = rp.permission_id;
 comment on view pgtrain.role_grants is 'What each role may do';
 
--- Seeds, merged from the three former systems. "any" includes "own"; both are granted all the same, so that lists read plainly.
+-- Seeds, merged from the three former systems; docs/security.md publishes the table and test/sql/rights.sql compares it.
+-- "any" includes "own"; both are granted all the same, so that lists read plainly. Role admin is called administrator too.
 insert into pgtrain.roles (id, name, description, is_system_role) overriding system value values
     (1, 'superuser', 'Everything', true),
     (2, 'admin', 'Administration of the platform (administrator)', true),
@@ -99,31 +100,32 @@ insert into pgtrain.roles (id, name, description, is_system_role) overriding sys
     (4, 'user', 'Ordinary user; given at registration', true),
     (5, 'developer', 'Programs against the interfaces', true);
 
+-- An entity for each kind of thing that somebody can own or administer; test/sql/rights.sql looks for tables without one.
 insert into pgtrain.permissions (id, action, entity, access, description) overriding system value
 select row_number() over (order by e.n, a.n, x.access),
        a.action, e.entity, x.access,
        format('%s %s %s', initcap(a.action), case x.access when 'own' then 'own' else 'anybody''s' end, e.entity)
-  from (values (1, 'admin'), (2, 'users'), (3, 'training'), (4, 'datasets'), (5, 'models'), (6, 'minions'), (7, 'spirits'), (8, 'api'),
-               (9, 'compute'), (10, 'limits'), (11, 'secrets'), (12, 'billing')) e (n, entity)
+  from unnest(array['admin', 'users', 'training', 'datasets', 'models', 'minions', 'spirits', 'api', 'nodes', 'images', 'instances', 'limits',
+                    'billing', 'secrets', 'providers', 'invites', 'audit']) with ordinality e (entity, n)
  cross join (values (1, 'access'), (2, 'read'), (3, 'create'), (4, 'update'), (5, 'delete'), (6, 'chat')) a (n, action)
  cross join unnest(enum_range(null::pgtrain.permission_access)) x (access)
- where (a.action <> 'access' or e.entity = 'admin') and (a.action <> 'chat' or e.entity = 'models');
+ where (a.action <> 'access' or e.entity = 'admin') and (a.action <> 'chat' or e.entity = 'models')
+   and (e.entity <> 'audit' or a.action = 'read');  -- written by the functions themselves, changed by nobody
 
 insert into pgtrain.role_permissions (id, role_id, permission_id) overriding system value
 select r.id * 1000 + p.id, r.id, p.id
   from pgtrain.roles r, pgtrain.permissions p
  where r.name in ('superuser', 'admin')
-    or (p.access = 'own' and case r.name
-        when 'premium' then p.entity = 'billing' and p.action in ('read', 'update')
-                         or p.entity in ('users', 'training', 'datasets', 'models', 'compute', 'secrets') and p.action in ('read', 'create', 'update', 'delete')
-                         or p.entity in ('minions', 'spirits') and p.action in ('read', 'create', 'update')
-                         or p.entity = 'limits' and p.action = 'read'
-        when 'user' then p.entity = 'billing' and p.action in ('read', 'update')
-                      or p.entity in ('users', 'training', 'datasets', 'models', 'compute', 'secrets') and p.action in ('read', 'create', 'update', 'delete')
-                      or p.entity = 'limits' and p.action = 'read'
-        when 'developer' then p.entity in ('api', 'training', 'models', 'secrets') and p.action in ('read', 'create', 'update')
-                           or p.entity in ('users', 'limits') and p.action = 'read'
-        else false end);
+    or p.access = 'own' and exists (
+        select from (values
+            ('{user,premium}'::text[], '{users,training,datasets,models,nodes,images,instances,api,secrets,providers}'::text[], '{read,create,update,delete}'::text[]),
+            ('{user,premium}', '{billing}', '{read,update}'),
+            ('{user,premium,developer}', '{limits,audit}', '{read}'),
+            ('{premium}', '{minions,spirits}', '{read,create,update}'),
+            ('{developer}', '{users}', '{read}'),
+            ('{developer}', '{training,models,api,secrets}', '{read,create,update}'),
+            ('{developer}', '{providers}', '{read,create,update,delete}')) g (roles, entities, actions)
+         where r.name = any (g.roles) and p.entity = any (g.entities) and p.action = any (g.actions));
 
 create trigger merge_seed before insert on pgtrain.roles for each row execute function pgtrain_private.merge_seed('id');
 create trigger merge_seed before insert on pgtrain.permissions for each row execute function pgtrain_private.merge_seed('id');

@@ -189,5 +189,5 @@ select pgtrain_private.protect_table('audit_log', null, null);
 alter table pgtrain.audit_log enable row level security;
 alter table pgtrain.audit_log force row level security;
 create policy read_in_reach on pgtrain.audit_log for select
-    using (pgtrain_private.in_scope(coalesce(actor_id, 0), (select pgtrain_private.owner_scope('read', 'admin'))));
-comment on policy read_in_reach on pgtrain.audit_log is 'Who may read administration sees the log, also what nobody did';
+    using (pgtrain_private.in_scope(coalesce(actor_id, 0), (select pgtrain_private.owner_scope('read', 'audit'))));
+comment on policy read_in_reach on pgtrain.audit_log is 'Users see what they did; who may read anybody''s log sees all of it, also what nobody did';

@@ -32,6 +32,7 @@ insert into calls values
     (format('authenticate(%L, true)', :'token')), ('current_user_id()'), ('has_permission(''read'', ''users'')'), ('config_fields()'),
     ('create_api_key(''k'')'), ('revoke_api_key(1)'), ('revoke_session(1)'), ('revoke_all_sessions()'), (format('unlock_user(%s)', :anna)),
     (format('map_database_role(%s, ''regress_reader'')', :anna)), (format('unmap_database_role(%s)', :anna)), ('current_session_id()'), ('current_api_key_id()'),
+    ('grant_node(1, 1)'), ('revoke_node(1, 1)'), ('grant_image(1, 1)'), ('revoke_image(1, 1)'), ('grant_instance(1, 1)'), ('revoke_instance(1, 1)'),
     (format('why_waiting(%s)', :run)), (format('wait_for_run(%s, ''0 s'')', :run)), (format('export_artifact(%s)', :run)), (format('generate(%s)', :run)), ('grant_application(''regress_reader'')');
 \echo '# Public functions without a call here (there are none)'
 select distinct p.proname from pg_proc p where p.pronamespace = 'pgtrain'::regnamespace and not exists (select from calls where call like p.proname || '(%');

@@ -142,6 +142,20 @@ $node->safe_psql('postgres', "update pgtrain.users set is_active = false where u
 is($node->safe_psql('postgres', 'select coalesce(run_id, 0) from pgtrain_private.claim_run(null, null)'), '0', 'no run of a closed account is claimed');
 is(run_field($node, $run, "status || '/' || end_reason"), 'failed/permission_revoked', 'it ends');
 $node->safe_psql('postgres', "update pgtrain.users set is_active = true where username = 'ann'");
+# Its owner loses the role that let him train, in each way there is: what waits does not start.
+my $ann = "(select id from pgtrain.users where username = 'ann')";
+for my $loss ("update pgtrain.user_roles set is_active = false where user_id = $ann", "select pgtrain.revoke_role($ann, 'user')",
+	"select pgtrain.revoke_permission('user', 'create', 'training')", '')
+{
+	$node->safe_psql('postgres', "update pgtrain.user_roles set expires_at = clock_timestamp() + interval '2 s' where user_id = $ann") if !$loss;
+	$run = submit($node, '');
+	$node->safe_psql('postgres', $loss) if $loss;
+	ok(wait_for($node, "select expires_at <= clock_timestamp() from pgtrain.user_roles where user_id = $ann", 't'), 'a role runs out') if !$loss;
+	is($node->safe_psql('postgres', 'select coalesce(run_id, 0) from pgtrain_private.claim_run(null, null)'), '0', 'no run of one who may not train is claimed');
+	is(run_field($node, $run, "status || '/' || end_reason || ': ' || error_message"),
+		'failed/permission_revoked: none of the active roles of its owner lets him train any more', 'it ends and says why');
+	$node->safe_psql('postgres', "select pgtrain.grant_role($ann, 'user'); select pgtrain.grant_permission('user', 'create', 'training')");
+}
 $run = submit($node, '');
 is($node->safe_psql('postgres', "begin; select run_id from pgtrain_private.claim_run(null, null); rollback"), $run, 'open again, its next run is claimed at once');
 $node->safe_psql('postgres', 'alter system reset pgtrain.cpu_workers');

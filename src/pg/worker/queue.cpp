@@ -7,6 +7,7 @@
 
 extern "C" {
 #include "miscadmin.h"
+#include "utils/inval.h"
 #include "utils/timestamp.h"
 }
 
@@ -14,6 +15,8 @@ extern "C" {
 #include <unordered_map>
 #include <vector>
 
+#include "pg/call/guard.hpp"
+#include "pg/rbac/rbac.hpp"
 #include "pg/worker/queue.hpp"
 #include "pg/worker/queue_events.hpp"
 #include "pg/worker/settings.hpp"
@@ -48,9 +51,9 @@ call::Statement owner_statement{
     {Type::Int8}};
 
 call::Statement revoke_statement{
-    "select pgtrain_private.end_waiting_run(q.run_id, 'permission_revoked', 'the account of its owner is not active')"
+    "select pgtrain_private.end_waiting_run(q.run_id, 'permission_revoked', $3)"
     " from (select run_id from pgtrain_private.run_queue where owner_id = $1 and rank = $2 order by run_id for update skip locked) q",
-    {Type::Int8, Type::Int4}};
+    {Type::Int8, Type::Int4, Type::Text}};
 
 call::Statement running_statement{
     "select a.owner_id, count(*)::integer from pgtrain.run_attempts a where a.ended_at is null group by a.owner_id"};
@@ -128,6 +131,15 @@ ShareSettings read_settings(const call::Spi &spi, int64_t owner_id) {
   return ShareSettings{rows[0].float64(0), rows[0].int64(1), rows[0].boolean(2)};
 }
 
+// Cached, and read anew when a role of anybody was changed: so asked at each claim. A no is believed only when the cache has taken
+// in what was committed until now, because the run fails for good.
+bool may_train(int64_t owner_id) {
+  const auto is_granted = [owner_id] { return rbac::reach(owner_id, 0, "create", "training") != rbac::Reach::None; };
+  if (is_granted()) return true;
+  call::guarded([] { AcceptInvalidationMessages(); });
+  return is_granted();
+}
+
 }  // namespace
 
 std::optional<Claim> claim_next(const call::Spi &spi, const ClaimRequest &request) {
@@ -145,8 +157,10 @@ std::optional<Claim> claim_next(const call::Spi &spi, const ClaimRequest &reques
       }
       candidate->is_active = settings.is_active;
     }
-    if (!candidate->is_active) {
-      revoke_statement.execute(spi, {candidate->owner_id, candidate->rank});
+    if (!candidate->is_active || !may_train(candidate->owner_id)) {
+      revoke_statement.execute(spi, {candidate->owner_id, candidate->rank,
+                                     candidate->is_active ? "none of the active roles of its owner lets him train any more"
+                                                          : "the account of its owner is not active"});
       nothing_found(MyDatabaseId, *candidate, true);
       drop_reservation(reservation);
       continue;
