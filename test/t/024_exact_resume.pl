@@ -54,7 +54,7 @@ my $hex = as_user($node, "select encode(pgtrain.export_artifact($whole), 'hex')"
 is(sha256_hex(pack('H*', $hex)), $model, 'the exported artifact has the hash of its row');
 my $text = as_user($node, "select pgtrain.generate($whole, 'sample', 20, seed => 7)");
 is(as_user($node, "select pgtrain.generate($whole, 'sample', 20, seed => 7)"), $text, 'generate gives equal text for equal seeds');
-is($node->safe_psql('pgtrain', "select pgtrain.generate(prompt => 'sample', max_tokens => 20, seed => 7, model_id => (select id from pgtrain.models where run_id = $whole))"),
+is($node->safe_psql('postgres', "select pgtrain.generate(prompt => 'sample', max_tokens => 20, seed => 7, model_id => (select id from pgtrain.models where run_id = $whole))"),
 	$text, 'and to the server\'s superuser, who names the model');
 cmp_ok(length($text), '>', 0, 'and some text');
 nothing_left($node, 'after generate');
