@@ -75,6 +75,7 @@ begin
         -- Tokens, because they never fall: an attempt that begins anew is at step 0, and a charge of an earlier period is not given back.
         perform pgtrain_private.settle_usage(run.id, 'training_jobs', case when run.step > 0 or run.tokens > 0 then 1 else 0 end);
         perform pgtrain_private.settle_usage(run.id, 'training_tokens', run.tokens);
+        perform pgtrain_private.settle_usage(run.id, 'gpu_seconds', s.seconds) from pgtrain_private.gpu_seconds_of(run.id) s (seconds) where s.seconds is not null;
     end if;
 end $$;
 comment on function pgtrain_private.settle_run(bigint) is 'Charges what a run has used and gives back the rest of its holds';
@@ -94,6 +95,7 @@ begin
         perform pgtrain_private.refuse_state(end_waiting_run.run_id, 'ended while waiting');
     end if;
     delete from pgtrain_private.run_queue q where q.run_id = end_waiting_run.run_id;
+    delete from pgtrain_private.limited_runs l where l.run_id = end_waiting_run.run_id;
     perform pgtrain_private.settle_run(end_waiting_run.run_id);
     perform pgtrain_private.add_event(end_waiting_run.run_id, ended.owner_id, ended.status, jsonb_build_object('end_reason', reason));
 end $$;
@@ -147,25 +149,32 @@ comment on function pgtrain_private.finish_run(bigint, integer, pgtrain.run_stat
     'running -> succeeded, failed or cancelled: ends the attempt, settles usage, tells listeners';
 
 -- running -> paused, or cancelled.
-create or replace function pgtrain_private.park_run(run_id bigint, attempt integer) returns void
+create or replace function pgtrain_private.park_run(run_id bigint, attempt integer, reason pgtrain.end_reason default 'paused_by_user') returns void
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
     owner bigint := pgtrain_private.fence_attempt(park_run.run_id, park_run.attempt);
+    -- What the user asked for meanwhile: such a run does not go on by itself.
+    told pgtrain.end_reason := case when exists (select from pgtrain.run_attempts a where a.run_id = park_run.run_id and a.attempt = park_run.attempt
+                                                    and a.requested = 'pause') then 'paused_by_user' else park_run.reason end;
+    about jsonb;
 begin
     -- Asked for while the trainer wrote its last checkpoint: a cancel is never weakened to a pause.
     if exists (select from pgtrain.run_attempts a where a.run_id = park_run.run_id and a.attempt = park_run.attempt and a.requested = 'cancel') then
         perform pgtrain_private.finish_run(park_run.run_id, park_run.attempt, 'cancelled', 'cancelled_by_user');
         return;
     end if;
-    perform pgtrain_private.end_attempt(park_run.run_id, park_run.attempt, 'paused_by_user', null, null);
-    update pgtrain.training_runs r set status = 'paused', end_reason = 'paused_by_user', failed_attempts = r.failed_attempts - 1
+    perform pgtrain_private.end_attempt(park_run.run_id, park_run.attempt, told, null, null);
+    update pgtrain.training_runs r set status = 'paused', end_reason = told, failed_attempts = r.failed_attempts - 1
      where r.id = park_run.run_id and r.status = 'running' and r.attempt = park_run.attempt;
     if not found then
         perform pgtrain_private.refuse_state(park_run.run_id, 'paused');
     end if;
-    perform pgtrain_private.add_event(park_run.run_id, owner, 'paused', null);
+    if told = 'limit_reached' then
+        about := pgtrain_private.limit_run(park_run.run_id);
+    end if;
+    perform pgtrain_private.add_event(park_run.run_id, owner, 'paused', about);
 end $$;
-comment on function pgtrain_private.park_run(bigint, integer) is 'running -> paused, after the last checkpoint was stored; or cancelled, when that was asked for meanwhile';
+comment on function pgtrain_private.park_run(bigint, integer, pgtrain.end_reason) is 'running -> paused, after the last checkpoint was stored; or cancelled, when that was asked for meanwhile';
 
 -- running -> queued, or failed when the attempts are used up.
 create or replace function pgtrain_private.requeue_run(run_id bigint, attempt integer, reason pgtrain.end_reason, counts boolean,
@@ -217,7 +226,7 @@ comment on function pgtrain_private.requeue_run(bigint, integer, pgtrain.end_rea
 -- ---------------------------------------------------------------- what a running attempt writes
 
 create or replace function pgtrain_private.load_job(run_id bigint, attempt integer, thread_count integer, device_id bigint, out config jsonb, out data_bytes bigint,
-    out threads integer, out checkpoint_file bigint, out checkpoint_step bigint, out owner_id bigint, out name text)
+    out threads integer, out checkpoint_file bigint, out checkpoint_step bigint, out owner_id bigint, out name text, out is_limited boolean)
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_variable
 begin
@@ -234,6 +243,8 @@ begin
        set resumed_from_step = checkpoint_step, device_name = d.name, device_kind = d.kind
       from (select 1) one left join pgtrain.devices d on d.id = load_job.device_id
      where a.run_id = load_job.run_id and a.attempt = load_job.attempt;
+    is_limited := exists (select from pgtrain.devices d where d.id = load_job.device_id and d.kind = 'cuda')
+                  and not pgtrain_private.hold_gpu_slice(run_id, owner_id);
     if checkpoint_step is not null then
         perform pgtrain_private.add_event(run_id, owner_id, 'continued', jsonb_build_object('from_step', checkpoint_step));
     end if;
@@ -304,6 +315,10 @@ begin
     for item in select * from jsonb_to_recordset(events) x (status text, data jsonb) loop
         perform pgtrain_private.add_event(run_id, owner, item.status, item.data);
     end loop;
+    -- Last, because it may lock counters.
+    if asked = 'none' and pgtrain_private.is_run_limited(run_id, owner) then
+        asked := 'limit';
+    end if;
     return asked;
 end $$;
 comment on function pgtrain_private.record_attempt(bigint, integer, integer, jsonb, jsonb, jsonb, jsonb, jsonb, jsonb) is
@@ -313,9 +328,10 @@ create or replace function pgtrain_private.add_stored_file(run_id bigint, attemp
                                                            bytes bigint, sha256 text) returns void
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 begin
-    perform pgtrain_private.fence_attempt(add_stored_file.run_id, add_stored_file.attempt);
-    insert into pgtrain_private.stored_files (id, run_id, storage, bytes, sha256) overriding system value
-    values (file_id, add_stored_file.run_id, add_stored_file.storage, add_stored_file.bytes, decode(add_stored_file.sha256, 'hex'));
+    insert into pgtrain_private.stored_files (id, run_id, owner_id, storage, bytes, sha256) overriding system value
+    values (file_id, add_stored_file.run_id, pgtrain_private.fence_attempt(add_stored_file.run_id, add_stored_file.attempt), add_stored_file.storage,
+            add_stored_file.bytes, decode(add_stored_file.sha256, 'hex'));
+    update pgtrain_private.stored_files f set counted_bytes = f.bytes where f.id = add_stored_file.file_id;
 end $$;
 comment on function pgtrain_private.add_stored_file(bigint, integer, bigint, pgtrain_private.storage_kind, bigint, text) is 'Row of a file whose bytes the worker has verified; chunks follow in the same transaction';
 
@@ -334,6 +350,7 @@ begin
     select array_agg(g.id) into replaced from gone g where g.storage = 'file';
     insert into pgtrain.checkpoints (run_id, attempt, owner_id, step, file_id, bytes, sha256)
     values (add_checkpoint.run_id, add_checkpoint.attempt, owner, add_checkpoint.step, add_checkpoint.file_id, add_checkpoint.bytes, add_checkpoint.sha256);
+    perform pgtrain_private.charge_run(add_checkpoint.run_id);
     perform pgtrain_private.add_event(add_checkpoint.run_id, owner, 'checkpoint', jsonb_build_object('step', add_checkpoint.step, 'bytes', add_checkpoint.bytes));
     return coalesce(replaced, '{}');
 end $$;

@@ -75,6 +75,8 @@ create or replace function pgtrain_private.insert_samples(dataset pgtrain.datase
 declare
     hashes bytea[];
     added bigint := coalesce(cardinality(contents), 0);
+    counter pgtrain.user_usage_limits;
+    size bigint;
 begin
     with added_rows as (
         insert into pgtrain.dataset_samples (dataset_id, ordinal, owner_id, content, content_hash)
@@ -87,7 +89,13 @@ begin
        set sample_count = d.sample_count + added, loaded_samples = d.loaded_samples + added, size_bytes = d.size_bytes + totals.bytes,
            longest_bytes = greatest(d.longest_bytes, totals.longest),
            content_hash = pgtrain_private.chain_hash(d.content_hash, coalesce(totals.hashes, '{}'))
-      from totals where d.id = dataset.id;
+      from totals where d.id = dataset.id
+    returning d.size_bytes into size;
+    -- It is the commit that counts it, and refuses what others have made too much meanwhile; here it shows which call is too much.
+    select * into counter from pgtrain.user_usage_limits l where l.user_id = dataset.owner_id and l.resource_type = 'storage_bytes';
+    if counter.limit_value >= 0 and counter.used_value + size - dataset.size_bytes > counter.limit_value then
+        perform pgtrain_private.refuse_usage(counter, size - dataset.size_bytes);
+    end if;
     return dataset.sample_count + added;
 end $$;
 comment on function pgtrain_private.insert_samples(pgtrain.datasets, jsonb[]) is 'Adds checked samples to a locked dataset and keeps its counters and hash; returns the new number of samples';

@@ -190,9 +190,12 @@ begin
     for i in 1..10 loop
         delete from pgtrain_private.run_queue q where q.run_id = pause_run.run_id;
         is_done := found or pgtrain_private.lock_unadopted(pause_run.run_id);
+        -- One that waits for a limit waits for its user from now on.
+        delete from pgtrain_private.limited_runs l where l.run_id = pause_run.run_id;
+        is_done := is_done or found;
         if is_done then
             update pgtrain.training_runs r set status = 'paused', end_reason = 'paused_by_user', available_at = null
-             where r.id = pause_run.run_id and r.status = 'queued';
+             where r.id = pause_run.run_id and r.status in ('queued', 'paused');
             perform pgtrain_private.add_event(pause_run.run_id, run.owner_id, 'paused', null);
             exit;
         end if;
@@ -224,6 +227,22 @@ begin
 end $$;
 comment on function pgtrain_private.enqueue_run(bigint, timestamptz) is 'Puts a run that has just become queued back into the queue';
 
+create or replace function pgtrain_private.requeue_paused(run pgtrain.training_runs, reason pgtrain.end_reason default null) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    paused pgtrain.training_runs;
+begin
+    update pgtrain.training_runs r set status = 'queued', end_reason = null
+     where r.id = run.id and r.status = 'paused' and (reason is null or r.end_reason = reason) returning * into paused;
+    if not found then
+        perform pgtrain_private.refuse_state(run.id, 'resumed');
+    end if;
+    perform pgtrain_private.hold_again(paused);
+    perform pgtrain_private.enqueue_run(paused.id, null);
+    perform pgtrain_private.add_event(paused.id, paused.owner_id, 'resumed', null);
+end $$;
+comment on function pgtrain_private.requeue_paused(pgtrain.training_runs, pgtrain.end_reason) is 'paused -> queued, when it was paused for that reason (null: any) and there is room within its limits';
+
 create or replace function pgtrain.resume_run(run_id bigint) returns void
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -231,12 +250,7 @@ declare
 begin
     perform pgtrain_private.require_writable('resume_run');
     run := pgtrain_private.find_run(resume_run.run_id, 'update');
-    update pgtrain.training_runs r set status = 'queued', end_reason = null where r.id = resume_run.run_id and r.status = 'paused';
-    if not found then
-        perform pgtrain_private.refuse_state(resume_run.run_id, 'resumed');
-    end if;
-    perform pgtrain_private.enqueue_run(resume_run.run_id, null);
-    perform pgtrain_private.add_event(resume_run.run_id, run.owner_id, 'resumed', null);
+    perform pgtrain_private.requeue_paused(run);
     perform pgtrain_private.write_audit('resume_run', null, jsonb_build_object('run_id', resume_run.run_id));
 end $$;
 comment on function pgtrain.resume_run(bigint) is 'Queues a paused run again; it continues from its checkpoint exactly';
@@ -291,7 +305,10 @@ declare
 begin
     run := pgtrain_private.find_run(why_waiting.run_id, 'read');
     if run.status = 'paused' then
-        return 'paused: pgtrain.resume_run(' || run.id || ') queues it again';
+        return case run.end_reason when 'limit_reached' then
+                   format('paused: the limit of %s is reached; it goes on when the counter starts again or the limit is raised (pgtrain.usage())',
+                          coalesce(pgtrain_private.limiting_resource(run, 0.05)::text, 'a resource'))
+               else format('paused: pgtrain.resume_run(%s) queues it again', run.id) end;
     elsif run.status <> 'queued' then
         return 'not waiting: ' || run.status || coalesce(' (' || run.end_reason || ')', '');
     end if;

@@ -6,14 +6,14 @@
 create type pgtrain.run_status as enum ('queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled');
 comment on type pgtrain.run_status is 'State of a run; the last three are final until retry_run';
 create type pgtrain.end_reason as enum (
-    'completed', 'cancelled_by_user', 'paused_by_user', 'max_duration', 'config_invalid', 'data_invalid',
+    'completed', 'cancelled_by_user', 'paused_by_user', 'limit_reached', 'max_duration', 'config_invalid', 'data_invalid',
     'out_of_memory', 'device_fault', 'non_finite_loss', 'trainer_crashed', 'trainer_hung', 'protocol_violation',
     'worker_lost', 'server_shutdown', 'model_missing', 'artifact_invalid', 'permission_revoked',
     'io_error', 'internal_error');
 comment on type pgtrain.end_reason is 'Why a run or an attempt ended';
 create type pgtrain.task_status as enum ('started', 'completed', 'failed');
 comment on type pgtrain.task_status is 'State of a part of a run';
-create type pgtrain_private.stop_request as enum ('none', 'cancel', 'pause');
+create type pgtrain_private.stop_request as enum ('none', 'cancel', 'pause', 'limit');
 comment on type pgtrain_private.stop_request is 'What a running attempt was asked to do';
 
 create table pgtrain.trainings (
@@ -337,8 +337,10 @@ comment on type pgtrain_private.storage_kind is 'Where the bytes of a stored fil
 create table pgtrain_private.stored_files (
     id bigint generated always as identity primary key,
     run_id bigint not null references pgtrain.training_runs on delete cascade,
+    owner_id bigint not null,
     storage pgtrain_private.storage_kind not null,
     bytes bigint not null check (bytes >= 0),
+    counted_bytes bigint not null default 0,
     sha256 bytea not null check (length(sha256) = 32),
     created_at timestamptz not null default clock_timestamp()
 );

@@ -100,12 +100,7 @@ srand($seed);
 walk_on($_) for map { ($_) x 3 } qw(anna ben carl);
 
 # One snapshot: sums, what is held by kind of entry, and that nobody's use is below nothing.
-my $wrong = <<'SQL';
-select l.user_id, l.resource_type, l.used_value, l.held_value, e.* from pgtrain.user_usage_limits l
-  left join (select user_id, resource_type, sum(amount) as total, sum(amount) filter (where kind in ('hold', 'release')) as held
-               from pgtrain.usage_entries group by 1, 2) e using (user_id, resource_type)
- where l.used_value <> coalesce(e.total, 0) or l.held_value <> coalesce(e.held, 0) or l.used_value < l.held_value
-SQL
+my $wrong = 'select * from pgtrain_private.check_ledger()';
 my ($looks, $bad, $killed) = (0, '', 0);
 my $ends = time + 12;
 while (time < $ends)

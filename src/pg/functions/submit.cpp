@@ -52,12 +52,12 @@ call::Statement enter_statement{
     "  update pgtrain.user_usage_limits l set used_value = l.used_value + 1, held_value = l.held_value + 1 from run"
     "   where l.user_id = $1 and l.resource_type = 'training_jobs' and (l.reset_at is null or l.reset_at > pg_catalog.now())"
     "     and (l.limit_value = -1 or l.used_value + 1 <= l.limit_value)"
-    "  returning l.resource_type, 1::bigint as amount),"
+    "  returning l.resource_type, 1::bigint as amount, l.warned_at is null and l.limit_value > 0 and l.used_value >= l.limit_value * l.warn_share as is_near),"
     " tokens as ("
     "  update pgtrain.user_usage_limits l set used_value = l.used_value + $11, held_value = l.held_value + $11 from job"
     "   where l.user_id = $1 and l.resource_type = 'training_tokens' and (l.reset_at is null or l.reset_at > pg_catalog.now())"
     "     and (l.limit_value = -1 or l.used_value + $11 <= l.limit_value)"
-    "  returning l.resource_type, $11 as amount),"
+    "  returning l.resource_type, $11 as amount, l.warned_at is null and l.limit_value > 0 and l.used_value >= l.limit_value * l.warn_share as is_near),"
     " booked as ("
     "  insert into pgtrain.usage_entries (user_id, resource_type, kind, amount, run_id)"
     "  select $1, h.resource_type, 'hold', h.amount, run.id from run, (select * from job union all select * from tokens) h),"
@@ -73,12 +73,23 @@ call::Statement enter_statement{
     "  insert into pgtrain.audit_log (title, actor_id, host, ip, subject)"
     "  select 'submit_run', $1, pg_catalog.host(pg_catalog.inet_client_addr()), pg_catalog.inet_client_addr(),"
     "         pg_catalog.jsonb_build_object('run_id', run.id) from run)"
-    " select run.id, exists (select from job), exists (select from tokens) from run",
+    " select run.id, exists (select from job), exists (select from tokens), exists (select from job where is_near),"
+    "        exists (select from tokens where is_near),"
+    "        exists (select from pgtrain.user_usage_limits l where l.user_id = $1 and l.resource_type = 'storage_bytes'"
+    "                   and l.limit_value >= 0 and l.used_value >= l.limit_value)"
+    "   from run",
     {Type::Int8, Type::Int8, Type::Int8, Type::Text, Type::Text, Type::Jsonb, Type::Bytea, Type::Bytea, Type::Int8, Type::Int8,
      Type::Int8, Type::Int8, Type::Int8, Type::Text, Type::Int4, Type::Int4, Type::TimestampTz, Type::Text, Type::Jsonb,
      Type::Int8Array, Type::TextArray, Type::Int8Array, Type::Int8Array}};
 
 call::Statement hold_statement{"select pgtrain_private.hold_usage($1, $2, $3, $4)", {Type::Int8, Type::Text, Type::Int8, Type::Int8}};
+
+call::Statement warn_statement{"select pgtrain_private.warn_usage($1, $2::pgtrain.resource_type)", {Type::Int8, Type::Text}};
+
+// Where there is no room for what a run will store, it is not begun.
+call::Statement full_statement{
+    "select pgtrain_private.refuse_usage(l, 1) from pgtrain.user_usage_limits l where l.user_id = $1 and l.resource_type = 'storage_bytes'",
+    {Type::Int8}};
 
 call::Statement describe_statement{
     "select p.plan || pg_catalog.jsonb_build_object('device_kind', $2, 'fits', (p.plan->>'peak_bytes')::bigint <= $4, 'largest_device_bytes', $4,"
@@ -209,6 +220,9 @@ int64_t enter_run(const call::Spi &spi, const ResolvedRun &run, std::optional<in
   const int64_t id = rows[0].int64(0);
   if (!rows[0].boolean(1)) hold_statement.execute(spi, {run.owner_id, "training_jobs", 1, id});
   if (!rows[0].boolean(2)) hold_statement.execute(spi, {run.owner_id, "training_tokens", run.config.tokens, id});
+  if (rows[0].boolean(3)) warn_statement.execute(spi, {run.owner_id, "training_jobs"});
+  if (rows[0].boolean(4)) warn_statement.execute(spi, {run.owner_id, "training_tokens"});
+  if (rows[0].boolean(5)) full_statement.execute(spi, {run.owner_id});
   if (!options.start_at) worker::note_queued(run.owner_id, static_cast<int>(-*options.priority), false);
   return id;
 }

@@ -120,6 +120,7 @@ void Attempt::write_batch() {
   written_at_ = looked_at_ = GetCurrentTimestamp();
   if (asked == "cancel") wish(StopWish::Cancel);
   if (asked == "pause") wish(StopWish::Pause);
+  if (asked == "limit") wish(StopWish::Limit);
 }
 
 // Between two parts of something long. False when it need not be brought to its end.

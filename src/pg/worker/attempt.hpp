@@ -24,7 +24,7 @@ namespace pgtrain::pg::worker {
 // How an attempt ended; one transition of the run belongs to each.
 enum class Ending { None, Succeeded, Cancelled, Paused, Failed, QueuedAgain };
 
-enum class StopWish { None, Cancel, Pause, Shutdown };
+enum class StopWish { None, Cancel, Pause, Limit, Shutdown };
 
 class Attempt {
  public:

@@ -25,7 +25,7 @@ constexpr char model_name[] = "model.safetensors";
 call::Statement finish_statement{
     "select pgtrain_private.finish_run($1, $2, $3::text::pgtrain.run_status, $4::text::pgtrain.end_reason, $5, $6, $7, $8)",
     {Type::Int8, Type::Int4, Type::Text, Type::Text, Type::Text, Type::Text, Type::Text, Type::Text}};
-call::Statement park_statement{"select pgtrain_private.park_run($1, $2)", {Type::Int8, Type::Int4}};
+call::Statement park_statement{"select pgtrain_private.park_run($1, $2, $3::text::pgtrain.end_reason)", {Type::Int8, Type::Int4, Type::Text}};
 call::Statement requeue_statement{
     "select pgtrain_private.requeue_run($1, $2, $3::text::pgtrain.end_reason, $4, $5, $6, $7, $8)::text",
     {Type::Int8, Type::Int4, Type::Text, Type::Bool, Type::Text, Type::Text, Type::Text, Type::Text}};
@@ -62,6 +62,7 @@ void Attempt::end_by_stop() {
   switch (wish_) {
     case StopWish::Cancel: return end_as(Ending::Cancelled, "cancelled_by_user");
     case StopWish::Pause: return end_as(Ending::Paused, "paused_by_user");
+    case StopWish::Limit: return end_as(Ending::Paused, "limit_reached");
     case StopWish::Shutdown:
       counts_ = false;
       return end_as(Ending::QueuedAgain, "server_shutdown", "the server or the worker was stopped", {}, "The run continues from its last checkpoint.");
@@ -138,7 +139,7 @@ void Attempt::make_transition() {
       case Ending::Succeeded: break;  // publish_run has made the transition
       case Ending::Cancelled: finish("cancelled"); break;
       case Ending::Failed: finish("failed"); break;
-      case Ending::Paused: park_statement.execute(spi, {claim_.run_id, claim_.attempt}); break;
+      case Ending::Paused: park_statement.execute(spi, {claim_.run_id, claim_.attempt, reason_}); break;
       case Ending::QueuedAgain:
       case Ending::None:
         requeue_statement.execute(spi, {claim_.run_id, claim_.attempt, reason_, counts_, exit_status_, or_null(message_), or_null(detail_), or_null(hint_)});

@@ -31,7 +31,7 @@ constexpr char data_name[] = "data.samples";
 constexpr char resume_name[] = "resume.safetensors";
 
 call::Statement job_statement{
-    "select j.config::text, j.data_bytes, j.threads, j.checkpoint_file, j.checkpoint_step from pgtrain_private.load_job($1, $2, $3, $4) j",
+    "select j.config::text, j.data_bytes, j.threads, j.checkpoint_file, j.checkpoint_step, j.is_limited from pgtrain_private.load_job($1, $2, $3, $4) j",
     {Type::Int8, Type::Int4, Type::Int4, Type::Int8}};
 call::Statement pairs_statement{"select p.key, coalesce(p.value, '') from jsonb_each_text($1) p", {Type::Jsonb}};
 call::Statement parts_statement{
@@ -91,12 +91,14 @@ class DataFile {
 }  // namespace
 
 void Attempt::load_job() {
-  in_transaction("loading a job", [this](const call::Spi &spi) {
+  bool is_limited = false;
+  in_transaction("loading a job", [this, &is_limited](const call::Spi &spi) {
     const call::Rows rows = job_statement.execute(spi, {claim_.run_id, claim_.attempt, threads_of_trainer(), device_id_});
     const call::Row &row = rows[0];
     if (row.is_null(0)) throw Error(code::InvalidState, "run " + std::to_string(claim_.run_id) + " is not running any more");
     job_.threads = static_cast<uint32_t>(row.int64(2));
     checkpoint_file_ = row.optional_int64(3);
+    is_limited = row.boolean(5);
     for (const call::Row &pair : pairs_statement.execute(spi, {row.text(0)})) job_.config.emplace_back(pair.text(0), pair.text(1));
     for (const call::Row &part : parts_statement.execute(spi, {claim_.run_id})) {
       if (part.is_null(0)) {
@@ -107,6 +109,7 @@ void Attempt::load_job() {
       datasets_.push_back(DatasetPart{part.int64(0), part.int64(1), std::clamp<int64_t>(bytes_at_once / longest, 1, samples_at_once)});
     }
   });
+  if (is_limited) wish(StopWish::Limit);
   job_.run_id = static_cast<uint64_t>(claim_.run_id);
   job_.attempt = static_cast<uint32_t>(claim_.attempt);
   job_.kind = protocol::JobKind::Train;

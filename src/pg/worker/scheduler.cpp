@@ -1,5 +1,5 @@
 // The scheduler of one database: repairs what dead workers left, frees lost leases, releases runs that are due, writes down the
-// devices, and removes what is no longer needed. Exits when its database has no extension (any more).
+// devices, moves subscriptions and limited runs on, and removes what is no longer needed. Exits when its database has no extension (any more).
 #include "pg/compat.hpp"
 
 extern "C" {
@@ -30,6 +30,7 @@ namespace {
 
 constexpr int64_t housekeeping_us = 60 * 1000000;
 constexpr int64_t device_report_us = 10 * 1000000;
+constexpr int64_t limits_look_us = 2 * 1000000;
 constexpr int64_t rotation_look_us = 10 * 1000000;
 constexpr int rotation_portion = 100;  // rows locked by one transaction
 constexpr int64_t longest_between_looks_ms = 5000;  // at who blocks a worker
@@ -41,6 +42,8 @@ call::Statement lost_statement{"select pgtrain_private.free_lost_attempts()"};
 call::Statement blockers_statement{"select pgtrain_private.end_blockers($1)", {call::Type::Int4}};
 call::Statement due_statement{
     "select (extract(epoch from least(r.next_due, clock_timestamp() + interval '1 day') - clock_timestamp()) * 1000)::bigint from pgtrain_private.release_due_runs() r"};
+call::Statement subscriptions_statement{"select pgtrain_private.advance_subscriptions()"};
+call::Statement limited_statement{"select pgtrain_private.resume_limited_runs()"};
 call::Statement devices_statement{"select pgtrain_private.refresh_device_status()"};
 call::Statement adopt_statement{"select pgtrain_private.adopt_queued_runs()"};
 call::Statement checkpoints_statement{"select pgtrain_private.remove_expired_checkpoints()"};
@@ -106,7 +109,7 @@ void run_scheduler() {
     return;
   }
   announce_present(MyDatabaseId);
-  TimestampTz keep_house_at = 0, report_devices_at = 0, adopt_at = 0, look_for_blockers_at = 0, rotate_at = 0;
+  TimestampTz look_at_limits_at = 0, keep_house_at = 0, report_devices_at = 0, adopt_at = 0, look_for_blockers_at = 0, rotate_at = 0;
   int64_t adoption_delay_us = first_adoption_us;
   while (!must_stop()) {
     if (reload_settings_if_asked()) rotate_at = 0;
@@ -124,6 +127,11 @@ void run_scheduler() {
         devices_statement.execute(spi);
       });
       report_devices_at = now + device_report_us;
+    }
+    if (now >= look_at_limits_at) {
+      chore("moving subscriptions on", [](const call::Spi &spi) { subscriptions_statement.execute(spi); });
+      chore("queueing runs that had met a limit", [](const call::Spi &spi) { limited_statement.execute(spi); });
+      look_at_limits_at = now + limits_look_us;
     }
     if (now >= look_for_blockers_at) {
       chore("looking for blockers", [](const call::Spi &spi) { blockers_statement.execute(spi, {worker_settings.lock_patience_ms}); });
