@@ -81,8 +81,20 @@ bool Session::receive(down::Job& job) {
   return true;
 }
 
+bool Session::send_frame(const std::string& frame, bool is_last) {
+  std::lock_guard lock(write_mutex_);
+  if (has_ended_) return false;
+  has_ended_ = is_last;
+  return write_all(frame);
+}
+
 bool Session::send_bytes(const std::string& bytes) {
   std::lock_guard lock(write_mutex_);
+  return write_all(bytes);
+}
+
+// The write lock is held.
+bool Session::write_all(const std::string& bytes) {
   size_t sent = 0;
   while (sent < bytes.size() && !is_output_lost_.load()) {
     const ssize_t count = write(output_, bytes.data() + sent, bytes.size() - sent);

@@ -14,6 +14,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <type_traits>
 
 #include "protocol/message.hpp"
 
@@ -35,10 +36,12 @@ class Session {
   /// Waits for the peer's Hello and Job. False: the peer left, broke the rules or stopped us; exit_code() says which.
   bool receive(protocol::down::Job& job);
 
-  /// Sends a message; false when nobody reads. May block while the pipe is full.
+  /// Sends a message; false when nobody reads. May block while the pipe is full. Failed and Done are the last word: what
+  /// another thread, the heart, says after them is left out (false).
   template <class Message>
   bool send(const Message& message) {
-    return send_bytes(protocol::encode(message));
+    constexpr bool is_last = std::is_same_v<Message, protocol::up::Failed> || std::is_same_v<Message, protocol::up::Done>;
+    return send_frame(protocol::encode(message), is_last);
   }
 
   /// Writes bytes as they are, between whole frames.
@@ -69,6 +72,8 @@ class Session {
   ExitCode exit_code() const { return is_peer_broken_ ? ExitCode::ProtocolViolation : ExitCode::PeerGone; }
 
  private:
+  bool send_frame(const std::string& frame, bool is_last);
+  bool write_all(const std::string& bytes);
   void read_loop();
   void read_signals();
   bool read_input(protocol::FrameReader& reader);
@@ -81,6 +86,7 @@ class Session {
   int wake_ = -1;
 
   std::mutex write_mutex_;  // one frame at a time
+  bool has_ended_ = false;  // the last word is said
   std::mutex state_mutex_;  // the fields down to is_closing_
   std::condition_variable state_changed_;
   bool has_hello_ = false;

@@ -91,8 +91,8 @@ void commit(Scene& scene, const Fault& fault) {
     hang();
   }
   if (action == "badstate") {
-    scene.session->send(up::Done{});
-    scene.session->send(up::Progress{});
+    write_raw(encode(up::Done{}));
+    write_raw(encode(up::Progress{}));
     hang();
   }
   if (action == "badsha" || action == "badbytes") {

@@ -1,7 +1,9 @@
 // session_test.cpp: the trainer's end of the pipe, tested through the fake trainer, which shares it with the real one.
 #include <signal.h>
+#include <unistd.h>
 
 #include "trainer/child.hpp"
+#include "trainer/session.hpp"
 
 namespace pgtrain::trainer::test {
 namespace {
@@ -157,6 +159,28 @@ TEST(Session, HeartbeatsCountWork) {
   ASSERT_GT(run.heartbeats.size(), 3u);
   for (size_t i = 1; i < run.heartbeats.size(); ++i) EXPECT_GT(run.heartbeats[i].work_units, run.heartbeats[i - 1].work_units);
   EXPECT_GT(run.heartbeats.back().resident_bytes, 100000u);
+}
+
+// The heart beats in a thread of its own, which may be about to speak when the run ends.
+TEST(Session, NothingIsSaidAfterTheLastWord) {
+  int down_ends[2], up_ends[2];
+  ASSERT_EQ(pipe(down_ends), 0);
+  ASSERT_EQ(pipe(up_ends), 0);
+  const up::Failed failed{FailureCode::DeviceFault, "the device fell", "", ""};
+  prepare_signals();
+  {
+    Session session(down_ends[0], up_ends[1]);
+    EXPECT_TRUE(session.send(failed));
+    EXPECT_FALSE(session.send(up::Heartbeat{1, 1}));
+    EXPECT_FALSE(session.send(up::Done{}));
+  }
+  close(up_ends[1]);
+  std::string said(1000, '\0');
+  const ssize_t count = read(up_ends[0], said.data(), said.size());
+  ASSERT_GT(count, 0);
+  said.resize(static_cast<size_t>(count));
+  EXPECT_EQ(said, encode(failed));
+  for (const int end : {down_ends[0], down_ends[1], up_ends[0]}) close(end);
 }
 
 TEST(Session, AHungTrainerIsSilent) {
