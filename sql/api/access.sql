@@ -68,6 +68,7 @@ begin
     end if;
     role_key := pgtrain_private.find_role(role);
     perform pgtrain_private.check_grantable(role_key);
+    perform pgtrain_private.keep_administrator(revoke_role.user_id, role_key);
     update pgtrain.user_roles ur set is_active = false where ur.user_id = revoke_role.user_id and ur.role_id = role_key and ur.is_active;
     had := found;
     perform pgtrain_private.write_audit('role_revoked', null, jsonb_build_object('user_id', user_id, 'role', role));

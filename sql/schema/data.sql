@@ -79,10 +79,16 @@ begin
     if tg_op = 'DELETE' and not exists (select from pgtrain.datasets d where d.id = old.dataset_id) then
         return old;
     end if;
+    -- A dataset that is handed over takes them along.
+    if tg_op = 'UPDATE' and new.owner_id is not distinct from (select d.owner_id from pgtrain.datasets d where d.id = new.dataset_id)
+       and (new.dataset_id, new.ordinal, new.content, new.content_hash, new.created_at)
+           = (old.dataset_id, old.ordinal, old.content, old.content_hash, old.created_at) then
+        return new;
+    end if;
     raise exception using errcode = 'PT405', message = 'samples of a dataset are never changed or removed one by one',
         hint = 'Make a new dataset, or delete the whole dataset.';
 end $$;
-comment on function pgtrain_private.refuse_sample_change() is 'Row trigger: samples only go together with their dataset';
+comment on function pgtrain_private.refuse_sample_change() is 'Row trigger: samples only go, or get another owner, together with their dataset';
 create trigger refuse_change before update or delete on pgtrain.dataset_samples
     for each row execute function pgtrain_private.refuse_sample_change();
 create trigger refuse_truncate before truncate on pgtrain.dataset_samples

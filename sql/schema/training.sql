@@ -472,7 +472,8 @@ begin
         perform pg_extension_config_dump(t::regclass, '');
     end loop;
 end $$;
-create trigger refuse_change before update on pgtrain.training_statuses
+-- All columns but the owner, who changes with the run's.
+create trigger refuse_change before update of id, training_run_id, status, data, created_at, updated_at on pgtrain.training_statuses
     for each statement execute function pgtrain_private.refuse_change();
 
 -- Only where a limit itself is set: submits move counters and do not meet it.

@@ -10,7 +10,8 @@ namespace pgtrain::pg {
 std::span<const ErrorCode> own_codes() {
   static constexpr std::array codes{code::LimitExceeded,      code::NotFound,      code::AppendOnly,
                                     code::InvalidState,       code::InvalidData,   code::AccountLocked,
-                                    code::SecondFactorNeeded, code::TrainerFailed, code::Unavailable};
+                                    code::SecondFactorNeeded, code::TrainerFailed, code::Unavailable,
+                                    code::TooManyRequests};
   return codes;
 }
 

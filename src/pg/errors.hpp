@@ -33,6 +33,7 @@ inline constexpr ErrorCode NotFound{"PT404", "not_found", "no such thing, or not
 inline constexpr ErrorCode InvalidState{"PT409", "invalid_state", "the thing exists but its state does not allow this"};
 inline constexpr ErrorCode InvalidData{"PT422", "invalid_data", "a dataset, sample, config or file is not acceptable"};
 inline constexpr ErrorCode AccountLocked{"PT423", "account_locked", "too many failed logins; wait until the time given"};
+inline constexpr ErrorCode TooManyRequests{"PT429", "too_many_requests", "the same was asked for too often; wait until the time given"};
 inline constexpr ErrorCode AppendOnly{"PT405", "append_only", "rows of this table are never changed or removed"};
 inline constexpr ErrorCode SecondFactorNeeded{"PT428", "second_factor_needed", "the password was right; a one-time code is needed too"};
 inline constexpr ErrorCode TrainerFailed{"PT500", "trainer_failed", "the trainer program ended without a result"};

@@ -131,6 +131,16 @@ void define() {
              PGC_SIGHUP, 0);
   DefineCustomStringVariable("pgtrain.limits_time_zone", "Time zone in which the days and months of usage limits begin.", nullptr,
                              &s.limits_time_zone, "UTC", PGC_SIGHUP, 0, check_time_zone, nullptr, nullptr);
+  define_int("pgtrain.verification_lifetime", "Time in which a code sent to an e-mail address or telephone must be given back.",
+             &s.verification_lifetime_seconds, 1, 7 * 24 * 60 * 60, PGC_SUSET, GUC_UNIT_S);
+  define_int("pgtrain.verification_attempts", "Wrong codes after which a code is void.", &s.verification_attempts, 1, 100, PGC_SUSET, 0);
+  define_int("pgtrain.reset_lifetime", "Time in which a password can be reset after the message was taken for delivery.",
+             &s.reset_lifetime_seconds, 1, 7 * 24 * 60 * 60, PGC_SUSET, GUC_UNIT_S);
+  define_int("pgtrain.message_lifetime", "Time after which a message that could not be delivered is given up.",
+             &s.message_lifetime_seconds, 60, 30 * 24 * 60 * 60, PGC_SUSET, GUC_UNIT_S);
+  define_int("pgtrain.message_attempts", "Failed deliveries after which a message is given up.", &s.message_attempts, 1, 1000, PGC_SUSET, 0);
+  DefineCustomStringVariable("pgtrain.totp_issuer", "Name under which authenticator programs show the account.", nullptr,
+                             &s.totp_issuer, "pgtrain", PGC_SUSET, 0, nullptr, nullptr, nullptr);
 }
 
 void reserve_prefix() {

@@ -29,6 +29,12 @@ struct Settings {
   int login_lock_max_seconds = 60 * 60;
   char *limits_time_zone = nullptr;    // where days and months of limits begin; never null once defined
   int payment_grace_days = 7;          // after a payment that failed
+  int verification_lifetime_seconds = 600;   // codes for e-mail addresses and telephones
+  int verification_attempts = 5;             // wrong codes until one is void
+  int reset_lifetime_seconds = 3600;         // tokens of password resets
+  int message_lifetime_seconds = 86400;      // messages to be delivered
+  int message_attempts = 8;
+  char *totp_issuer = nullptr;               // name shown by authenticator programs
 };
 
 // Written by the server through guc::define, read by everyone else.

@@ -147,6 +147,20 @@ void record_failure(std::string_view name) {
   slot.locked_until = TimestampTzPlusMilliseconds(now, lock_seconds(slot.failures) * 1000);
 }
 
+int64_t try_attempt(std::string_view name, int64_t memory_seconds) {
+  const uint64_t key = key_of(name);
+  const TimestampTz now = GetCurrentTimestamp();
+  Shared &data = table();
+  Locked locked(data);
+  Attempts &slot = slot_of(data, key);
+  if (slot.locked_until > now) return slot.locked_until;
+  if (memory_seconds > 0 && slot.last < now - memory_seconds * USECS_PER_SEC) slot.failures = 0;
+  slot.last = now;
+  slot.failures = std::min(slot.failures + 1, 1000000);
+  slot.locked_until = TimestampTzPlusMilliseconds(now, lock_seconds(slot.failures) * 1000);
+  return 0;
+}
+
 void clear_failures(std::string_view name) {
   const uint64_t key = key_of(name);
   Shared &data = table();

@@ -17,6 +17,11 @@ int64_t locked_until(std::string_view name);
 // Counts a failure of a name and locks it when there were too many.
 void record_failure(std::string_view name);
 
+// Counts an attempt under a name before it is known how it ends, so that any number at once get no more tries than one after the
+// other. Returns 0, or the time until which the name is locked; then nothing is counted. An attempt whose predecessor is older
+// than `memory_seconds` (0 for never) is the first one again.
+int64_t try_attempt(std::string_view name, int64_t memory_seconds);
+
 // Wipes the count of a name after a success.
 void clear_failures(std::string_view name);
 
