@@ -43,6 +43,7 @@ begin
             create_dataset.format::pgtrain.dataset_format, create_dataset.source, create_dataset.license,
             coalesce(create_dataset.tags, '{}'), coalesce(create_dataset.metadata, '{}'))
     returning id into new_id;
+    perform pgtrain_private.write_audit('dataset_created', null, jsonb_build_object('dataset_id', new_id));
     return new_id;
 exception when unique_violation then
     raise exception using errcode = '23505', message = pg_catalog.format('you have a dataset "%s" already', name),

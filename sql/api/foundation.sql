@@ -42,7 +42,7 @@ begin
     execute format('grant usage on schema pgtrain to %s', target);
     execute format('grant execute on all functions in schema pgtrain to %s', target);
     execute format('grant execute on all procedures in schema pgtrain to %s', target);
-    execute format('revoke execute on function pgtrain.grant_application(text) from %s', target);
+    execute format('revoke execute on function pgtrain.grant_application(text), pgtrain.revoke_application(text) from %s', target);
     -- What policies and views call per statement and per row; the schema itself stays closed, so none of it can be named.
     execute format('grant execute on function pgtrain_private.owner_scope(text, text), pgtrain_private.in_scope(bigint, bigint), '
                    'pgtrain_private.scope_low(bigint), pgtrain_private.scope_high(bigint), pgtrain_private.may_access(bigint, text, text) to %s', target);
@@ -70,7 +70,24 @@ begin
         end if;
     end loop;
     execute format('grant insert, delete on pgtrain.favorites to %s', target);
+    perform pgtrain_private.write_audit('application_granted', null, jsonb_build_object('role', role_name));
 end $$;
 comment on function pgtrain.grant_application(text) is 'Gives a database role what an application needs: functions, tables under row security, nothing private. Run it again after an update';
+
+create or replace function pgtrain.revoke_application(role_name text) returns void
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    target regrole;
+begin
+    if role_name is null or not exists (select from pg_roles where rolname = role_name) then
+        raise exception using errcode = '42704', message = format('role "%s" does not exist', role_name);
+    end if;
+    target := quote_ident(role_name)::regrole;
+    execute format('revoke all on all tables in schema pgtrain, pgtrain_private from %s', target);
+    execute format('revoke all on all routines in schema pgtrain, pgtrain_private from %s', target);
+    execute format('revoke all on schema pgtrain, pgtrain_private from %s', target);
+    perform pgtrain_private.write_audit('application_revoked', null, jsonb_build_object('role', role_name));
+end $$;
+comment on function pgtrain.revoke_application(text) is 'Takes back what grant_application gave a database role';
 
 revoke all on all routines in schema pgtrain, pgtrain_private from public;

@@ -33,6 +33,7 @@ begin
             create_model.model_id, create_model.base_url, create_model.context_length, create_model.max_tokens, create_model.temperature,
             create_model.top_p, create_model.system_prompt, create_model.kind = 'reference', coalesce(create_model.metadata, '{}'))
     returning id into new_id;
+    perform pgtrain_private.write_audit('model_created', null, jsonb_build_object('model_id', new_id));
     return new_id;
 exception when unique_violation then
     raise exception using errcode = '23505', message = format('you have a model "%s" already', name);

@@ -27,9 +27,31 @@ select format('%s.%s %s%s%s: %s', n.nspname, c.relname, c.relkind, case when c.r
  where n.nspname in ('pgtrain', 'pgtrain_private') and c.relkind in ('r', 'v', 'p', 'm') order by line;
 
 \echo '# Policies'
-select format('%s %s %s: %s%s', c.relname, p.polname, p.polcmd, pg_get_expr(p.polqual, p.polrelid), ' check ' || pg_get_expr(p.polwithcheck, p.polrelid)) collate "C" as line
+select regexp_replace(format('%s %s %s %s: %s%s', c.relname, p.polname, p.polcmd, case when p.polroles = '{0}' then 'all' else 'some' end,
+           pg_get_expr(p.polqual, p.polrelid), ' check ' || pg_get_expr(p.polwithcheck, p.polrelid)), '\s+', ' ', 'g') collate "C" as line
   from pg_policy p join pg_class c on c.oid = p.polrelid join pg_namespace n on n.oid = c.relnamespace
  where n.nspname in ('pgtrain', 'pgtrain_private') order by line;
+
+\echo '# Rights of others than the owner and the application (there are none)'
+select format('%s: %s', r.what, r.acl) from (
+    select 'schema ' || n.nspname as what, n.nspacl as acl, n.nspowner as owner from pg_namespace n where n.nspname in ('pgtrain', 'pgtrain_private')
+    union all select 'relation ' || c.oid::regclass, c.relacl, c.relowner from pg_class c where c.relnamespace in ('pgtrain'::regnamespace, 'pgtrain_private'::regnamespace)
+    union all select 'column ' || a.attrelid::regclass || '.' || a.attname, a.attacl, c.relowner from pg_attribute a join pg_class c on c.oid = a.attrelid
+               where c.relnamespace in ('pgtrain'::regnamespace, 'pgtrain_private'::regnamespace)
+    union all select 'function ' || p.oid::regprocedure, p.proacl, p.proowner from pg_proc p where p.pronamespace in ('pgtrain'::regnamespace, 'pgtrain_private'::regnamespace)) r
+ where exists (select from aclexplode(r.acl) x where x.grantee not in (r.owner, 'regress_catalog'::regrole) or x.is_grantable and x.grantee <> r.owner);
+\echo '# Objects that do not belong to the owner of the extension (there are none)'
+select pg_describe_object(d.classid, d.objid, 0)
+  from pg_depend d join pg_extension e on d.refclassid = 'pg_extension'::regclass and d.refobjid = e.oid and d.deptype = 'e' and e.extname = 'pgtrain'
+  left join pg_class c on d.classid = 'pg_class'::regclass and c.oid = d.objid
+  left join pg_proc p on d.classid = 'pg_proc'::regclass and p.oid = d.objid
+  left join pg_type t on d.classid = 'pg_type'::regclass and t.oid = d.objid
+  left join pg_namespace n on d.classid = 'pg_namespace'::regclass and n.oid = d.objid
+ where coalesce(c.relowner, p.proowner, t.typowner, n.nspowner) <> e.extowner;
+\echo '# Triggers: table, name, function, when; A is also under session_replication_role = replica'
+select format('%s %s: %s %s', t.tgrelid::regclass, t.tgname, t.tgfoid::regproc, t.tgenabled) collate "C" as line
+  from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace in ('pgtrain'::regnamespace, 'pgtrain_private'::regnamespace)
+   and not t.tgisinternal and t.tgname <> 'touch_updated_at' order by line;
 
 \echo '# Exceptions to the rules (there are none)'
 \echo 'PUBLIC has a right:'

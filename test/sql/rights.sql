@@ -1,5 +1,6 @@
 -- Rights: every kind of thing has its permissions, every table with an owner its policies by them; what applications may change in
 -- tables; every function that changes something says so in the audit log.
+\set VERBOSITY terse
 \pset format unaligned
 \pset tuples_only on
 set client_min_messages = warning;
@@ -36,3 +37,62 @@ select permission from pgtrain.role_grants where role = 'user' except select per
 \echo 'anybody''s rows are reached by other roles than superuser and admin:'
 select role, permission from pgtrain.role_grants where access = 'any' and role not in ('superuser', 'admin')
    and not (role = 'messenger' and entity = 'messages');  -- whose messages it delivers is anybody's by nature
+
+\echo 'function that changes something and leaves no line in the audit log:'
+-- What a function calls is looked for too. Without need of a line:
+create temp table unlogged (function name, why text);
+insert into unlogged values
+    ('append_samples', 'the rows are append-only and have their times'), ('append_records', 'as append_samples'),
+    ('dataset_from_query', 'in C; calls create_dataset'), ('store_secret', 'in C; writes secret_stored'), ('submit_run', 'in C; writes submit_run'),
+    ('authenticate', 'the session has its times, and its login a line'), ('logout', 'the session says when it ended'),
+    ('plan_run', 'writes a cache'), ('take_messages', 'the message says so'), ('confirm_message', 'as take_messages'), ('fail_message', 'as take_messages'), ('wait_for_run', 'reads'), ('export_artifact', 'reads'), ('generate', 'reads');
+create temp view sources as
+    select p.proname, p.prosrc as text from pg_proc p where p.pronamespace in ('pgtrain'::regnamespace, 'pgtrain_private'::regnamespace);
+with recursive logged as (
+    select proname from sources where text ~ 'write_audit|audit_log' or proname = 'write_audit'
+    union
+    select s.proname from sources s join logged l on s.text ~ ('\mpgtrain(_private)?\.' || l.proname || '\M'))
+select p.proname from pg_proc p
+ where p.pronamespace = 'pgtrain'::regnamespace and p.provolatile = 'v' and p.proname not in (select proname from logged)
+   and p.proname not in (select function from unlogged) order by p.proname collate "C";
+
+\echo '# Those in C, and a login that fails, leave one: who, on what, from where'
+select pgtrain.register_user('rgt_anna', 'anna@rights.test', 'a long enough secret') as anna \gset
+select session_token as token from pgtrain.login('rgt_anna', 'a long enough secret') \gset
+select count(*) from pgtrain.login('rgt_anna', 'wrong');
+begin;
+select pgtrain.authenticate(:'token') = :anna;
+select pgtrain.append_samples(pgtrain.dataset_from_query('d', $$select 'some text that is long enough'$$), array['more']);
+select pgtrain.submit_run(dataset_id => id, config => '{"size": "nano", "steps": 3}', start_at => now() + interval '1 day') > 0 from pgtrain.datasets where owner_id = :anna;
+select pgtrain.store_secret('s', 'value') > 0;
+select pgtrain.delete_secret('s');
+commit;
+select title, actor_id = :anna as by_her, db_role = session_user as db_role, ip is not distinct from inet_client_addr() as ip, subject ->> 'user_id' = :'anna' as on_her
+  from pgtrain.audit_log
+ where id >= (select max(id) from pgtrain.audit_log where title = 'user_registered' and subject->>'user_id' = :'anna') order by id;
+\echo '# Users see their own lines; nobody changes one'
+create role regress_rights login;
+select pgtrain.grant_application('regress_rights');
+set role regress_rights;
+begin; select pgtrain.authenticate(:'token') = :anna; select string_agg(distinct title, ' ' order by title) from pgtrain.audit_log; commit;
+update pgtrain.audit_log set title = 'x';
+reset role;
+update pgtrain.audit_log set title = 'x';
+set session_replication_role = replica;
+delete from pgtrain.audit_log;
+truncate pgtrain.audit_log;
+reset session_replication_role;
+
+\echo '# What an application may write in tables by itself: nothing else'
+select t.relname || ' ' || lower(p) || coalesce(' (' || string_agg(a.attname, ' ' order by a.attname) || ')', '')
+  from pg_class t cross join unnest(array['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) p
+  left join pg_attribute a on a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped and p = 'UPDATE' and has_column_privilege('regress_rights', t.oid, a.attnum, p)
+ where t.relnamespace in ('pgtrain'::regnamespace, 'pgtrain_private'::regnamespace) and t.relkind in ('r', 'p', 'v')
+   and (a.attnum is not null or has_table_privilege('regress_rights', t.oid, p)) group by t.relname, p order by 1;
+\echo '# revoke_application takes everything back: no right is left, and the role can be dropped'
+select pgtrain.revoke_application('regress_rights'), pgtrain.revoke_application('regress_rights');
+select has_schema_privilege('regress_rights', 'pgtrain', 'usage');
+drop role regress_rights;
+select pgtrain.revoke_application('regress_rights');
+select pgtrain.revoke_application(null);
+select pgtrain.delete_dataset(id) from pgtrain.datasets where owner_id = :anna;

@@ -1,6 +1,7 @@
 -- Sharing: machines, images and instances of one user that another may use, until the grant ends or is taken back; and that
 -- only their owner, or an administrator, says so.
-\set VERBOSITY terse
+-- The numbers in messages depend on what ran before.
+\set VERBOSITY sqlstate
 \pset format unaligned
 \pset tuples_only on
 set client_min_messages = warning;
