@@ -117,38 +117,24 @@ begin
 end $$;
 comment on function pgtrain_private.warn_usage(bigint, pgtrain.resource_type) is 'Tells listeners of pgtrain_limits (payload: USER/RESOURCE/warning) and the audit log that a user has come near his limit';
 
+-- In C (src/pg/functions/limits.cpp): the entry, and one try to move the counter, which is left to hold_anew when the counter is
+-- missing, due to start again, or full.
 create or replace function pgtrain_private.hold_usage(user_id bigint, resource text, amount bigint, run_id bigint) returns void
+    language c volatile as 'MODULE_PATHNAME', 'pgtrain_hold_usage';
+comment on function pgtrain_private.hold_usage(bigint, text, bigint, bigint) is 'Reserves an amount for a run, or raises PT402 when that would pass the limit';
+
+create or replace function pgtrain_private.hold_anew(user_id bigint, resource pgtrain.resource_type, amount bigint) returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-    counter pgtrain.user_usage_limits;
-    wanted pgtrain.resource_type := pgtrain_private.find_resource(resource);
-    is_near boolean;
+    counter pgtrain.user_usage_limits := pgtrain_private.prepare_counter(user_id, resource);
 begin
-    if amount is null or amount < 0 or amount > 4611686018427387904 then
-        raise exception using errcode = '22023', message = format('cannot hold %s of %s', coalesce(amount::text, 'null'), resource);
+    if counter.limit_value <> -1 and counter.used_value + amount > counter.limit_value then
+        perform pgtrain_private.refuse_usage(counter, amount);
     end if;
-    for attempt in 1..2 loop
-        with moved as (
-            update pgtrain.user_usage_limits l set used_value = l.used_value + amount, held_value = l.held_value + amount
-             where l.user_id = hold_usage.user_id and l.resource_type = wanted and (l.reset_at is null or l.reset_at > now())
-               and (l.limit_value = -1 or l.used_value + amount <= l.limit_value)
-            returning l.warned_at is null and l.limit_value > 0 and l.used_value >= l.limit_value * l.warn_share as is_near),
-        booked as (
-            insert into pgtrain.usage_entries (user_id, resource_type, kind, amount, run_id)
-            select hold_usage.user_id, wanted, 'hold', amount, hold_usage.run_id from moved)
-        select moved.is_near into is_near from moved;
-        if found then
-            if is_near then
-                perform pgtrain_private.warn_usage(hold_usage.user_id, wanted);
-            end if;
-            return;
-        end if;
-        counter := pgtrain_private.prepare_counter(hold_usage.user_id, wanted);
-        exit when counter.limit_value <> -1 and counter.used_value + amount > counter.limit_value;
-    end loop;
-    perform pgtrain_private.refuse_usage(counter, amount);
+    update pgtrain.user_usage_limits l set used_value = l.used_value + amount, held_value = l.held_value + amount where l.id = counter.id;
+    perform pgtrain_private.warn_usage(counter.user_id, resource);
 end $$;
-comment on function pgtrain_private.hold_usage(bigint, text, bigint, bigint) is 'Reserves an amount for a run, or raises PT402 when that would pass the limit';
+comment on function pgtrain_private.hold_anew(bigint, pgtrain.resource_type, bigint) is 'Moves a counter for a hold that is entered already, after it was made or reset';
 
 -- What is charged at once or given back at once, without a hold: gauges, and counters of things that take no time.
 create or replace function pgtrain_private.move_usage(user_id bigint, resource pgtrain.resource_type, amount bigint, run_id bigint default null,
@@ -449,6 +435,8 @@ begin
      cross join lateral (
            select coalesce(l.reset_at <= now(), false) as is_over,
                   case when l.resource_type = 'concurrent_runs' then (select count(*) from pgtrain.run_attempts a where a.owner_id = l.user_id and a.ended_at is null)
+                       when l.resource_type = 'instances' then (select count(*) from pgtrain.instances i where i.owner_id = l.user_id)
+                       when l.resource_type = 'compute_nodes' then (select count(*) from pgtrain.compute_nodes c where c.owner_id = l.user_id)
                        when l.reset_at <= now() then l.held_value else l.used_value end as used) n
      where l.user_id = target
      order by l.resource_type;
@@ -503,7 +491,7 @@ create or replace function pgtrain_private.check_ledger(out user_id bigint, out 
       from pgtrain.user_usage_limits l
       left join (select u.user_id, u.resource_type, sum(u.amount) as used, sum(u.amount) filter (where u.kind in ('hold', 'release')) as held
                    from pgtrain.usage_entries u group by 1, 2) e on e.user_id = l.user_id and e.resource_type = l.resource_type
-     where l.used_value <> coalesce(e.used, 0) or l.held_value <> coalesce(e.held, 0) or l.used_value < l.held_value
+     where l.used_value <> coalesce(e.used, 0) or l.held_value <> coalesce(e.held, 0) or l.used_value < l.held_value or l.held_value < 0
     union all
     select e.user_id, e.resource_type, null, sum(e.amount), null, sum(e.amount) filter (where e.kind in ('hold', 'release'))
       from pgtrain.usage_entries e

@@ -1,5 +1,6 @@
 # Runs that meet a limit while they run: trained tokens after the limit was lowered, GPU seconds that run out. They stop at a
-# checkpoint as limit_reached, give back what they held, and go on by themselves when there is room. Storage is counted with what is stored, and full storage refuses new runs. The device is told to be a CUDA card.
+# checkpoint as limit_reached, give back what they held, and go on by themselves when there is room. Storage is counted with what is
+# stored, and full storage refuses new runs. The device is told to be a CUDA card.
 use strict;
 use warnings;
 use FindBin;
