@@ -60,7 +60,7 @@ make_stage() {
   local suite=$1
   rm -rf "${stage:?}/$suite"
   mkdir -p "$stage/$suite"
-  cp -r --no-preserve=mode "$ROOT/test/sql" "$ROOT/test/specs" "$ROOT/test/t" "$ROOT/expected" "$ROOT"/test/*schedule "$ROOT/test/server.conf" "$stage/$suite/"
+  cp -r --no-preserve=mode "$ROOT/test/sql" "$ROOT/test/specs" "$ROOT/test/t" "$ROOT/expected" "$ROOT"/test/*schedule "$ROOT/test/server.conf" "$ROOT/docs" "$stage/$suite/"
   if [ "$(id -u)" = 0 ]; then chown -R "$server_owner" "$stage/$suite"; fi
   cd "$stage/$suite"
 }
@@ -74,11 +74,13 @@ run_regress() { run_with_server regress regress/pg_regress regress_schedule; }
 run_isolation() { run_with_server isolation isolation/pg_isolation_regress isolation_schedule; }
 
 run_tap() {
+  local tap_python=$BUILD/python/bin/python
+  as_server test -x "$tap_python" || tap_python=python3
   make_stage tap || return 1
   as_server mkdir bin && cp "$BUILD"/cmake/bin/pgtrain-* bin/
   as_server env LANG=C.UTF-8 PATH="$staged_bin:$PATH" PERL5LIB="$pgxs_tests/perl" PG_REGRESS="$pgxs_tests/regress/pg_regress" \
     TESTDIR="$PWD" TESTDATADIR="$PWD/tmp_check" TESTLOGDIR="$PWD/tmp_check/log" PGTRAIN_BIN="$PWD/bin" \
-    PGTRAIN_FAKE_TRAINER="$PWD/bin/pgtrain-fake-trainer" prove -v --merge --timer t/*.pl
+    PGTRAIN_FAKE_TRAINER="$PWD/bin/pgtrain-fake-trainer" PGTRAIN_PYTHON="$tap_python" prove -v --merge --timer t/*.pl
 }
 
 say "== build"

@@ -27,7 +27,9 @@ select pgtrain.revoke_permission('user', 'delete', 'models');
 select pgtrain.set_usage_limit(2, 'training_jobs', 77);
 select pgtrain_private.hold_usage(2, 'training_jobs', 3, -1);
 update pgtrain.plans set price_amount = 1234 where name = 'premium';
-create role application;
+insert into pgtrain.compute_nodes (owner_id, name) values (1, 'box of anna');
+select pgtrain.grant_node(id, 2, now() + interval '1 day') from pgtrain.compute_nodes where owner_id = 1;
+create role application login;
 select pgtrain.grant_application('application');
 SQL
 my $token = $node->safe_psql('original', "select session_token from pgtrain.login('anna', 'a long enough secret')");
@@ -62,6 +64,12 @@ my $rights = q{select string_agg(line, E'\n' order by line collate "C") from (
 like($node->safe_psql('original', $rights), qr/application=X/, 'the application has rights');
 is($node->safe_psql('restored', $rights), $node->safe_psql('original', $rights), 'the rights of an application come with the dump');
 is($node->safe_psql('restored', "select pgtrain.authenticate('$token')"), '1', 'a session goes on');
+is($node->safe_psql('restored', <<'SQL', extra_params => [ '-U', 'application' ]), "2\nbox of anna\n77 3", 'a user logs in: with his grants, limits and what is held');
+select session_token from pgtrain.login('ben', 'a long enough secret') \gset
+select pgtrain.authenticate(:'session_token', true);
+select name from pgtrain.compute_nodes where owner_id is not null;
+select limit_value || ' ' || held_value from pgtrain.user_usage_limits where resource_type = 'training_jobs';
+SQL
 is($node->safe_psql('restored', "select pgtrain.register_user('carl', 'carl\@dump.test', 'a long enough secret')"), '3', 'keys go on');
 is($node->safe_psql('restored', "begin; select pgtrain.authenticate('$token'); select pgtrain.has_permission('delete', 'models'), pgtrain.has_permission('read', 'datasets', 'any'); commit"),
     "1\nf|t", 'a permission that was taken stays taken, one that was given stays given');
