@@ -16,6 +16,7 @@ spoil() {
 expect() { # name, what is in the file, what should be printed
   printf "$2" >"$file"
   local printed
+  # A refusal is one of the answers that are compared; its status says no more.
   printed=$(bash "$reader" "$file" 2>&1) || true
   [[ $printed == $3 ]] || printf '%s: %s\n' "$1" "$printed"
 }

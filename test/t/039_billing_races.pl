@@ -63,6 +63,7 @@ my %scripts = (
 	count => "select pgtrain_private.move_usage($anna, 'api_calls', 1);\n",
 	change => "select pgtrain.change_plan($anna, (array['small', 'large'])[1 + floor(random() * 2)::integer], true);\n",
 	# One counter, because several would be locked in another order than everywhere.
+	# The pauses are the pace of pgbench's clients, which race for a given time; nothing waits for them.
 	due => "update pgtrain.user_usage_limits set reset_at = now() where id = (select id from pgtrain.user_usage_limits where user_id = $anna and reset_at is not null order by random() limit 1);\n\\sleep 5 ms\n",
 	pay => "select pgtrain.record_payment($anna, 'p' || nextval('public.numbers') / 2, 100, 'EUR');\n\\sleep 5 ms\n",
 	period => "update pgtrain.user_subscriptions set current_period_end = now() where user_id = $anna and status = 'active';\n\\sleep 20 ms\n",
