@@ -140,7 +140,7 @@ $node->restart;
 is($node->safe_psql('postgres', $health), 'one true true true', 'keys of a command');
 $node->safe_psql('postgres', $health) for 1 .. 3;
 is(slurp_file($count), "run\n", 'which ran once');
-write_keys($path, $third, $second);
+write_keys($path, "$third current", $second);
 $node->reload;
 ok(wait_for($node, 'select count(*) from pgtrain.list_root_keys()', '2'), 'a reload runs it again');
 is(slurp_file($count), "run\nrun\n", 'once');
