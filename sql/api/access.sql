@@ -40,13 +40,15 @@ declare
     role_key bigint;
 begin
     perform pgtrain_private.require_writable('grant_role');
-    if pgtrain_private.require_permission('update', 'admin') <> 'any' then
-        raise exception using errcode = '42501', message = 'permission denied to give roles';
-    end if;
+    perform pgtrain_private.require_any('update', 'admin', 'give roles');
     role_key := pgtrain_private.find_role(role);
     perform pgtrain_private.check_grantable(role_key);
     if not exists (select from pgtrain.users u where u.id = grant_role.user_id) then
         raise exception using errcode = 'PT404', message = format('user %s does not exist', grant_role.user_id);
+    end if;
+    -- What ends is taken, if only later: the last administrator must not set his own end.
+    if grant_role.expires_at is not null then
+        perform pgtrain_private.keep_administrator(grant_role.user_id, role_key);
     end if;
     insert into pgtrain.user_roles as ur (user_id, role_id, assigned_by, expires_at)
     values (grant_role.user_id, role_key, pgtrain.current_user_id(), grant_role.expires_at)
@@ -63,9 +65,7 @@ declare
     had boolean;
 begin
     perform pgtrain_private.require_writable('revoke_role');
-    if pgtrain_private.require_permission('update', 'admin') <> 'any' then
-        raise exception using errcode = '42501', message = 'permission denied to take roles';
-    end if;
+    perform pgtrain_private.require_any('update', 'admin', 'take roles');
     role_key := pgtrain_private.find_role(role);
     perform pgtrain_private.check_grantable(role_key);
     perform pgtrain_private.keep_administrator(revoke_role.user_id, role_key);
@@ -82,9 +82,7 @@ declare
     new_id bigint;
 begin
     perform pgtrain_private.require_writable('create_role');
-    if pgtrain_private.require_permission('create', 'admin') <> 'any' then
-        raise exception using errcode = '42501', message = 'permission denied to create roles';
-    end if;
+    perform pgtrain_private.require_any('create', 'admin', 'create roles');
     if (create_role.name ~ '^[a-z][a-z0-9_]{1,62}$') is not true then
         raise exception using errcode = '22023', message = format('role name "%s" is not acceptable', create_role.name),
             hint = 'Use 2 to 63 small letters, digits and underscores, beginning with a letter.';
@@ -107,9 +105,7 @@ declare
     role_key bigint;
 begin
     perform pgtrain_private.require_writable('delete_role');
-    if pgtrain_private.require_permission('delete', 'admin') <> 'any' then
-        raise exception using errcode = '42501', message = 'permission denied to delete roles';
-    end if;
+    perform pgtrain_private.require_any('delete', 'admin', 'delete roles');
     role_key := pgtrain_private.find_role(name);
     if (select r.is_system_role from pgtrain.roles r where r.id = role_key) then
         raise exception using errcode = 'PT409', message = format('role "%s" comes with the extension and cannot be deleted', name);
@@ -131,9 +127,7 @@ declare
     permission_key bigint;
 begin
     perform pgtrain_private.require_writable('grant_permission');
-    if pgtrain_private.require_permission('update', 'admin') <> 'any' then
-        raise exception using errcode = '42501', message = 'permission denied to change roles';
-    end if;
+    perform pgtrain_private.require_any('update', 'admin', 'change roles');
     role_key := pgtrain_private.find_role(role);
     select p.id into permission_key from pgtrain.permissions p
      where p.action = grant_permission.action and p.entity = grant_permission.entity and p.access::text = grant_permission.access;
@@ -158,11 +152,12 @@ declare
     had boolean;
 begin
     perform pgtrain_private.require_writable('revoke_permission');
-    if pgtrain_private.require_permission('update', 'admin') <> 'any' then
-        raise exception using errcode = '42501', message = 'permission denied to change roles';
-    end if;
+    perform pgtrain_private.require_any('update', 'admin', 'change roles');
     role_key := pgtrain_private.find_role(role);
     perform pgtrain_private.check_grantable(role_key);
+    if (revoke_permission.action, revoke_permission.entity, revoke_permission.access) = ('update', 'admin', 'any') then
+        perform pgtrain_private.keep_administrator(null, role_key);
+    end if;
     update pgtrain.role_permissions rp set is_granted = false
       from pgtrain.permissions p
      where rp.role_id = role_key and p.id = rp.permission_id and rp.is_granted

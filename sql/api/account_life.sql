@@ -9,26 +9,26 @@ create or replace function pgtrain_private.administrators(without_user bigint de
       join pgtrain.role_permissions rp on rp.role_id = ur.role_id and rp.is_granted
       join pgtrain.permissions p on p.id = rp.permission_id
      where u.is_active and p.action = 'update' and p.entity = 'admin' and p.access = 'any'
-       and (u.id = without_user and (without_role is null or ur.role_id = without_role)) is not true;
+       and (num_nonnulls(without_user, without_role) = 0 or u.id <> without_user or ur.role_id <> without_role);
 $$;
-comment on function pgtrain_private.administrators(bigint, bigint) is 'Active users who can give roles, if a user were gone, or had a role no more';
+comment on function pgtrain_private.administrators(bigint, bigint) is 'Active users who can give roles, if a user were gone, or had a role no more, or a role (without a user) gave nothing';
 
--- Called before an administrator leaves or loses a role. The locks make two who leave at once see each other; the update of his own
--- rows makes the second fail to serialise where his snapshot is older.
+-- Called before an administrator leaves or loses a role, or a role its right to give roles. The locks make two who leave at once see each
+-- other; the update of their own rows makes the second fail to serialise where his snapshot is older.
 create or replace function pgtrain_private.keep_administrator(leaving bigint, role_key bigint default null) returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-    if not exists (select from pgtrain_private.administrators() a where a = leaving) or pgtrain_private.is_server_administrator() then
+    if not exists (select from pgtrain_private.administrators() a where a = coalesce(leaving, a)) or pgtrain_private.is_server_administrator() then
         return;
     end if;
     perform from pgtrain.user_roles ur where ur.user_id in (select a from pgtrain_private.administrators() a) order by ur.id for no key update;
-    update pgtrain.user_roles ur set is_active = ur.is_active where ur.user_id = leaving;
+    update pgtrain.user_roles ur set is_active = ur.is_active where ur.user_id = coalesce(leaving, ur.user_id) and ur.role_id = coalesce(role_key, ur.role_id);
     if not exists (select from pgtrain_private.administrators(leaving, role_key)) then
         raise exception using errcode = 'PT409', message = 'the last administrator cannot leave',
             detail = 'Nobody else could give roles.', hint = 'Make another one first: pgtrain.grant_role(user_id, ''admin'').';
     end if;
 end $$;
-comment on function pgtrain_private.keep_administrator(bigint, bigint) is 'Refuses to let the last active administrator go or lose his role, but for the administrator of the server';
+comment on function pgtrain_private.keep_administrator(bigint, bigint) is 'Refuses to let the last active administrator go or lose his role, or his role its right, but for the administrator of the server';
 
 -- The account that a function is about: the caller's own, for which he shows what he has, or another's for who may.
 create or replace function pgtrain_private.account_for(act text, action text, user_id bigint, password text, code text) returns pgtrain.users
@@ -80,9 +80,7 @@ declare
 begin
     perform pgtrain_private.require_writable('activate_user');
     perform pgtrain_private.require_account_scope('activate_user', 'update:users');
-    if pgtrain_private.require_permission('update', 'users') <> 'any' then
-        raise exception using errcode = '42501', message = 'permission denied to activate users';
-    end if;
+    perform pgtrain_private.require_any('update', 'users', 'activate users');
     select * into account from pgtrain.users u where u.id = activate_user.user_id for update;
     if not found then
         raise exception using errcode = 'PT404', message = format('user %s does not exist', activate_user.user_id);

@@ -82,7 +82,7 @@ begin
         raise exception using errcode = '22023', message = format('user name "%s" is not acceptable', username),
             hint = 'Use 2 to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit.';
     end if;
-    if length(email) not between 3 and 254 or email !~ '^[^@\s]+@[^@\s]+$' then
+    if length(email) not between 3 and 254 or email !~ '^[^@[:space:]]+@[^@[:space:]]+$' then
         raise exception using errcode = '22023', message = format('e-mail address "%s" is not acceptable', email);
     end if;
     if cardinality(domains) > 0 and lower(split_part(email, '@', 2)) <> all (domains) then
@@ -117,10 +117,11 @@ begin
         delete from pgtrain.invites i
          where i.code_hash = pgtrain_private.token_hash(invite_code) and (i.expires_at is null or i.expires_at > now())
            and (i.email is null or lower(i.email) = lower(register_user.email))
+           and (i.owner_id is null or pgtrain_private.may_still_invite(i.owner_id, i.role_name))
         returning * into invite;
         if not found then
             raise exception using errcode = 'PT404', message = 'the invitation is not valid',
-                detail = 'It is unknown, used, expired, or for another address.';
+                detail = 'It is unknown, used, expired, for another address, or of somebody who may no longer make it.';
         end if;
         extra_role := invite.role_name;
     end if;
@@ -208,7 +209,8 @@ begin
     user_id := account.id;
     select s.session_token, s.refresh_token, s.expires_at into session_token, refresh_token, expires_at
       from pgtrain_private.start_session(account.id, login.user_agent, login.ip_address) s;
-    perform pgtrain_private.write_audit('login', null, jsonb_build_object('user_id', account.id, 'user_agent', left(login.user_agent, 500)));
+    perform pgtrain_private.write_audit('login', null, jsonb_build_object('user_id', account.id, 'user_agent', left(login.user_agent, 500)),
+        account.id, login.ip_address);
     return next;
 end $$;
 comment on function pgtrain.login(text, text, text, text, inet) is 'Checks name (or e-mail), password and, where the account has a second factor, its code; returns a session and a refresh token, no row when refused. Pass secrets as parameters so that no log has them';

@@ -8,19 +8,34 @@ create or replace function pgtrain_private.require_permission(action text, entit
     language c stable strict parallel restricted as 'MODULE_PATHNAME', 'pgtrain_require_permission';
 comment on function pgtrain_private.require_permission(text, text) is 'How far the caller''s right reaches, own or any, or an error; the server''s superuser without identity has any';
 
+create or replace function pgtrain_private.require_any(action text, entity text, what text) returns void
+    language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+    if pgtrain_private.require_permission(action, entity) <> 'any' then
+        raise exception using errcode = '42501', message = 'permission denied to ' || what,
+            detail = format('Your roles let you %s your own %s only, not anybody''s.', action, entity);
+    end if;
+end $$;
+comment on function pgtrain_private.require_any(text, text, text) is 'Refuses a caller whose right does not reach anybody''s rows, naming WHAT he wanted';
+
 create or replace function pgtrain_private.is_server_administrator() returns boolean
     language c stable parallel restricted as 'MODULE_PATHNAME', 'pgtrain_is_server_administrator';
 comment on function pgtrain_private.is_server_administrator() is 'Whether a superuser of the server calls without an identity of the platform';
 
-create or replace function pgtrain_private.write_audit(title text, description text default null, subject jsonb default '{}') returns void
+-- Two addresses, because an application speaks for many: where the connection comes from, which nobody can forge, and where the user sits,
+-- as the application told when he logged in.
+create or replace function pgtrain_private.write_audit(title text, description text default null, subject jsonb default '{}',
+                                                       actor bigint default null, address inet default null) returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_variable
 begin
     -- plpgsql, because it keeps the plan; a function in SQL is planned anew at each call.
     insert into pgtrain.audit_log (title, description, actor_id, host, ip, subject)
-    values (title, description, pgtrain.current_user_id(), host(inet_client_addr()), inet_client_addr(), coalesce(subject, '{}'));
+    values (title, description, coalesce(actor, pgtrain.current_user_id()), host(inet_client_addr()),
+            coalesce(address, (select s.ip_address from pgtrain.sessions s where s.id = pgtrain.current_session_id()), inet_client_addr()),
+            coalesce(subject, '{}'));
 end $$;
-comment on function pgtrain_private.write_audit(text, text, jsonb) is 'Adds a line to the audit log';
+comment on function pgtrain_private.write_audit(text, text, jsonb, bigint, inet) is 'Adds a line to the audit log: by the caller, or the actor, at the address of his session';
 
 create or replace function pgtrain.grant_application(role_name text) returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -55,10 +70,14 @@ begin
          where a.attrelid = relation.oid and a.attnum > 0 and not a.attisdropped
            and not exists (select from pgtrain_private.hidden_columns h
                             where h.table_name = relation.relname and coalesce(h.column_name, a.attname) = a.attname);
-        if columns is null then
-            continue;
-        end if;
         if exists (select from pgtrain_private.hidden_columns h where h.table_name = relation.relname) then
+            -- It may have been given before an update hid something.
+            if has_table_privilege(target, relation.oid, 'select') then
+                execute format('revoke select on %s from %s', relation.oid::regclass, target);
+            end if;
+            if columns is null then
+                continue;
+            end if;
             execute format('grant select (%s) on %s to %s', columns, relation.oid::regclass, target);
         else
             execute format('grant select on %s to %s', relation.oid::regclass, target);
@@ -69,7 +88,6 @@ begin
             execute format('grant update (%s) on %s to %s', columns, relation.oid::regclass, target);
         end if;
     end loop;
-    execute format('grant insert, delete on pgtrain.favorites to %s', target);
     perform pgtrain_private.write_audit('application_granted', null, jsonb_build_object('role', role_name));
 end $$;
 comment on function pgtrain.grant_application(text) is 'Gives a database role what an application needs: functions, tables under row security, nothing private. Run it again after an update';

@@ -26,9 +26,7 @@ create or replace function pgtrain.trust_connection_role(provider_name text, db_
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     perform pgtrain_private.require_writable('trust_connection_role');
-    if pgtrain_private.require_permission('update', 'admin') <> 'any' then
-        raise exception using errcode = '42501', message = 'permission denied to trust a role';
-    end if;
+    perform pgtrain_private.require_any('update', 'admin', 'trust a role');
     if provider_name is null or provider_name !~ '^[a-z][a-z0-9_.-]{0,62}$' then
         raise exception using errcode = '22023', message = format('provider name "%s" is not acceptable', left(provider_name, 63)),
             hint = 'Use small letters, digits, dots, dashes and underscores, beginning with a letter.';
@@ -46,9 +44,7 @@ create or replace function pgtrain.distrust_connection_role(provider_name text, 
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     perform pgtrain_private.require_writable('distrust_connection_role');
-    if pgtrain_private.require_permission('update', 'admin') <> 'any' then
-        raise exception using errcode = '42501', message = 'permission denied to distrust a role';
-    end if;
+    perform pgtrain_private.require_any('update', 'admin', 'distrust a role');
     delete from pgtrain.connection_roles r where r.provider_name = distrust_connection_role.provider_name and r.db_role = distrust_connection_role.db_role;
     if not found then
         return false;
@@ -147,7 +143,8 @@ begin
     select s.session_token, s.refresh_token, s.expires_at into session_token, refresh_token, expires_at
       from pgtrain_private.start_session(account.id, login_with_connection.user_agent, login_with_connection.ip_address) s;
     perform pgtrain_private.write_audit('login', null,
-        jsonb_build_object('user_id', account.id, 'provider_name', provider_name, 'user_agent', left(login_with_connection.user_agent, 500)));
+        jsonb_build_object('user_id', account.id, 'provider_name', provider_name, 'user_agent', left(login_with_connection.user_agent, 500)),
+        account.id, login_with_connection.ip_address);
     return next;
 end $$;
 comment on function pgtrain.login_with_connection(text, text, text, text, inet) is 'Logs in the user who is linked to an identity at an outside provider; only from a database role that is trusted for it, and with the code where the account has a second factor. No row when refused';
@@ -188,9 +185,7 @@ begin
         raise exception using errcode = '22023', message = 'an invitation cannot have ended already', hint = 'Give valid_for above zero, or null for no end.';
     end if;
     if role is not null then
-        if pgtrain_private.require_permission('update', 'admin') <> 'any' then
-            raise exception using errcode = '42501', message = 'permission denied to give roles';
-        end if;
+        perform pgtrain_private.require_any('update', 'admin', 'give roles');
         perform pgtrain_private.check_grantable(pgtrain_private.find_role(role));
     end if;
     code := pgtrain_private.new_token();
@@ -206,6 +201,30 @@ begin
         jsonb_build_object('invite_id', invite_id, 'email', email, 'role', role, 'is_sent', coalesce(send, false)));
 end $$;
 comment on function pgtrain.create_invite(text, text, interval, boolean) is 'Makes an invitation for one registration, perhaps for one address, with a role besides the default one; returns its code this once. send: the code goes to the address only. The table invites lists those that are open';
+
+create or replace function pgtrain_private.may_still_invite(maker bigint, role_name text) returns boolean
+    language sql stable set search_path = pg_catalog, pg_temp as $$
+    with held as (
+        select p.action, p.entity, max(p.access) as access
+          from pgtrain.user_roles ur
+          join pgtrain.users u on u.id = ur.user_id and u.is_active
+          join pgtrain.role_permissions rp on rp.role_id = ur.role_id and rp.is_granted
+          join pgtrain.permissions p on p.id = rp.permission_id
+         where ur.user_id = maker and ur.is_active and (ur.expires_at is null or ur.expires_at > clock_timestamp())
+         group by p.action, p.entity),
+    needed as (
+        select 'create' as action, 'invites' as entity, 'own'::pgtrain.permission_access as access
+        union all
+        select 'update', 'admin', 'any' where role_name is not null
+        union all
+        select p.action, p.entity, p.access
+          from pgtrain.role_permissions rp
+          join pgtrain.permissions p on p.id = rp.permission_id
+         where role_name is not null and rp.role_id = pgtrain_private.find_role(role_name) and rp.is_granted)
+    select not exists (select from needed n
+                        where not exists (select from held h where (h.action, h.entity) = (n.action, n.entity) and h.access >= n.access));
+$$;
+comment on function pgtrain_private.may_still_invite(bigint, text) is 'Whether the maker of an invitation could make it today: what he gave away is void with his right';
 
 create or replace function pgtrain.revoke_invite(invite_id bigint) returns boolean
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$

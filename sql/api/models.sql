@@ -66,6 +66,36 @@ begin
 end $$;
 comment on function pgtrain_private.publish_model(bigint, bigint, text, jsonb) is 'Makes the model of a run; repeating it returns the same model';
 
+create or replace function pgtrain.mark_favorite(entity text, entity_id bigint, is_favorite boolean default true) returns boolean
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    me bigint := pgtrain_private.require_user();
+    is_there boolean;
+begin
+    -- Not by plain SQL: the right to delete rows of a table is the right to lock all of it against everybody.
+    perform pgtrain_private.require_writable('mark_favorite');
+    perform pgtrain_private.require_permission('update', 'users');
+    if (entity in ('datasets', 'models')) is not true then
+        raise exception using errcode = '22023', message = format('%s cannot be marked', coalesce(quote_literal(entity), 'null')), detail = 'Kinds: datasets, models.';
+    end if;
+    if not is_favorite then
+        delete from pgtrain.favorites f where f.user_id = me and f.entity = mark_favorite.entity and f.entity_id = mark_favorite.entity_id;
+        return found;
+    end if;
+    perform pgtrain_private.require_permission('read', entity);
+    is_there := case entity
+        when 'datasets' then exists (select from pgtrain.datasets d
+                                      where d.id = mark_favorite.entity_id and (d.is_public or pgtrain_private.may_access(d.owner_id, 'read', 'datasets')))
+        else exists (select from pgtrain.models m
+                      where m.id = mark_favorite.entity_id and (m.is_public or pgtrain_private.may_access(m.owner_id, 'read', 'models'))) end;
+    if not is_there then
+        raise exception using errcode = 'PT404', message = format('%s %s does not exist or you may not read it', rtrim(entity, 's'), coalesce(mark_favorite.entity_id::text, 'null'));
+    end if;
+    insert into pgtrain.favorites (user_id, entity, entity_id) values (me, mark_favorite.entity, mark_favorite.entity_id) on conflict do nothing;
+    return found;
+end $$;
+comment on function pgtrain.mark_favorite(text, bigint, boolean) is 'Marks a dataset or model as a favourite of the caller, or no longer; returns whether that changed anything';
+
 insert into pgtrain_private.writable_columns
 select 'models', c from unnest(array['display_name', 'description', 'temperature', 'top_p', 'max_tokens', 'system_prompt', 'tags', 'metadata', 'is_active']) c
 on conflict do nothing;

@@ -58,9 +58,7 @@ declare
     changed bigint;
 begin
     perform pgtrain_private.require_writable('rotate_secrets');
-    if pgtrain_private.require_permission('update', 'admin') <> 'any' then
-        raise exception using errcode = '42501', message = 'permission denied to rotate secrets';
-    end if;
+    perform pgtrain_private.require_any('update', 'admin', 'rotate secrets');
     if batch is null or batch < 1 then
         raise exception using errcode = '22023', message = 'the portion must be 1 or more';
     end if;
@@ -105,9 +103,7 @@ comment on function pgtrain.check_secrets() is 'Opens every sealed secret withou
 create or replace function pgtrain.list_root_keys() returns table (key_id text, is_current boolean)
     language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
-    if pgtrain_private.require_permission('read', 'admin') <> 'any' then
-        raise exception using errcode = '42501', message = 'permission denied to see root keys';
-    end if;
+    perform pgtrain_private.require_any('read', 'admin', 'see root keys');
     if pgtrain_private.root_key_problem() is not null then
         raise warning using message = 'the root keys are not as they should be', detail = pgtrain_private.root_key_problem();
     end if;

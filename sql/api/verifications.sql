@@ -239,7 +239,7 @@ comment on function pgtrain.disable_totp(text, text, bigint) is 'Removes the cal
 create or replace function pgtrain_private.check_email(email text) returns void
     language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 begin
-    if email is null or length(email) not between 3 and 254 or email !~ '^[^@\s]+@[^@\s]+$' then
+    if email is null or length(email) not between 3 and 254 or email !~ '^[^@[:space:]]+@[^@[:space:]]+$' then
         raise exception using errcode = '22023', message = format('e-mail address "%s" is not acceptable', left(email, 254));
     end if;
 end $$;
@@ -290,8 +290,8 @@ begin
         end if;
         number := account.email;
     else
-        number := regexp_replace(coalesce(target, account.phone), '[\s().-]', '', 'g');
-        if number is null or number !~ '^\+[0-9]{7,15}$' then
+        number := regexp_replace(coalesce(target, account.phone), '[[:space:]().-]', '', 'g');
+        if number is null or number !~ '^[+][0-9]{7,15}$' then
             raise exception using errcode = '22023', message = format('telephone number "%s" is not acceptable', left(coalesce(target, account.phone), 50)),
                 hint = 'Give it with its country, as in +49 30 1234567.';
         end if;

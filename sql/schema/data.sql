@@ -210,8 +210,6 @@ create policy public_read on pgtrain.dataset_samples for select
            and (select pgtrain.has_permission('read', 'datasets')));
 create policy update_in_reach on pgtrain.datasets for update
     using (pgtrain_private.in_scope(owner_id, (select pgtrain_private.owner_scope('update', 'datasets'))));
-create policy write_own on pgtrain.favorites for all
-    using (user_id = (select pgtrain.current_user_id())) with check (user_id = (select pgtrain.current_user_id()));
 
 create view pgtrain.user_training_datasets with (security_invoker, security_barrier) as
     select d.id, d.owner_id as user_id, d.name, d.description, d.type as dataset_type, d.file_path, d.sample_count, d.metadata,

@@ -128,15 +128,15 @@ create table pgtrain.audit_log (
     subject jsonb not null default '{}',
     created_at timestamptz not null default clock_timestamp()
 );
-create index audit_log_actor_id_idx on pgtrain.audit_log (actor_id, id);
+create index audit_log_actor_id_idx on pgtrain.audit_log (coalesce(actor_id, 0), id);
 comment on table pgtrain.audit_log is 'Append-only record of acts that matter: who did what to what, when and from where';
 comment on column pgtrain.audit_log.id is 'Key';
 comment on column pgtrain.audit_log.title is 'The act, as one short name';
 comment on column pgtrain.audit_log.description is 'The act in words';
 comment on column pgtrain.audit_log.actor_id is 'User who did it, null for nobody or the server';
 comment on column pgtrain.audit_log.db_role is 'Database role of the session';
-comment on column pgtrain.audit_log.host is 'Host the act concerns or came from';
-comment on column pgtrain.audit_log.ip is 'Address of the client, null for a local connection';
+comment on column pgtrain.audit_log.host is 'Host the act concerns or whose connection it came over, null for a local one';
+comment on column pgtrain.audit_log.ip is 'Address of the user as the application told at his login, else of the connection';
 comment on column pgtrain.audit_log.subject is 'What it was done to';
 comment on column pgtrain.audit_log.created_at is 'When';
 create trigger refuse_change before update or delete or truncate on pgtrain.audit_log

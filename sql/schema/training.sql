@@ -462,6 +462,14 @@ comment on column pgtrain.model_profiles.updated_at is 'When last changed';
 select pgtrain_private.protect_table(t, 'owner_id', 'training')
   from unnest(array['trainings', 'training_runs', 'training_run_datasets', 'run_attempts', 'training_tasks', 'training_statuses',
                     'run_metrics', 'run_samples', 'checkpoints', 'artifacts', 'evaluations', 'model_profiles']::name[]) t;
+-- Not run_metrics, whose rows come by the million and are asked for by their run.
+create index training_run_datasets_owner_id_idx on pgtrain.training_run_datasets (owner_id);
+create index run_attempts_owner_id_idx on pgtrain.run_attempts (owner_id);
+create index training_tasks_owner_id_idx on pgtrain.training_tasks (owner_id);
+create index training_statuses_owner_id_idx on pgtrain.training_statuses (owner_id);
+create index run_samples_owner_id_idx on pgtrain.run_samples (owner_id);
+create index checkpoints_owner_id_idx on pgtrain.checkpoints (owner_id);
+create index artifacts_owner_id_idx on pgtrain.artifacts (owner_id);
 do $$
 declare
     t text;

@@ -35,6 +35,7 @@ struct Settings {
   int message_lifetime_seconds = 86400;      // messages to be delivered
   int message_attempts = 8;
   char *totp_issuer = nullptr;               // name shown by authenticator programs
+  int secrets_per_user = 1000;
 };
 
 // Written by the server through guc::define, read by everyone else.

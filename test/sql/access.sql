@@ -157,7 +157,7 @@ reset all;
 -- The index of the owner serves the policy.
 set enable_seqscan = off;
 \pset format aligned
-begin; select pgtrain.authenticate(:'ben_token') = :ben as is_ben; explain (costs off) select id from pgtrain.ssh_keys; commit;
+begin; select pgtrain.authenticate(:'ben_token') = :ben as is_ben; explain (costs off) select id from pgtrain.ssh_keys; explain (costs off) select id from pgtrain.audit_log; commit;
 
 \c - :superuser
 set client_min_messages = warning;

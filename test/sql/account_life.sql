@@ -78,6 +78,16 @@ select pgtrain.activate_user(-1);
 select pgtrain.deactivate_user(password => 'the secret of the boss');
 select pgtrain.delete_user(password => 'the secret of the boss');
 select pgtrain.revoke_role(:boss, 'admin');
+-- Nor may he set his own end, or take the right from the role.
+select pgtrain.grant_role(:boss, 'admin', now() - interval '1 second');
+select pgtrain.grant_role(:boss, 'administrator', now() + interval '1 day');
+select pgtrain.revoke_permission('admin', 'update', 'admin', 'any');
+begin;
+select pgtrain.grant_role(:boss, 'premium', now() + interval '1 day');
+select pgtrain.revoke_permission('admin', 'update', 'models', 'any');
+select pgtrain.grant_role(:ben, 'admin');
+select pgtrain.grant_role(:boss, 'admin', now() + interval '1 day');
+rollback;
 begin;
 select pgtrain.authenticate(session_token) = :ben as is_ben from pgtrain.login('lif_ben', 'another long secret');
 select pgtrain.has_permission('read', 'users') as may;

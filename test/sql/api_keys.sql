@@ -48,6 +48,7 @@ select pgtrain.current_api_key_id() = :narrow_id as is_key, pgtrain.current_sess
 select pgtrain.has_permission('read', 'datasets'), pgtrain.has_permission('update', 'datasets'), pgtrain.has_permission('read', 'training');
 select name from pgtrain.datasets;
 update pgtrain.datasets set description = 'changed';
+select pgtrain.mark_favorite('datasets', id) from pgtrain.datasets where name = 'key data';
 select pgtrain.submit_run(dataset_id => 1);
 select username from pgtrain.users;
 select name, is_current from pgtrain.my_api_keys order by id;
@@ -58,6 +59,10 @@ select pgtrain.create_dataset('made blind') > 0 as made;
 -- Without scopes: all the user's rights, but no acts on accounts.
 select pgtrain.authenticate(:'wide_key', true) = :anna as is_anna;
 select count(*) from pgtrain.datasets;
+select pgtrain.mark_favorite('datasets', id), (select count(*) from pgtrain.favorites where entity = 'datasets') as before from pgtrain.datasets where name = 'key data';
+select pgtrain.authenticate(:'blind_key', true) = :anna as is_anna;
+select count(*) from pgtrain.favorites;
+select pgtrain.authenticate(:'wide_key', true) = :anna as is_anna;
 select pgtrain.create_api_key('more', array['read:datasets']);
 select pgtrain.change_password('a long enough secret', 'another long secret');
 select pgtrain.register_user('key_eve', 'eve@keys.test', 'a long enough secret');

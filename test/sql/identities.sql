@@ -126,6 +126,27 @@ select pgtrain.register_user('ide_gil', 'gil@identities.test', 'a long enough se
 \c - :superuser
 set client_min_messages = warning;
 select r.name from pgtrain.user_roles ur join pgtrain.roles r on r.id = ur.role_id where ur.user_id = :eve order by 1;
+-- An invitation is worth what its maker may today.
+begin;
+select pgtrain.register_user('ide_other', 'other-boss@identities.test', 'a long enough secret') as other \gset
+select pgtrain.grant_role(:other, 'admin');
+savepoint granted;
+select pgtrain.authenticate(session_token) = :other as is_other from pgtrain.login('ide_other', 'a long enough secret');
+select code from pgtrain.create_invite(role => 'admin') \gset stale_
+select code from pgtrain.create_invite() \gset plain_
+select pgtrain.logout() as is_out \gset
+savepoint made;
+select pgtrain.revoke_role(:other, 'admin');
+savepoint taken;
+select pgtrain.register_user('ide_spare', 'spare@identities.test', 'a long enough secret', invite_code => :'stale_code');
+rollback to taken;
+select pgtrain.register_user('ide_spare', 'spare@identities.test', 'a long enough secret', invite_code => :'plain_code');
+rollback to made;
+select pgtrain.grant_role(:other, 'admin', clock_timestamp());
+select pgtrain.register_user('ide_spare', 'spare@identities.test', 'a long enough secret', invite_code => :'stale_code');
+rollback to made;
+select pgtrain.register_user('ide_spare', 'spare@identities.test', 'a long enough secret', invite_code => :'stale_code') > 0 as is_registered;
+rollback;
 select kind, target, payload ->> 'code' as code from pgtrain.take_messages(100) where target like '%identities.test' \gset fay_
 select :'fay_kind', :'fay_target';
 select pgtrain.register_user('ide_fay', 'fay@identities.test', 'a long enough secret', invite_code => :'fay_code') as fay \gset

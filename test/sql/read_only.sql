@@ -27,7 +27,7 @@ insert into calls values
     ('grant_permission(''user'', ''read'', ''api'')'), ('revoke_permission(''user'', ''read'', ''users'')'), (format('set_usage_limit(%s, ''api_calls'', 5)', :anna)),
     (format('set_share(%s, 2)', :anna)), ('create_dataset(''more'')'), (format('append_samples(%s, array[''b''])', :data)),
     (format('append_records(%s, array[''{"text": "b"}''::jsonb])', :data)), ('dataset_from_query(''more'', ''select ''''a'''''')'), (format('delete_dataset(%s)', :data)),
-    ('create_model(''m'')'), ('create_training(''t'')'), (format('plan_run(dataset_id => %s)', :data)), (format('submit_run(dataset_id => %s)', :data)),
+    ('create_model(''m'')'), ('mark_favorite(''models'', 1)'), ('create_training(''t'')'), (format('plan_run(dataset_id => %s)', :data)), (format('submit_run(dataset_id => %s)', :data)),
     (format('cancel_run(%s)', :run)), (format('pause_run(%s)', :run)), (format('resume_run(%s)', :run)), (format('retry_run(%s)', :run)), ('logout()'),
     (format('authenticate(%L, true)', :'token')), ('current_user_id()'), ('has_permission(''read'', ''users'')'), ('config_fields()'),
     ('create_api_key(''k'')'), ('revoke_api_key(1)'), ('revoke_session(1)'), ('revoke_all_sessions()'), (format('unlock_user(%s)', :anna)),
@@ -41,7 +41,12 @@ insert into calls values
     ('remove_ssh_key(1)'), ('trust_connection_role(''discord'', ''regress_reader'')'), ('distrust_connection_role(''discord'', ''regress_reader'')'),
     ('link_connection(''discord'', ''1'')'), ('unlink_connection(1)'), ('login_with_connection(''discord'', ''1'')'),
     ('register_with_connection(''discord'', ''1'', ''rdo_carl'', ''carl@readonly.test'')'), ('deactivate_user(password => ''a long enough secret'')'),
-    (format('activate_user(%s)', :anna)), ('delete_user(password => ''a long enough secret'')'), ('export_user_data()');
+    (format('activate_user(%s)', :anna)), ('delete_user(password => ''a long enough secret'')'), ('export_user_data()'),
+    ('usage()'), ('check_limit(''api_calls'')'), ('count_usage(''api_calls'')'), (format('follow_plan(%s, ''api_calls'')', :anna)),
+    (format('set_limit_time_zone(%s, ''UTC'')', :anna)), ('set_plan(''rdo'')'), ('set_plan_limit(''free'', ''api_calls'', 5)'), (format('subscribe(%s, ''premium'')', :anna)),
+    (format('change_plan(%s, ''premium'')', :anna)), (format('cancel_subscription(%s)', :anna)), (format('keep_subscription(%s)', :anna)),
+    (format('renew_subscription(%s)', :anna)), (format('record_payment(%s, ''pi_rdo'', 1, ''USD'')', :anna)), (format('payment_failed(%s)', :anna)),
+    ('refund_payment(''pi_rdo'')');
 \echo '# Public functions without a call here (there are none)'
 select distinct p.proname from pg_proc p where p.pronamespace = 'pgtrain'::regnamespace and not exists (select from calls where call like p.proname || '(%');
 grant select on calls to public;

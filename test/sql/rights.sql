@@ -24,6 +24,21 @@ select * from asked where entity not in (select p.entity from pgtrain.permission
 select distinct c.relname from pg_class c join pg_attribute a on a.attrelid = c.oid
  where c.relnamespace = 'pgtrain'::regnamespace and c.relkind in ('r', 'p') and a.attname in ('owner_id', 'user_id', 'actor_id')
    and c.relname not in (select relname from asked);
+\echo 'table that refers to users whose row security is not on and forced:'
+select c.relname from pg_class c
+ where c.relnamespace = 'pgtrain'::regnamespace and c.relkind in ('r', 'p') and not (c.relrowsecurity and c.relforcerowsecurity)
+   and exists (select from pg_constraint k where k.conrelid = c.oid and k.confrelid = 'pgtrain.users'::regclass);
+\echo 'policy that asks who calls for each row, not once a statement:'
+select p.polname, p.polrelid::regclass from pg_policy p
+ where concat_ws(' ', pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)) ~ '(?<!SELECT (pgtrain_private|pgtrain)\.)(owner_scope|has_permission|current_user_id)\(';
+\echo 'owner column of a policy without an index:'
+select p.polrelid::regclass, m[1]
+  from pg_policy p, regexp_matches(pg_get_expr(p.polqual, p.polrelid), 'in_scope\((.+?), \( SELECT', 'g') m
+ where not exists (select from pg_index i where i.indrelid = p.polrelid and i.indpred is null
+                      and translate(pg_get_indexdef(i.indexrelid, 1, true), '() ''', '') = translate(m[1], '() ''', ''))
+   and p.polrelid::regclass::text not in ('pgtrain.run_metrics', 'pgtrain.dataset_samples',  -- by the million, and asked for by run and dataset
+                                          'pgtrain.outbox', 'pgtrain.connection_roles')  -- few rows
+ group by 1, 2 order by 1::text;
 \echo 'function that asks for a permission that does not exist:'
 select f.proname, m[1], m[2]
   from pg_proc f, regexp_matches(f.prosrc, '(?:require_permission|has_permission|may_access)\((?:[a-z_.]+, )?''([a-z]+)'', ''([a-z_]+)''', 'g') m
@@ -45,7 +60,7 @@ insert into unlogged values
     ('append_samples', 'the rows are append-only and have their times'), ('append_records', 'as append_samples'),
     ('dataset_from_query', 'in C; calls create_dataset'), ('store_secret', 'in C; writes secret_stored'), ('submit_run', 'in C; writes submit_run'),
     ('authenticate', 'the session has its times, and its login a line'), ('logout', 'the session says when it ended'),
-    ('plan_run', 'writes a cache'), ('take_messages', 'the message says so'), ('confirm_message', 'as take_messages'), ('fail_message', 'as take_messages'), ('wait_for_run', 'reads'), ('export_artifact', 'reads'), ('generate', 'reads');
+    ('plan_run', 'writes a cache'), ('mark_favorite', 'a mark that its user sees alone'), ('take_messages', 'the message says so'), ('confirm_message', 'as take_messages'), ('fail_message', 'as take_messages'), ('wait_for_run', 'reads'), ('export_artifact', 'reads'), ('generate', 'reads');
 create temp view sources as
     select p.proname, p.prosrc as text from pg_proc p where p.pronamespace in ('pgtrain'::regnamespace, 'pgtrain_private'::regnamespace);
 with recursive logged as (
@@ -77,12 +92,34 @@ set role regress_rights;
 begin; select pgtrain.authenticate(:'token') = :anna; select string_agg(distinct title, ' ' order by title) from pgtrain.audit_log; commit;
 update pgtrain.audit_log set title = 'x';
 reset role;
+-- For the table's owner too, in whatever form; even where triggers of others are off.
 update pgtrain.audit_log set title = 'x';
+insert into pgtrain.audit_log (id, title) overriding system value select id, 'x' from pgtrain.audit_log on conflict (id) do update set title = 'x';
+merge into pgtrain.audit_log a using (values (1)) v (i) on true when matched then delete;
 set session_replication_role = replica;
 delete from pgtrain.audit_log;
 truncate pgtrain.audit_log;
 reset session_replication_role;
 
+\echo '# An administrator speaks from where he logged in; a login is the act of who logs in, whoever was there before'
+select pgtrain.authenticate(:'token', true) = :anna;
+select pgtrain.register_user('rgt_ben', 'ben@rights.test', 'a long enough secret') as ben \gset
+select session_token as ben_token from pgtrain.login('rgt_ben', 'a long enough secret', ip_address => '192.0.2.7') \gset
+select pgtrain.authenticate(:'ben_token', true) = :ben;
+select pgtrain.create_training('from afar') > 0;
+select pgtrain.logout();
+select title, actor_id = :ben as by_him, host is not distinct from host(inet_client_addr()) as host, ip from pgtrain.audit_log
+ where actor_id = :ben order by id;
+discard all;
+set client_min_messages = warning;
+\echo '# grant_application again takes away what was hidden since'
+select has_column_privilege('regress_rights', 'pgtrain.trainings', 'description', 'select'), has_table_privilege('regress_rights', 'pgtrain.image_sizes', 'select');
+begin;
+insert into pgtrain_private.hidden_columns values ('trainings', 'description'), ('image_sizes', null);
+select pgtrain.grant_application('regress_rights');
+select has_column_privilege('regress_rights', 'pgtrain.trainings', 'description', 'select'), has_column_privilege('regress_rights', 'pgtrain.trainings', 'name', 'select'),
+       has_any_column_privilege('regress_rights', 'pgtrain.image_sizes', 'select');
+rollback;
 \echo '# What an application may write in tables by itself: nothing else'
 select t.relname || ' ' || lower(p) || coalesce(' (' || string_agg(a.attname, ' ' order by a.attname) || ')', '')
   from pg_class t cross join unnest(array['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) p

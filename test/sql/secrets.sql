@@ -40,6 +40,16 @@ select pgtrain.delete_secret('token');
 rollback;
 select count(*) from pgtrain.my_secrets;
 
+\echo '# As many as the setting allows; a name that is there takes none'
+reset role;
+set pgtrain.secrets_per_user = 2;
+set role regress_secrets;
+select pgtrain.store_secret('third', 'value');
+select pgtrain.store_secret('token', 'a parameter') > 0 as stored;
+reset role;
+reset pgtrain.secrets_per_user;
+set role regress_secrets;
+
 \echo '# What is refused, without quoting a value'
 select pgtrain.store_secret('sk-anna swapped the arguments', 'name');
 select pgtrain.store_secret('', 'value');

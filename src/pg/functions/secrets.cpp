@@ -20,6 +20,7 @@ extern "C" {
 #include "pg/crypto/key_ring.hpp"
 #include "pg/crypto/seal.hpp"
 #include "pg/errors.hpp"
+#include "pg/guc.hpp"
 #include "pg/rbac/hidden_statement.hpp"
 #include "pg/rbac/rbac.hpp"
 #include "pg/secrets/root_keys.hpp"
@@ -56,6 +57,24 @@ void check_arguments(std::string_view name, std::string_view value) {
 
 }  // namespace
 
+namespace {
+
+// Sealed values count against no limit of a plan, so their number has one of its own. The lock makes two sessions that store at once
+// see each other; the count needs a snapshot of its own after it.
+void check_number(const call::Spi &spi, int64_t owner, std::string_view name) {
+  static const call::Statement lock{"select from pgtrain.users where id = $1 for no key update", {call::Type::Int8}};
+  static const call::Statement count{
+      "select pg_catalog.count(*) from pgtrain.secrets where owner_id = $1 and name <> $2", {call::Type::Int8, call::Type::Text}};
+  lock.execute(spi, {owner});
+  const int64_t others = count.execute(spi, {owner, name})[0].int64(0);
+  if (others < pgtrain::pg::settings.secrets_per_user) return;
+  throw Error(code::LimitExceeded, "you have " + std::to_string(others) + " secrets already",
+              "pgtrain.secrets_per_user allows " + std::to_string(pgtrain::pg::settings.secrets_per_user) + ".",
+              "Delete one that is not needed any more (pgtrain.delete_secret), or store the value under a name that you have.");
+}
+
+}  // namespace
+
 // store_secret(name, value)
 PGTRAIN_FUNCTION(pgtrain_store_secret) {
   static const call::Statement store{
@@ -71,8 +90,9 @@ PGTRAIN_FUNCTION(pgtrain_store_secret) {
   rbac::require_permission("create", "secrets");
   const int64_t owner = rbac::require_user();
   check_arguments(name, value);
-  const std::string sealed = crypto::seal(value, "secrets/sealed/" + std::to_string(owner) + "/" + std::string(name));
   const call::Spi spi;
+  check_number(spi, owner, name);
+  const std::string sealed = crypto::seal(value, "secrets/sealed/" + std::to_string(owner) + "/" + std::string(name));
   const int64_t id = store.execute(spi, {owner, name, sealed})[0].int64(0);
   audit.execute(spi, {name});
   PG_RETURN_INT64(id);
