@@ -1,6 +1,7 @@
 -- Attempts: what workers do to runs. Each change of a run's state is one function that asserts where it comes from, and each begins
 -- by fence_attempt, the one place where a write of a lost or old attempt is refused. Callers: src/pg/worker, nobody else.
--- The claim itself is in src/pg/worker/queue.cpp, because the fair order between users lives in shared memory.
+-- Whose turn it is to be claimed is in src/pg/worker/queue.cpp, because the fair order between users lives in shared memory; claim and
+-- finish themselves are in src/pg/worker/transitions.cpp, because the two bound the queue's rate.
 
 create or replace function pgtrain_private.add_event(run_id bigint, owner_id bigint, status text, data jsonb) returns void
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -105,46 +106,7 @@ comment on function pgtrain_private.end_waiting_run(bigint, pgtrain.end_reason, 
 create or replace function pgtrain_private.finish_run(run_id bigint, attempt integer, status pgtrain.run_status,
     reason pgtrain.end_reason default 'completed', message text default null, detail text default null, hint text default null,
     exit_status text default null) returns void
-    -- Workers have this setting anyway; elsewhere a plan made while the tables were empty would walk them when they are not.
-    language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
-declare
-    ended record;
-begin
-    if finish_run.status not in ('succeeded', 'failed', 'cancelled') then
-        raise exception using errcode = '22023', message = format('finish_run does not lead to %s', finish_run.status);
-    end if;
-    -- One statement, because a claim and its finish are what bounds the queue's rate. No row of `attempt` means a lost lease.
-    with attempt as (
-        update pgtrain.run_attempts a
-           set ended_at = clock_timestamp(), end_reason = reason, exit_status = finish_run.exit_status, message = left(finish_run.message, 4000)
-         where a.run_id = finish_run.run_id and a.attempt = finish_run.attempt and a.ended_at is null
-        returning a.owner_id, extract(epoch from a.ended_at - a.started_at) as seconds),
-    run as (
-        update pgtrain.training_runs r
-           set status = finish_run.status, end_reason = reason, error_message = finish_run.message, error_detail = finish_run.detail,
-               error_hint = finish_run.hint, ended_at = clock_timestamp(), available_at = null,
-               failed_attempts = r.failed_attempts - (finish_run.status <> 'failed')::integer
-          from attempt
-         where r.id = finish_run.run_id and r.status = 'running' and r.attempt = finish_run.attempt
-        returning r.id),
-    told as (
-        insert into pgtrain.training_statuses (training_run_id, owner_id, status, data)
-        select r.id, a.owner_id, finish_run.status, jsonb_build_object('end_reason', reason) from run r, attempt a)
-    select a.owner_id, a.seconds, r.id is not null as is_changed into ended from attempt a left join run r on true;
-    if not found then
-        perform pgtrain_private.fence_attempt(finish_run.run_id, finish_run.attempt);
-    end if;
-    if not coalesce(ended.is_changed, false) then
-        perform pgtrain_private.refuse_state(finish_run.run_id, 'finished');
-    end if;
-    perform pgtrain_private.lease_ended(ended.owner_id, ended.seconds);
-    if finish_run.status <> 'succeeded' then
-        update pgtrain.training_tasks t set status = 'failed', completed_at = clock_timestamp()
-         where t.training_run_id = finish_run.run_id and t.status = 'started';
-    end if;
-    perform pgtrain_private.settle_run(finish_run.run_id);
-    perform pg_notify('pgtrain_runs', finish_run.run_id || '/' || finish_run.status);
-end $$;
+    language c volatile as 'MODULE_PATHNAME', 'pgtrain_finish_run';
 comment on function pgtrain_private.finish_run(bigint, integer, pgtrain.run_status, pgtrain.end_reason, text, text, text, text) is
     'running -> succeeded, failed or cancelled: ends the attempt, settles usage, tells listeners';
 

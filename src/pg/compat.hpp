@@ -11,8 +11,12 @@
 extern "C" {
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "executor/executor.h"
 #include "fmgr.h"
-#include "miscadmin.h"
 #include "storage/ipc.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -69,6 +73,54 @@ inline bool owns_database(Oid database) {
   return object_ownercheck(DatabaseRelationId, database, GetUserId());
 #else
   return pg_database_ownercheck(database, GetUserId());
+#endif
+}
+
+inline Oid identity_sequence(Relation table, AttrNumber column) {
+#if PG_VERSION_NUM >= 170000
+  return getIdentitySequence(table, column, false);
+#else
+  return getIdentitySequence(RelationGetRelid(table), column, false);
+#endif
+}
+
+inline IndexScanDesc begin_index_scan(Relation table, Relation index, Snapshot snapshot, int keys) {
+#if PG_VERSION_NUM >= 180000
+  return index_beginscan(table, index, snapshot, nullptr, keys, 0);
+#else
+  return index_beginscan(table, index, snapshot, keys, 0);
+#endif
+}
+
+// Puts `row` in the place of the one at `place`, after waiting for whoever holds it.
+struct Updated {
+  TM_Result result;
+  bool needs_index_entries;
+  bool only_summarizing;  // of those indexes that sum up ranges
+};
+inline Updated update_row(Relation table, ItemPointer place, TupleTableSlot *row, Snapshot snapshot) {
+  TM_FailureData failure;
+  LockTupleMode mode;
+#if PG_VERSION_NUM >= 160000
+  TU_UpdateIndexes needed;
+#else
+  bool needed;
+#endif
+  const TM_Result result =
+      table_tuple_update(table, place, row, GetCurrentCommandId(true), snapshot, InvalidSnapshot, true, &failure, &mode, &needed);
+#if PG_VERSION_NUM >= 160000
+  return {result, result == TM_Ok && needed != TU_None, needed == TU_Summarizing};
+#else
+  return {result, result == TM_Ok && needed, false};
+#endif
+}
+
+// Entries of the indexes for a new version of a row.
+inline void insert_index_entries(ResultRelInfo *target, TupleTableSlot *row, EState *state, bool is_update, bool only_summarizing) {
+#if PG_VERSION_NUM >= 160000
+  ExecInsertIndexTuples(target, row, state, is_update, false, nullptr, NIL, only_summarizing);
+#else
+  ExecInsertIndexTuples(target, row, state, is_update, false, nullptr, NIL);
 #endif
 }
 

@@ -15,6 +15,7 @@ extern "C" {
 #include <algorithm>
 #include <string>
 
+#include "pg/boundary/arguments.hpp"
 #include "pg/boundary/function.hpp"
 #include "pg/call/spi.hpp"
 #include "pg/worker/file_store.hpp"
@@ -22,6 +23,7 @@ extern "C" {
 #include "pg/worker/queue_events.hpp"
 #include "pg/worker/settings.hpp"
 #include "pg/worker/shared.hpp"
+#include "pg/worker/transitions.hpp"
 
 namespace {
 
@@ -29,6 +31,12 @@ using namespace pgtrain::pg;
 using call::Type;
 
 Datum bytes_datum(const void *bytes, size_t length) { return PointerGetDatum(cstring_to_text_with_len(static_cast<const char *>(bytes), static_cast<int>(length))); }
+
+std::string label(Datum enum_value) {
+  const char *text = nullptr;
+  call::guarded([&] { text = DatumGetCString(DirectFunctionCall1(enum_out, enum_value)); });
+  return text;
+}
 
 // ---------------------------------------------------------------- waiting
 
@@ -150,4 +158,19 @@ PGTRAIN_FUNCTION(pgtrain_claim_run) {
     if (get_call_result_type(fcinfo, nullptr, &columns) != TYPEFUNC_COMPOSITE) elog(ERROR, "pgtrain: not a row type");
     return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(columns), values, nulls));
   });
+}
+
+PGTRAIN_FUNCTION(pgtrain_finish_run) {
+  for (int i = 0; i < 4; ++i)
+    if (PG_ARGISNULL(i)) throw Error(code::NullNotAllowed, "run, attempt, status and reason of finish_run may not be null");
+  const std::string status = label(PG_GETARG_DATUM(2)), reason = label(PG_GETARG_DATUM(3));
+  worker::Finish finish{PG_GETARG_INT64(0), PG_GETARG_INT32(1), status, reason};
+  std::optional<std::string_view> *const texts[] = {&finish.message, &finish.detail, &finish.hint, &finish.exit_status};
+  call::guarded([&] {
+    for (int i = 0; i < 4; ++i)
+      if (!PG_ARGISNULL(4 + i)) *texts[i] = boundary::text_argument(fcinfo, 4 + i);
+  });
+  const call::Spi spi;
+  worker::finish_run(spi, finish);
+  PG_RETURN_VOID();
 }

@@ -12,6 +12,7 @@ extern "C" {
 #include "pg/worker/attempt.hpp"
 #include "pg/worker/settings.hpp"
 #include "pg/worker/transaction.hpp"
+#include "pg/worker/transitions.hpp"
 #include "pg/worker/worker.hpp"
 
 namespace pgtrain::pg::worker {
@@ -22,9 +23,6 @@ using call::Type;
 constexpr int64_t exit_patience_us = 2000000;  // for a trainer that has said its last word
 constexpr char model_name[] = "model.safetensors";
 
-call::Statement finish_statement{
-    "select pgtrain_private.finish_run($1, $2, $3::text::pgtrain.run_status, $4::text::pgtrain.end_reason, $5, $6, $7, $8)",
-    {Type::Int8, Type::Int4, Type::Text, Type::Text, Type::Text, Type::Text, Type::Text, Type::Text}};
 call::Statement park_statement{"select pgtrain_private.park_run($1, $2, $3::text::pgtrain.end_reason)", {Type::Int8, Type::Int4, Type::Text}};
 call::Statement requeue_statement{
     "select pgtrain_private.requeue_run($1, $2, $3::text::pgtrain.end_reason, $4, $5, $6, $7, $8)::text",
@@ -35,7 +33,7 @@ call::Statement asked_statement{
 call::Statement publish_statement{"select f from unnest(pgtrain_private.publish_run($1, $2, $3, $4)) f", {Type::Int8, Type::Int4, Type::Jsonb, Type::Jsonb}};
 call::Statement idle_statement{"update pgtrain.devices set status = 'idle' where id = $1 and status = 'running'", {Type::Int8}};
 
-call::Parameter or_null(const std::string &text) { return text.empty() ? call::Parameter(nullptr) : call::Parameter(text); }
+std::optional<std::string_view> or_nothing(const std::string &text) { return text.empty() ? std::nullopt : std::optional<std::string_view>(text); }
 
 std::string result_json(const protocol::up::Done &done) {
   return "{\"loss_before\":" + json_number(done.loss_before) + ",\"loss_after\":" + json_number(done.loss_after) +
@@ -133,7 +131,7 @@ void Attempt::make_transition() {
   if (ending_ != Ending::Succeeded && !relay_.is_empty()) write_batch();
   in_transaction("ending an attempt", [this](const call::Spi &spi) {
     const auto finish = [&](const char *status) {
-      finish_statement.execute(spi, {claim_.run_id, claim_.attempt, status, reason_, or_null(message_), or_null(detail_), or_null(hint_), exit_status_});
+      finish_run(spi, {claim_.run_id, claim_.attempt, status, reason_, or_nothing(message_), or_nothing(detail_), or_nothing(hint_), exit_status_});
     };
     switch (ending_) {
       case Ending::Succeeded: break;  // publish_run has made the transition
@@ -142,7 +140,7 @@ void Attempt::make_transition() {
       case Ending::Paused: park_statement.execute(spi, {claim_.run_id, claim_.attempt, reason_}); break;
       case Ending::QueuedAgain:
       case Ending::None:
-        requeue_statement.execute(spi, {claim_.run_id, claim_.attempt, reason_, counts_, exit_status_, or_null(message_), or_null(detail_), or_null(hint_)});
+        requeue_statement.execute(spi, {claim_.run_id, claim_.attempt, reason_, counts_, exit_status_, or_nothing(message_), or_nothing(detail_), or_nothing(hint_)});
         break;
     }
     idle_statement.execute(spi, {device_id_});
@@ -160,7 +158,7 @@ void Attempt::requeue_after(const Error &error) {
   try {
     in_transaction("ending an attempt", [&](const call::Spi &spi) {
       requeue_statement.execute(spi, {claim_.run_id, claim_.attempt, is_about_the_program ? "io_error" : "internal_error", true, exit_status_,
-                                      error.message(), or_null(error.detail()), or_null(error.hint())});
+                                      error.message(), or_nothing(error.detail()), or_nothing(error.hint())});
       idle_statement.execute(spi, {device_id_});
     });
   } catch (const Error &second) {

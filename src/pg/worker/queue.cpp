@@ -1,5 +1,5 @@
-// The claim, see queue.hpp. One statement takes a run out of the queue, makes it running and writes its lease; that it runs
-// is told when its job is loaded.
+// The claim, see queue.hpp: whose turn it is, and where to look; the run is taken by transitions.cpp. That it runs is told when its
+// job is loaded.
 // A cursor per user and rank remembers where this process claimed last. Runs that commit late with an earlier place, or
 // come back to theirs, would be missed by it: so it begins anew when a run came back, when nothing is found, and every
 // second (less often when the way from the start has become long, so that this costs a twentieth at most).
@@ -19,31 +19,13 @@ extern "C" {
 #include "pg/rbac/rbac.hpp"
 #include "pg/worker/queue.hpp"
 #include "pg/worker/queue_events.hpp"
-#include "pg/worker/settings.hpp"
-#include "pg/worker/shared.hpp"
 #include "pg/worker/shares.hpp"
+#include "pg/worker/transitions.hpp"
 
 namespace pgtrain::pg::worker {
 namespace {
 
 using call::Type;
-
-call::Statement take_statement{
-    "with picked as materialized ("
-    "  select q.ctid as place, q.run_id from pgtrain_private.run_queue q"
-    "   where q.owner_id = $1 and q.rank = $2 and q.run_id > $3 and q.available_at is null and q.memory_bytes <= $4"
-    "   order by q.run_id limit 1 for update skip locked),"
-    " taken as (delete from pgtrain_private.run_queue q using picked p where q.ctid = p.place),"
-    " started as ("
-    "  update pgtrain.training_runs r set status = 'running', end_reason = null, attempt = r.attempt + 1,"
-    "         failed_attempts = r.failed_attempts + 1, available_at = null,"
-    "         started_at = coalesce(r.started_at, pg_catalog.clock_timestamp())"
-    "    from picked p where r.id = p.run_id and r.status = 'queued' returning r.id, r.attempt),"
-    " leased as ("
-    "  insert into pgtrain.run_attempts (run_id, attempt, owner_id, device_id, worker_pid, incarnation, expires_at)"
-    "  select s.id, s.attempt, $1, $5, $6, $7, pg_catalog.clock_timestamp() + $8 * interval '1 ms' from started s)"
-    " select p.run_id, s.id, s.attempt from picked p left join started s on s.id = p.run_id",
-    {Type::Int8, Type::Int4, Type::Int8, Type::Int8, Type::Int8, Type::Int4, Type::Int8, Type::Int8}};
 
 call::Statement owner_statement{
     "select coalesce((select s.weight from pgtrain_private.owner_shares s where s.owner_id = $1), 1),"
@@ -92,37 +74,25 @@ Cursor &cursor_of(const Candidate &candidate) {
   return cursors[CursorKey{candidate.owner_id, candidate.rank}];
 }
 
-struct Taken {
-  int64_t run_id;
-  std::optional<Claim> claim;  // nothing: the entry had no queued run and is gone
-};
-
-std::optional<Taken> take_after(const call::Spi &spi, const ClaimRequest &request, const Candidate &candidate, int64_t after) {
-  const call::Rows rows = take_statement.execute(
-      spi, {candidate.owner_id, candidate.rank, after, request.memory_bytes, request.device_id, request.worker_pid,
-            shared()->incarnation, worker_settings.lease_duration_ms});
-  if (rows.empty()) return std::nullopt;
-  const call::Row &row = rows[0];
-  Taken taken{row.int64(0), std::nullopt};
-  if (!row.is_null(1)) taken.claim = Claim{row.int64(1), static_cast<int32_t>(row.int64(2)), candidate.owner_id};
-  return taken;
+Taken take_after(const call::Spi &spi, const ClaimRequest &request, const Candidate &candidate, int64_t after) {
+  return start_next(spi, {candidate.owner_id, candidate.rank, after, request.memory_bytes, request.device_id, request.worker_pid});
 }
 
-std::optional<Taken> take(const call::Spi &spi, const ClaimRequest &request, const Candidate &candidate) {
+Taken take(const call::Spi &spi, const ClaimRequest &request, const Candidate &candidate) {
   if (!request.all_devices_alike) return take_after(spi, request, candidate, 0);
   Cursor &cursor = cursor_of(candidate);
   const TimestampTz now = GetCurrentTimestamp();
   if (cursor.requeues == candidate.requeues && now < cursor.begin_anew_at) {
-    if (std::optional<Taken> taken = take_after(spi, request, candidate, cursor.run_id)) {
-      cursor.run_id = taken->run_id;
+    if (const Taken taken = take_after(spi, request, candidate, cursor.run_id); taken.is_found) {
+      cursor.run_id = taken.run_id;
       return taken;
     }
   }
-  const std::optional<Taken> taken = take_after(spi, request, candidate, 0);
+  const Taken taken = take_after(spi, request, candidate, 0);
   const TimestampTz after = GetCurrentTimestamp();
   cursor.begin_anew_at = after + std::max<int64_t>(1000000, (after - now) * 20);
   cursor.requeues = candidate.requeues;
-  cursor.run_id = taken ? taken->run_id : 0;
+  cursor.run_id = taken.is_found ? taken.run_id : 0;
   return taken;
 }
 
@@ -165,12 +135,12 @@ std::optional<Claim> claim_next(const call::Spi &spi, const ClaimRequest &reques
       drop_reservation(reservation);
       continue;
     }
-    const std::optional<Taken> taken = take(spi, request, *candidate);
-    if (taken && taken->claim) {
+    const Taken taken = take(spi, request, *candidate);
+    if (taken.is_started) {
       charge_claim(MyDatabaseId, candidate->owner_id);
-      return taken->claim;
+      return Claim{taken.run_id, taken.attempt, candidate->owner_id};
     }
-    if (taken) {
+    if (taken.is_found) {
       release_reservation(MyDatabaseId, candidate->owner_id, candidate->rank);
     } else {
       // With unlike devices there may be runs for others; the tables tell when the queue is read anew.
