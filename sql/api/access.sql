@@ -38,22 +38,26 @@ create or replace function pgtrain.grant_role(user_id bigint, role text, expires
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     role_key bigint;
+    until timestamptz;
 begin
     perform pgtrain_private.require_writable('grant_role');
     perform pgtrain_private.require_any('update', 'admin', 'give roles');
     role_key := pgtrain_private.find_role(role);
     perform pgtrain_private.check_grantable(role_key);
-    if not exists (select from pgtrain.users u where u.id = grant_role.user_id) then
+    -- Shared, so that an account that is being closed is not taken for an administrator's.
+    perform from pgtrain.users u where u.id = grant_role.user_id for share;
+    if not found then
         raise exception using errcode = 'PT404', message = format('user %s does not exist', grant_role.user_id);
     end if;
-    -- What ends is taken, if only later: the last administrator must not set his own end.
-    if grant_role.expires_at is not null then
-        perform pgtrain_private.keep_administrator(grant_role.user_id, role_key);
+    -- A new end may be an earlier one.
+    if expires_at is not null and pgtrain_private.is_administrator(grant_role.user_id) then
+        until := pgtrain_private.lock_administrators();
     end if;
     insert into pgtrain.user_roles as ur (user_id, role_id, assigned_by, expires_at)
     values (grant_role.user_id, role_key, pgtrain.current_user_id(), grant_role.expires_at)
     on conflict on constraint user_roles_user_id_role_id_key do update
        set is_active = true, expires_at = excluded.expires_at, assigned_by = excluded.assigned_by, assigned_at = now();
+    perform pgtrain_private.keep_administrator(until);
     perform pgtrain_private.write_audit('role_granted', null, jsonb_build_object('user_id', user_id, 'role', role, 'expires_at', expires_at));
 end $$;
 comment on function pgtrain.grant_role(bigint, text, timestamptz) is 'Gives a user a role, for a time if expires_at is given';
@@ -63,14 +67,18 @@ create or replace function pgtrain.revoke_role(user_id bigint, role text) return
 declare
     role_key bigint;
     had boolean;
+    until timestamptz;
 begin
     perform pgtrain_private.require_writable('revoke_role');
     perform pgtrain_private.require_any('update', 'admin', 'take roles');
     role_key := pgtrain_private.find_role(role);
     perform pgtrain_private.check_grantable(role_key);
-    perform pgtrain_private.keep_administrator(revoke_role.user_id, role_key);
+    if pgtrain_private.is_administrator(revoke_role.user_id) then
+        until := pgtrain_private.lock_administrators();
+    end if;
     update pgtrain.user_roles ur set is_active = false where ur.user_id = revoke_role.user_id and ur.role_id = role_key and ur.is_active;
     had := found;
+    perform pgtrain_private.keep_administrator(until);
     perform pgtrain_private.write_audit('role_revoked', null, jsonb_build_object('user_id', user_id, 'role', role));
     return had;
 end $$;
@@ -150,19 +158,21 @@ create or replace function pgtrain.revoke_permission(role text, action text, ent
 declare
     role_key bigint;
     had boolean;
+    until timestamptz;
 begin
     perform pgtrain_private.require_writable('revoke_permission');
     perform pgtrain_private.require_any('update', 'admin', 'change roles');
     role_key := pgtrain_private.find_role(role);
     perform pgtrain_private.check_grantable(role_key);
-    if (revoke_permission.action, revoke_permission.entity, revoke_permission.access) = ('update', 'admin', 'any') then
-        perform pgtrain_private.keep_administrator(null, role_key);
+    if action = 'update' and entity = 'admin' and access = 'any' then
+        until := pgtrain_private.lock_administrators();
     end if;
     update pgtrain.role_permissions rp set is_granted = false
       from pgtrain.permissions p
      where rp.role_id = role_key and p.id = rp.permission_id and rp.is_granted
        and p.action = revoke_permission.action and p.entity = revoke_permission.entity and p.access::text = revoke_permission.access;
     had := found;
+    perform pgtrain_private.keep_administrator(until);
     perform pgtrain_private.write_audit('permission_revoked', null,
         jsonb_build_object('role', role, 'action', action, 'entity', entity, 'access', access));
     return had;

@@ -1,34 +1,51 @@
 -- The life of an account after registration: deactivation, deletion with what it owns, export of its data. The tables are found in the
 -- catalogue, so that one that a later domain adds is not forgotten; test/sql/account_life.sql prints what becomes of each.
 
-create or replace function pgtrain_private.administrators(without_user bigint default null, without_role bigint default null) returns setof bigint
+create or replace function pgtrain_private.administrators() returns table (user_id bigint, ends_at timestamptz)
     language sql stable set search_path = pg_catalog, pg_temp as $$
-    select distinct u.id
+    select u.id, max(coalesce(ur.expires_at, 'infinity'))
       from pgtrain.users u
       join pgtrain.user_roles ur on ur.user_id = u.id and ur.is_active and (ur.expires_at is null or ur.expires_at > clock_timestamp())
       join pgtrain.role_permissions rp on rp.role_id = ur.role_id and rp.is_granted
       join pgtrain.permissions p on p.id = rp.permission_id
      where u.is_active and p.action = 'update' and p.entity = 'admin' and p.access = 'any'
-       and (num_nonnulls(without_user, without_role) = 0 or u.id <> without_user or ur.role_id <> without_role);
+     group by u.id;
 $$;
-comment on function pgtrain_private.administrators(bigint, bigint) is 'Active users who can give roles, if a user were gone, or had a role no more, or a role (without a user) gave nothing';
+comment on function pgtrain_private.administrators() is 'Active users who can give roles, and until when';
 
--- Called before an administrator leaves or loses a role, or a role its right to give roles. The locks make two who leave at once see each
--- other; the update of their own rows makes the second fail to serialise where his snapshot is older.
-create or replace function pgtrain_private.keep_administrator(leaving bigint, role_key bigint default null) returns void
+-- Called before an act that may leave the platform without administrators, and keep_administrator after it. The locks make two such
+-- acts at once see each other; the update makes the second fail to serialise where its snapshot is older.
+create or replace function pgtrain_private.lock_administrators() returns timestamptz
     language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-    if not exists (select from pgtrain_private.administrators() a where a = coalesce(leaving, a)) or pgtrain_private.is_server_administrator() then
-        return;
+    if pgtrain_private.is_server_administrator() then
+        return null;
     end if;
-    perform from pgtrain.user_roles ur where ur.user_id in (select a from pgtrain_private.administrators() a) order by ur.id for no key update;
-    update pgtrain.user_roles ur set is_active = ur.is_active where ur.user_id = coalesce(leaving, ur.user_id) and ur.role_id = coalesce(role_key, ur.role_id);
-    if not exists (select from pgtrain_private.administrators(leaving, role_key)) then
+    perform from pgtrain.user_roles ur where ur.user_id in (select a.user_id from pgtrain_private.administrators() a) order by ur.id for no key update;
+    update pgtrain.user_roles ur set is_active = ur.is_active where ur.user_id in (select a.user_id from pgtrain_private.administrators() a);
+    return (select max(a.ends_at) from pgtrain_private.administrators() a);
+end $$;
+comment on function pgtrain_private.lock_administrators() is 'Locks the roles of all administrators; returns until when there is one, null for the administrator of the server, who may do without';
+
+create or replace function pgtrain_private.keep_administrator(until timestamptz) returns void
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    ends timestamptz := (select max(a.ends_at) from pgtrain_private.administrators() a);
+begin
+    if until is not null and (ends >= until) is not true then
         raise exception using errcode = 'PT409', message = 'the last administrator cannot leave',
-            detail = 'Nobody else could give roles.', hint = 'Make another one first: pgtrain.grant_role(user_id, ''admin'').';
+            detail = case when ends is null then 'Nobody else could give roles.' else format('Nobody could give roles after %s.', ends) end,
+            hint = 'Make another one first, without an end: pgtrain.grant_role(user_id, ''admin'').';
     end if;
 end $$;
-comment on function pgtrain_private.keep_administrator(bigint, bigint) is 'Refuses to let the last active administrator go or lose his role, or his role its right, but for the administrator of the server';
+comment on function pgtrain_private.keep_administrator(timestamptz) is 'After an act: refuses it when the platform would be without an administrator sooner than before it';
+
+create or replace function pgtrain_private.is_administrator(user_id bigint) returns boolean
+    language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+    return exists (select from pgtrain_private.administrators() a where a.user_id = is_administrator.user_id);
+end $$;
+comment on function pgtrain_private.is_administrator(bigint) is 'Whether the user can give roles';
 
 -- The account that a function is about: the caller's own, for which he shows what he has, or another's for who may.
 create or replace function pgtrain_private.account_for(act text, action text, user_id bigint, password text, code text) returns pgtrain.users
@@ -45,8 +62,13 @@ begin
     elsif pgtrain_private.require_permission(action, 'users') <> 'any' then
         raise exception using errcode = '42501', message = format('permission denied to %s another user', action);
     end if;
-    select * into account from pgtrain.users u where u.id = coalesce(account_for.user_id, me) for update;
-    if not found then
+    -- Weaker where the row stays: what the user has written in a transaction that he leaves open refers to it.
+    if action = 'delete' then
+        select * into account from pgtrain.users u where u.id = coalesce(account_for.user_id, me) for update;
+    else
+        select * into account from pgtrain.users u where u.id = coalesce(account_for.user_id, me) for no key update;
+    end if;
+    if account.id is null then
         raise exception using errcode = 'PT404', message = format('user %s does not exist', account_for.user_id);
     end if;
     return account;
@@ -57,6 +79,7 @@ create or replace function pgtrain.deactivate_user(user_id bigint default null, 
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     account pgtrain.users;
+    until timestamptz;
 begin
     perform pgtrain_private.hide_statement();
     perform pgtrain_private.require_writable('deactivate_user');
@@ -64,14 +87,21 @@ begin
     if not account.is_active then
         return false;
     end if;
-    perform pgtrain_private.keep_administrator(account.id);
+    if pgtrain_private.is_administrator(account.id) then
+        until := pgtrain_private.lock_administrators();
+    end if;
     perform pgtrain_private.write_audit('user_deactivated', null, jsonb_build_object('user_id', account.id));
     delete from pgtrain.invites i where i.owner_id = account.id;
     update pgtrain.sessions s set is_active = false where s.user_id = account.id and s.is_active;
     update pgtrain.users u set is_active = false where u.id = account.id;
+    perform pgtrain_private.keep_administrator(until);
+    -- A claim that is under way is waited for, so that its attempt is seen; a later one finds the account closed.
+    perform from pgtrain_private.run_queue q where q.owner_id = account.id order by q.run_id for update;
+    perform pgtrain_private.ask_attempt(a.run_id, 'cancel')
+       from pgtrain.run_attempts a where a.owner_id = account.id and a.ended_at is null order by a.run_id;
     return true;
 end $$;
-comment on function pgtrain.deactivate_user(bigint, text, text) is 'Closes the caller''s account (password and code needed), or that of a user for an administrator: no login, no sessions, no keys, no new runs, open invitations void. Nothing is lost; activate_user opens it again. False when it is closed';
+comment on function pgtrain.deactivate_user(bigint, text, text) is 'Closes the caller''s account (password and code needed), or that of a user for an administrator: no login, no sessions, no keys, open invitations void, no queued run starts, running ones are cancelled. activate_user opens it again. False when it is closed';
 
 create or replace function pgtrain.activate_user(user_id bigint) returns boolean
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -181,6 +211,7 @@ declare
     account pgtrain.users;
     has_paid boolean;
     running text;
+    until timestamptz;
 begin
     perform pgtrain_private.hide_statement();
     perform pgtrain_private.require_writable('delete_user');
@@ -196,7 +227,9 @@ begin
             raise exception using errcode = 'PT404', message = format('user %s cannot take it over', hand_over_to), detail = 'There is no other active user of this id.';
         end if;
     end if;
-    perform pgtrain_private.keep_administrator(account.id);
+    if pgtrain_private.is_administrator(account.id) then
+        until := pgtrain_private.lock_administrators();
+    end if;
     -- Out of the queue first, in the order in which workers lock.
     delete from pgtrain_private.run_queue q where q.owner_id = account.id;
     perform from pgtrain.training_runs r where r.owner_id = account.id and r.status in ('queued', 'paused', 'running') order by r.id for update;
@@ -217,10 +250,11 @@ begin
     delete from pgtrain.invites i where i.owner_id = account.id;
     if has_paid then
         perform pgtrain_private.anonymise(account.id);
-        return 'anonymised';
+    else
+        delete from pgtrain.users u where u.id = account.id;
     end if;
-    delete from pgtrain.users u where u.id = account.id;
-    return 'deleted';
+    perform pgtrain_private.keep_administrator(until);
+    return case when has_paid then 'anonymised' else 'deleted' end;
 end $$;
 comment on function pgtrain.delete_user(bigint, text, text, bigint) is 'Deletes the caller''s account (password and code needed), or that of a user for an administrator, with all it owns, or hands that over. Waiting runs are cancelled, running ones refuse it. Ledger and audit log stay; who has paid leaves a nameless closed account (anonymised)';
 

@@ -40,6 +40,12 @@ comment on function pgtrain_private.password_hash_load() is 'Password hashes sin
 create or replace function pgtrain_private.note_replay(session_id bigint) returns void
     language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_note_replay';
 comment on function pgtrain_private.note_replay(bigint) is 'At commit: ends a session whose refresh token was shown a second time';
+create or replace function pgtrain_private.session_used_at(session_id bigint) returns timestamptz
+    language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_session_used_at';
+comment on function pgtrain_private.session_used_at(bigint) is 'When a session was last used as shared memory knows it, null for unknown: transactions that cannot write use sessions too';
+create or replace function pgtrain_private.write_session_uses() returns bigint
+    language c volatile as 'MODULE_PATHNAME', 'pgtrain_write_session_uses';
+comment on function pgtrain_private.write_session_uses() is 'Writes down the uses of sessions that shared memory has noted since the last time; returns how many';
 create or replace function pgtrain_private.hide_statement() returns void
     language c volatile as 'MODULE_PATHNAME', 'pgtrain_hide_statement';
 comment on function pgtrain_private.hide_statement() is 'Takes the text of the statement out of pg_stat_activity and, when it fails, out of the log';
@@ -70,10 +76,20 @@ begin
 end $$;
 comment on function pgtrain_private.may_manage_users() is 'Whether the caller may act on accounts of others';
 
-create or replace function pgtrain_private.check_registration(username text, email text, password text) returns void
+create or replace function pgtrain_private.check_email_domain(email text) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
     domains text[] := array(select lower(btrim(d)) from unnest(string_to_array(current_setting('pgtrain.email_domains'), ',')) d);
+begin
+    if cardinality(domains) > 0 and lower(split_part(email, '@', 2)) <> all (domains) then
+        raise exception using errcode = '22023', message = format('e-mail address "%s" is not acceptable', email),
+            detail = format('Addresses of these domains are: %s.', array_to_string(domains, ', '));
+    end if;
+end $$;
+comment on function pgtrain_private.check_email_domain(text) is 'Refuses an address of a domain that pgtrain.email_domains does not name';
+
+create or replace function pgtrain_private.check_registration(username text, email text, password text) returns void
+    language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
     if username is null or email is null or password is null then
         raise exception using errcode = '22004', message = 'username, email and password are needed';
@@ -85,10 +101,7 @@ begin
     if length(email) not between 3 and 254 or email !~ '^[^@[:space:]]+@[^@[:space:]]+$' then
         raise exception using errcode = '22023', message = format('e-mail address "%s" is not acceptable', email);
     end if;
-    if cardinality(domains) > 0 and lower(split_part(email, '@', 2)) <> all (domains) then
-        raise exception using errcode = '22023', message = format('e-mail address "%s" is not acceptable', email),
-            detail = format('Addresses of these domains are: %s.', array_to_string(domains, ', '));
-    end if;
+    perform pgtrain_private.check_email_domain(email);
     if lower(password) in (lower(username), lower(email)) then
         raise exception using errcode = '22023', message = 'the password may not be the user name or e-mail address';
     end if;
@@ -126,7 +139,9 @@ begin
         extra_role := invite.role_name;
     end if;
     begin
-        insert into pgtrain.users (username, email, name) values (register_user.username, register_user.email, register_user.name)
+        insert into pgtrain.users (username, email, name, is_verified, activated_at)
+        values (register_user.username, register_user.email, register_user.name, invite.sent_at is not null,
+                case when invite.sent_at is not null then now() end)
         returning id into new_id;
     exception when unique_violation then
         raise exception using errcode = '23505', message = 'the user name or e-mail address is taken',
@@ -238,7 +253,7 @@ begin
     perform pgtrain_private.require_writable('refresh_session');
     select s.id into live_id from pgtrain.sessions s join pgtrain.users u on u.id = s.user_id
      where s.refresh_family_hash = pgtrain_private.token_hash(family) and s.is_active and s.refresh_expires_at > start
-       and (s.last_accessed_at + idle <= start) is not true and u.is_active;
+       and (greatest(s.last_accessed_at, pgtrain_private.session_used_at(s.id)) + idle <= start) is not true and u.is_active;
     session_token := pgtrain_private.new_token();
     new_refresh_token := family || '.' || pgtrain_private.new_token();
     update pgtrain.sessions s

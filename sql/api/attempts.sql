@@ -202,7 +202,9 @@ begin
     update pgtrain.devices d set status = 'running' where d.id = device_id;
     perform pgtrain_private.add_event(run_id, owner_id, 'running', jsonb_build_object('attempt', attempt));
     update pgtrain.run_attempts a
-       set resumed_from_step = checkpoint_step, device_name = d.name, device_kind = d.kind
+       set resumed_from_step = checkpoint_step, device_name = d.name, device_kind = d.kind,
+           -- The account may have been closed while the run was claimed.
+           requested = case when exists (select from pgtrain.users u where u.id = a.owner_id and not u.is_active) then 'cancel' else a.requested end
       from (select 1) one left join pgtrain.devices d on d.id = load_job.device_id
      where a.run_id = load_job.run_id and a.attempt = load_job.attempt;
     is_limited := exists (select from pgtrain.devices d where d.id = load_job.device_id and d.kind = 'cuda')

@@ -30,8 +30,8 @@ create or replace function pgtrain_private.write_audit(title text, description t
 #variable_conflict use_variable
 begin
     -- plpgsql, because it keeps the plan; a function in SQL is planned anew at each call.
-    insert into pgtrain.audit_log (title, description, actor_id, host, ip, subject)
-    values (title, description, coalesce(actor, pgtrain.current_user_id()), host(inet_client_addr()),
+    insert into pgtrain.audit_log (title, description, actor_id, api_key_id, host, ip, subject)
+    values (title, description, coalesce(actor, pgtrain.current_user_id()), pgtrain.current_api_key_id(), host(inet_client_addr()),
             coalesce(address, (select s.ip_address from pgtrain.sessions s where s.id = pgtrain.current_session_id()), inet_client_addr()),
             coalesce(subject, '{}'));
 end $$;

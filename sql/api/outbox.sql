@@ -68,7 +68,7 @@ begin
         return message.payload || jsonb_build_object('code', plain, 'username', account.username, 'expires_at', ends);
     elsif message.invite_id is not null then
         plain := pgtrain_private.new_token();
-        update pgtrain.invites i set code_hash = pgtrain_private.token_hash(plain) where i.id = message.invite_id
+        update pgtrain.invites i set code_hash = pgtrain_private.token_hash(plain), sent_at = clock_timestamp() where i.id = message.invite_id
         returning i.expires_at into ends;
         return message.payload || jsonb_build_object('code', plain, 'expires_at', ends);
     end if;

@@ -311,6 +311,7 @@ begin
     me := pgtrain_private.require_user();
     perform pgtrain_private.require_account_scope('change_email', 'update:users');
     perform pgtrain_private.check_email(new_email);
+    perform pgtrain_private.check_email_domain(new_email);
     perform pgtrain_private.confirm_self(me, password, code, false);
     perform pgtrain_private.start_proof(me, 'email', new_email);
     perform pgtrain_private.write_audit('email_change_started', null, jsonb_build_object('user_id', me));

@@ -122,6 +122,7 @@ create table pgtrain.audit_log (
     title text not null,
     description text,
     actor_id bigint,
+    api_key_id bigint,
     db_role name not null default session_user,
     host text,
     ip inet,
@@ -134,6 +135,7 @@ comment on column pgtrain.audit_log.id is 'Key';
 comment on column pgtrain.audit_log.title is 'The act, as one short name';
 comment on column pgtrain.audit_log.description is 'The act in words';
 comment on column pgtrain.audit_log.actor_id is 'User who did it, null for nobody or the server';
+comment on column pgtrain.audit_log.api_key_id is 'Key of his that he did it with, null for none';
 comment on column pgtrain.audit_log.db_role is 'Database role of the session';
 comment on column pgtrain.audit_log.host is 'Host the act concerns or whose connection it came over, null for a local one';
 comment on column pgtrain.audit_log.ip is 'Address of the user as the application told at his login, else of the connection';

@@ -107,9 +107,10 @@ comment on column pgtrain.connection_roles.updated_at is 'When last changed';
 create table pgtrain.invites (
     id bigint generated always as identity primary key,
     code_hash bytea not null unique,
-    owner_id bigint references pgtrain.users on delete set null,
+    owner_id bigint references pgtrain.users on delete cascade,
     email text,
     role_name text,
+    sent_at timestamptz,
     expires_at timestamptz,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now()
@@ -118,9 +119,10 @@ create index invites_owner_id_idx on pgtrain.invites (owner_id);
 comment on table pgtrain.invites is 'Invitations, used up by one registration';
 comment on column pgtrain.invites.id is 'Key';
 comment on column pgtrain.invites.code_hash is 'Hash of the code';
-comment on column pgtrain.invites.owner_id is 'Who invited';
+comment on column pgtrain.invites.owner_id is 'Who invited, null for the server; void when he may no longer';
 comment on column pgtrain.invites.email is 'Only for this address, if given';
 comment on column pgtrain.invites.role_name is 'Role the new user gets besides user';
+comment on column pgtrain.invites.sent_at is 'When the code was made for a message to the address, which told it to nobody else: whoever has it owns the address';
 comment on column pgtrain.invites.expires_at is 'End, null for never';
 comment on column pgtrain.invites.created_at is 'When made';
 comment on column pgtrain.invites.updated_at is 'When last changed';

@@ -12,7 +12,7 @@ select pgtrain.register_user('lif_carl', 'carl@life.test', 'the secret of carl')
 select pgtrain.register_user('lif_boss', 'boss@life.test', 'the secret of the boss') as boss \gset
 select pgtrain.grant_role(:boss, 'admin');
 -- Administrators that other tests have left do not count here.
-create table public.regress_life_others as select ur.id from pgtrain.user_roles ur where ur.is_active and ur.user_id in (select a from pgtrain_private.administrators() a where a <> :boss);
+create table public.regress_life_others as select ur.id from pgtrain.user_roles ur where ur.is_active and ur.user_id in (select a.user_id from pgtrain_private.administrators() a where a.user_id <> :boss);
 update pgtrain.user_roles set is_active = false where id in (select id from public.regress_life_others);
 select session_token as anna_token from pgtrain.login('lif_anna', 'a long enough secret') \gset
 select session_token as ben_token from pgtrain.login('lif_ben', 'another long secret') \gset
@@ -88,10 +88,52 @@ select pgtrain.revoke_permission('admin', 'update', 'models', 'any');
 select pgtrain.grant_role(:ben, 'admin');
 select pgtrain.grant_role(:boss, 'admin', now() + interval '1 day');
 rollback;
+\echo '# Nor does he lose the right with his role, or its being without end; who has it for a time does not stand in for him'
+select pgtrain.revoke_permission('admin', 'update', 'admin', 'any');
+select pgtrain.grant_role(:boss, 'admin', now() + interval '1 hour');
+select pgtrain.grant_role(:carl, 'admin', now() + interval '1 day');
+select pgtrain.revoke_role(:boss, 'admin');
+select pgtrain.deactivate_user(password => 'the secret of the boss');
+select pgtrain.delete_user(password => 'the secret of the boss');
+select pgtrain.grant_role(:boss, 'admin', now() + interval '2 days');
+\echo '# Another without end does; then one may take the role for a time, and who has it longest of all stays'
+select pgtrain.grant_role(:carl, 'admin');
+begin;
+select pgtrain.grant_role(:boss, 'admin', now() + interval '2 days');
+select pgtrain.revoke_role(:carl, 'developer');
+savepoint carl;
+select pgtrain.deactivate_user(:carl);
+rollback to carl;
+select pgtrain.revoke_role(:boss, 'admin');
+rollback;
+select pgtrain.revoke_permission('admin', 'update', 'admin', 'any');
+select pgtrain.revoke_role(:carl, 'admin');
 begin;
 select pgtrain.authenticate(session_token) = :ben as is_ben from pgtrain.login('lif_ben', 'another long secret');
 select pgtrain.has_permission('read', 'users') as may;
+select pgtrain.submit_run(dataset_id => id, config => '{"size": "nano", "steps": 2}', start_at => now() + interval '1 day') as ben_run from pgtrain.datasets where name = 'poems' \gset
 commit;
+
+\echo '# Closing an account asks its running runs to stop'
+\c - :superuser
+set client_min_messages = warning;
+update pgtrain.training_runs set status = 'running' where id = :ben_run;
+insert into pgtrain.run_attempts (run_id, attempt, owner_id, worker_pid, incarnation, expires_at) values (:ben_run, 1, :ben, 0, 0, 'infinity');
+select requested from pgtrain.run_attempts where run_id = :ben_run;
+\c - regress_life
+set client_min_messages = warning;
+select pgtrain.authenticate(:'boss_token', session => true) = :boss as is_boss;
+select pgtrain.deactivate_user(:ben);
+\c - :superuser
+set client_min_messages = warning;
+select requested from pgtrain.run_attempts where run_id = :ben_run;
+\echo '# Also one that was claimed at that moment'
+update pgtrain.run_attempts set requested = 'none' where run_id = :ben_run;
+select threads from pgtrain_private.load_job(:ben_run, 1, 1, null);
+select requested from pgtrain.run_attempts where run_id = :ben_run;
+delete from pgtrain.run_attempts where run_id = :ben_run;
+update pgtrain.training_runs set status = 'queued' where id = :ben_run;
+select pgtrain.activate_user(:ben), pgtrain.cancel_run(:ben_run);
 
 \echo '# Deletion: a running run refuses it, a waiting one is cancelled; hand over only by an administrator'
 \c - :superuser

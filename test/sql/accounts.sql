@@ -302,9 +302,30 @@ set pgtrain.session_idle_timeout = '30min';
 update pgtrain.sessions set last_accessed_at = now() - interval '20 minutes' where token_hash = pgtrain_private.token_hash(:'f1_session_token');
 select pgtrain.authenticate(:'f1_session_token') = :f1_user_id as is_fine;
 select last_accessed_at > now() - interval '1 minute' as noted from pgtrain.sessions where token_hash = pgtrain_private.token_hash(:'f1_session_token');
-update pgtrain.sessions set last_accessed_at = now() - interval '31 minutes' where token_hash = pgtrain_private.token_hash(:'f1_session_token');
-select pgtrain.authenticate(:'f1_session_token');
-select count(*) from pgtrain.refresh_session(:'f1_refresh_token');
+select * from pgtrain.login('acc_fine', 'a long enough secret') \gset f2_
+update pgtrain.sessions set last_accessed_at = now() - interval '31 minutes' where token_hash = pgtrain_private.token_hash(:'f2_session_token');
+select pgtrain.authenticate(:'f2_session_token');
+select count(*) from pgtrain.refresh_session(:'f2_refresh_token');
+-- A use counts that could not be written: in a read-only transaction, with an old snapshot, rolled back. The scheduler writes it down.
+create function pg_temp.rests(token text, minutes integer) returns void language sql as $$
+    update pgtrain.sessions set last_accessed_at = now() - minutes * interval '1 minute' where token_hash = pgtrain_private.token_hash(token) $$;
+select * from pgtrain.login('acc_fine', 'a long enough secret') \gset f3_
+select pg_temp.rests(:'f3_session_token', 20);
+begin read only;
+select pgtrain.authenticate(:'f3_session_token') = :f1_user_id as is_fine;
+commit;
+select pg_temp.rests(:'f3_session_token', 31);
+select pgtrain.authenticate(:'f3_session_token') = :f1_user_id as is_fine;
+select * from pgtrain.login('acc_fine', 'a long enough secret') \gset f4_
+select pg_temp.rests(:'f4_session_token', 20);
+begin isolation level repeatable read;
+select pgtrain.authenticate(:'f4_session_token') = :f1_user_id as is_fine;
+rollback;
+select pg_temp.rests(:'f4_session_token', 31);
+select count(*) from pgtrain.refresh_session(:'f4_refresh_token');
+select pg_temp.rests(:'f3_session_token', 31);
+select pgtrain_private.write_session_uses() > 0 as written, pgtrain_private.write_session_uses();
+select last_accessed_at > now() - interval '1 minute' as noted from pgtrain.sessions where token_hash = pgtrain_private.token_hash(:'f3_session_token');
 reset pgtrain.session_idle_timeout;
 select pgtrain.authenticate(:'f1_session_token') = :f1_user_id as is_fine;
 set pgtrain.session_absolute_lifetime = '1h';

@@ -69,6 +69,9 @@ select pgtrain.register_user('key_eve', 'eve@keys.test', 'a long enough secret')
 select pgtrain.revoke_session(1);
 select pgtrain.revoke_all_sessions();
 select pgtrain.revoke_api_key(:narrow_id);
+select pgtrain.append_samples(id, array['some text that is long enough']) from pgtrain.datasets where name = 'made blind';
+select pgtrain.submit_run(dataset_id => id, config => '{"size": "nano", "steps": 2}', start_at => now() + interval '1 day') as run from pgtrain.datasets where name = 'made blind' \gset
+select pgtrain.cancel_run(:run);
 -- A key that names them may.
 select pgtrain.authenticate(:'accounts_key', true) = :anna as is_anna;
 select pgtrain.register_user('key_eve', 'eve@keys.test', 'a long enough secret') > 0 as registered;
@@ -143,6 +146,7 @@ select pgtrain.authenticate(:'blind_key');
 reset session authorization;
 -- What is stored cannot be used.
 select count(*) from pgtrain.api_keys k where position(convert_to(:'any_key', 'UTF8') in k.hash) > 0 or length(k.hash) <> 32;
-select title, actor_id = :anna as by_anna from pgtrain.audit_log where title like 'api_key%' and (subject ->> 'api_key_id')::bigint in (:narrow_id, :wide_id) order by id;
+select title, actor_id = :anna as by_anna, api_key_id = :narrow_id as with_narrow, api_key_id = :wide_id as with_wide from pgtrain.audit_log where title like 'api_key%' and (subject ->> 'api_key_id')::bigint in (:narrow_id, :wide_id) order by id;
+select title, api_key_id = :wide_id as with_wide from pgtrain.audit_log where actor_id = :anna and subject ->> 'run_id' = :'run' order by id;
 drop owned by regress_keys;
 drop role regress_keys;

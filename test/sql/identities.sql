@@ -150,6 +150,42 @@ rollback;
 select kind, target, payload ->> 'code' as code from pgtrain.take_messages(100) where target like '%identities.test' \gset fay_
 select :'fay_kind', :'fay_target';
 select pgtrain.register_user('ide_fay', 'fay@identities.test', 'a long enough secret', invite_code => :'fay_code') as fay \gset
+\echo '# Whoever has a code that was sent owns the address; one that was told proves nothing'
+select username, is_verified, activated_at is not null as is_activated from pgtrain.users where id in (:eve, :fay) order by id;
+\echo '# Void when who invited may no longer: invite, or give the role, or what the role was given since'
+select pgtrain.create_role('ide_host') > 0 and pgtrain.create_role('ide_guest') > 0 as made;
+select pgtrain.grant_permission('ide_host', 'create', 'invites'), pgtrain.grant_permission('ide_host', 'update', 'admin', 'any'), pgtrain.grant_role(:ben, 'ide_host');
+create function pg_temp.accept(code text) returns text language plpgsql as $$
+declare
+    answer text := 'accepted';
+begin
+    begin
+        perform pgtrain.register_user('ide_hal', 'hal@identities.test', 'a long enough secret', invite_code => code);
+        raise exception using errcode = 'PT999', message = 'accepted';
+    exception when sqlstate 'PT999' or sqlstate 'PT404' then
+        return sqlerrm;
+    end;
+end $$;
+begin;
+select pgtrain.authenticate(session_token) = :ben as is_ben from pgtrain.login('ide_ben', 'another long secret');
+select (pgtrain.create_invite()).code as plain_code, (pgtrain.create_invite(role => 'ide_guest')).code as guest_code \gset
+commit;
+select pg_temp.accept(:'plain_code') as plain, pg_temp.accept(:'guest_code') as guest;
+select pgtrain.grant_permission('ide_guest', 'read', 'audit', 'any');
+select pg_temp.accept(:'plain_code') as plain, pg_temp.accept(:'guest_code') as guest;
+select pgtrain.revoke_permission('ide_guest', 'read', 'audit', 'any'), pgtrain.revoke_permission('ide_host', 'update', 'admin', 'any');
+select pg_temp.accept(:'plain_code') as plain, pg_temp.accept(:'guest_code') as guest;
+select pgtrain.grant_permission('ide_host', 'update', 'admin', 'any');
+update pgtrain.user_roles set expires_at = now() - interval '1 second' where user_id = :ben and role_id = pgtrain_private.find_role('ide_host');
+select pg_temp.accept(:'plain_code') as plain, pg_temp.accept(:'guest_code') as guest;
+update pgtrain.user_roles set expires_at = null where user_id = :ben;
+select pg_temp.accept(:'plain_code') as plain, pg_temp.accept(:'guest_code') as guest;
+update pgtrain.users set is_active = false where id = :ben;
+select pg_temp.accept(:'plain_code') as plain, pg_temp.accept(:'guest_code') as guest;
+update pgtrain.users set is_active = true where id = :ben;
+select pgtrain.revoke_role(:ben, 'ide_host');
+select pgtrain.delete_role('ide_host'), pgtrain.delete_role('ide_guest');
+delete from pgtrain.invites where owner_id = :ben;
 select count(*) from pgtrain.invites where owner_id = :boss;
 
 \echo '# SSH keys'

@@ -131,6 +131,11 @@ select pgtrain.change_email('anna2@verify.test', 'wrong');
 select pgtrain.change_email('ben@verify.test', 'a long enough secret');
 \c - :superuser
 set client_min_messages = warning;
+begin;
+select pgtrain.authenticate(:'anna_token') = :anna as is_anna;
+set local pgtrain.email_domains = 'elsewhere.test';
+select pgtrain.change_email('anna2@verify.test', 'a long enough secret');
+rollback;
 select payload ->> 'code' as code from pgtrain.take_messages() \gset taken_
 \c - regress_verify
 set client_min_messages = warning;

@@ -26,6 +26,7 @@ extern "C" {
 #include "pg/rbac/hidden_statement.hpp"
 #include "pg/rbac/login_guard.hpp"
 #include "pg/rbac/rbac.hpp"
+#include "pg/rbac/session_uses.hpp"
 
 namespace rbac = pgtrain::pg::rbac;
 namespace call = pgtrain::pg::call;
@@ -172,6 +173,16 @@ PGTRAIN_FUNCTION(pgtrain_note_replay) {
   rbac::note_replay(PG_GETARG_INT64(0));
   PG_RETURN_VOID();
 }
+
+// session_used_at(session_id) as shared memory knows it, null when it does not.
+PGTRAIN_FUNCTION(pgtrain_session_used_at) {
+  const int64_t at = rbac::remembered_session_use(PG_GETARG_INT64(0));
+  if (at == 0) PG_RETURN_NULL();
+  PG_RETURN_TIMESTAMPTZ(at);
+}
+
+// write_session_uses(): for the scheduler.
+PGTRAIN_FUNCTION(pgtrain_write_session_uses) { PG_RETURN_INT64(rbac::write_session_uses()); }
 
 PGTRAIN_FUNCTION(pgtrain_hide_statement) {
   rbac::hide_statement();

@@ -5,6 +5,7 @@
 
 extern "C" {
 #include "access/xact.h"
+#include "utils/guc.h"
 }
 
 #include <map>
@@ -16,6 +17,7 @@ extern "C" {
 #include "pg/rbac/credentials.hpp"
 #include "pg/rbac/generation.hpp"
 #include "pg/rbac/rbac.hpp"
+#include "pg/rbac/session_uses.hpp"
 
 namespace pgtrain::pg::rbac {
 namespace {
@@ -69,6 +71,7 @@ bool is_empty() { return logins.empty() && used_sessions.empty() && used_keys.em
 void write_notes() {
   // The extension may have been dropped in this very transaction.
   if (XactReadOnly || marker_table() == InvalidOid) return;
+  const bool writes_nothing_else = !TransactionIdIsValid(GetTopTransactionIdIfAny());
   as_owner([] {
     call::Spi spi;
     for (const auto &[user_id, login] : logins) {
@@ -87,6 +90,11 @@ void write_notes() {
     for (const int64_t session_id : used_sessions) use_statement.execute(spi, {session_id, seconds});
     for (const int64_t api_key_id : used_keys) key_use_statement.execute(spi, {api_key_id, seconds});
   });
+  // A refused login of an open account writes, others do not: waiting for the disk would tell which it was.
+  if (writes_nothing_else && replayed_sessions.empty())
+    call::guarded([] {
+      (void)set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+    });
 }
 
 void on_transaction(XactEvent event, void *) {
@@ -107,7 +115,10 @@ void note_login(int64_t user_id, bool has_succeeded) {
     ++login.failures;
 }
 
-void note_session_used(int64_t session_id) { used_sessions.insert(session_id); }
+void note_session_used(int64_t session_id) {
+  used_sessions.insert(session_id);
+  remember_session_use(session_id, current_time());
+}
 
 void note_key_used(int64_t api_key_id) { used_keys.insert(api_key_id); }
 

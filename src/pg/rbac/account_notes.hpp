@@ -13,7 +13,8 @@ void init_account_notes();
 // At commit: the user has logged in, or somebody failed to as him.
 void note_login(int64_t user_id, bool has_succeeded);
 
-// At commit: the session or key was used. Approximate: left out where it would have to wait or could fail.
+// At commit: the session or key was used. Approximate: left out where it would have to wait or could fail; of a session shared memory
+// keeps it whatever becomes of the transaction.
 void note_session_used(int64_t session_id);
 void note_key_used(int64_t api_key_id);
 

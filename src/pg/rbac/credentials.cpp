@@ -13,6 +13,7 @@ extern "C" {
 #include "pg/crypto/token.hpp"
 #include "pg/guc.hpp"
 #include "pg/rbac/account_notes.hpp"
+#include "pg/rbac/session_uses.hpp"
 #include "pg/rbac/credentials.hpp"
 
 namespace pgtrain::pg::rbac {
@@ -24,7 +25,9 @@ const char *session_refusal(const call::Row &row, int64_t last_use) {
   if (!row.boolean(3)) return "the session was ended";
   if (!row.boolean(4)) return "the account is not active";
   if (row.int64(2) <= current_time()) return "the session has expired";
-  if (idle_timeout() > 0 && last_use + idle_timeout() <= current_time()) return "the session was not used for too long";
+  const int64_t idle_since = current_time() - idle_timeout();
+  if (idle_timeout() > 0 && last_use <= idle_since && remembered_session_use(row.int64(0)) <= idle_since)
+    return "the session was not used for too long";
   return nullptr;
 }
 

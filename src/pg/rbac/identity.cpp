@@ -28,6 +28,7 @@ extern "C" {
 #include "pg/rbac/hidden_statement.hpp"
 #include "pg/rbac/login_guard.hpp"
 #include "pg/rbac/rbac.hpp"
+#include "pg/rbac/session_uses.hpp"
 
 namespace pgtrain::pg::rbac {
 namespace {
@@ -164,6 +165,7 @@ void init() {
   register_invalidation();
   init_login_guard();
   init_account_notes();
+  init_session_uses();
   init_hidden_statement();
   CacheRegisterSyscacheCallback(AUTHOID, role_changed, Datum{0});
   RegisterXactCallback(transaction_ended, nullptr);

@@ -186,7 +186,8 @@ HashTurn::HashTurn() {
         break;
       }
     }
-    call::guarded([&data] { ConditionVariableSleep(&data.turn_free, PG_WAIT_EXTENSION); });
+    // Not for ever: the one who is woken may be cancelled at that moment, and the wake-up goes with him.
+    call::guarded([&data] { (void)ConditionVariableTimedSleep(&data.turn_free, 1000, PG_WAIT_EXTENSION); });
   }
   if (data.lock != nullptr) ConditionVariableCancelSleep();
 }

@@ -48,6 +48,7 @@ call::Statement devices_statement{"select pgtrain_private.refresh_device_status(
 call::Statement adopt_statement{"select pgtrain_private.adopt_queued_runs()"};
 call::Statement checkpoints_statement{"select pgtrain_private.remove_expired_checkpoints()"};
 call::Statement rotation_statement{"select pgtrain_private.rotate_portion($1)", {call::Type::Int4}};
+call::Statement uses_statement{"select pgtrain_private.write_session_uses()"};
 call::Statement plans_statement{"delete from pgtrain_private.plan_cache where created_at < now() - interval '30 days'"};
 
 bool has_extension() {
@@ -77,6 +78,7 @@ void chore(const char *activity, Body &&body) {
 
 void keep_house() {
   sweep_job_folders(MyDatabaseId);
+  chore("writing down uses of sessions", [](const call::Spi &spi) { uses_statement.execute(spi); });
   chore("housekeeping", [](const call::Spi &spi) {
     checkpoints_statement.execute(spi);
     plans_statement.execute(spi);
