@@ -64,7 +64,7 @@ begin
         end if;
         perform pgtrain_private.write_audit('recovery_code_used', null, jsonb_build_object('user_id', factor.owner_id));
     else
-        step := pgtrain_private.matching_step(factor.secret, format('verifications/secret/%s', factor.id), factor.algorithm, factor.digits,
+        step := pgtrain_private.matching_step(factor.secret, format('verifications/secret/%s/%s', factor.owner_id, factor.id), factor.algorithm, factor.digits,
                                               factor.period_seconds, factor.char_set, factor.last_step, given, clock_timestamp());
         update pgtrain.verifications v set last_step = step where v.id = factor.id and v.last_step < step;
         if not found then
@@ -132,7 +132,7 @@ begin
     values (me, 'totp', account.username, '', enable_totp.algorithm, enable_totp.digits, enable_totp.period_seconds, enable_totp.char_set,
             clock_timestamp() + interval '1 hour')
     returning id into proof_id;
-    made := pgtrain_private.new_totp(format('verifications/secret/%s', proof_id), current_setting('pgtrain.totp_issuer'), account.username,
+    made := pgtrain_private.new_totp(format('verifications/secret/%s/%s', me, proof_id), current_setting('pgtrain.totp_issuer'), account.username,
                                      algorithm, digits, period_seconds, char_set);
     update pgtrain.verifications v set secret = decode(made[1], 'hex') where v.id = proof_id;
     secret := made[2];
@@ -175,7 +175,7 @@ begin
     if not pgtrain_private.try_attempt(guard) then
         raise exception using errcode = 'PT423', message = 'too many wrong codes', hint = 'Wait a while.';
     end if;
-    step := pgtrain_private.matching_step(factor.secret, format('verifications/secret/%s', factor.id), factor.algorithm, factor.digits,
+    step := pgtrain_private.matching_step(factor.secret, format('verifications/secret/%s/%s', factor.owner_id, factor.id), factor.algorithm, factor.digits,
                                           factor.period_seconds, factor.char_set, factor.last_step, replace(confirm_totp.code, ' ', ''), clock_timestamp());
     if step is null then
         raise exception using errcode = '28P01', message = 'the code is wrong', hint = 'Check the clock of the device that makes the codes.';

@@ -22,4 +22,4 @@ insert into pgtrain_private.hidden_columns values ('secrets', 'sealed');
 select pgtrain_private.protect_table('secrets', 'owner_id', 'secrets');
 select pgtrain_private.register_sealed('secrets', 'sealed', '{owner_id,name}', 'owner_id', 'name');
 -- The seeds of second factors; the other proofs are hashes.
-select pgtrain_private.register_sealed('verifications', 'secret', '{id}', 'owner_id', 'type', $$type = 'totp'$$);
+select pgtrain_private.register_sealed('verifications', 'secret', '{owner_id,id}', 'owner_id', 'type', $$type = 'totp'$$);

@@ -266,6 +266,12 @@ select pgtrain_private.forget_attempts(format('second factor %s', :anna)), pgtra
 select title, subject - 'user_id' as subject from pgtrain.audit_log where (subject ->> 'user_id')::bigint = :anna and title ~ 'factor|recovery|verif|reset|email' order by id;
 select count(*) as codes, count(used_at) as used from pgtrain.recovery_codes where user_id = :anna;
 select secret::text ~ encode(public.regress_base32(:'totp_secret'), 'hex') as seed_in_clear from pgtrain.verifications where owner_id = :anna and type = 'totp';
+-- A seed opens for its own user only, whoever writes another one beside it.
+select opens from pgtrain.secret_health where owner_id = :anna and table_name = 'verifications';
+begin;
+update pgtrain.verifications set owner_id = :ben where owner_id = :anna and type = 'totp';
+select opens from pgtrain.secret_health where owner_id = :ben and table_name = 'verifications';
+rollback;
 \c - regress_verify
 set client_min_messages = warning;
 select pgtrain.authenticate(:'anna_token', session => true) = :anna as is_anna;

@@ -84,6 +84,12 @@ $other->reload;
 ok(wait_for($other, $health, 'one true true true, two true true true'), 'with the old key added it opens, and is sealed anew under the current one');
 $other->stop;
 
+$node->backup('copy');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'copy', has_streaming => 1);
+$standby->start;
+is($standby->safe_psql('postgres', $health), 'one true true true', 'on a standby it opens too');
+
 # Adding a key while the server runs: a session that was there before sees it.
 my $session = $node->background_psql('postgres', on_error_stop => 0);
 like($session->query($ids), qr/$first_id/, 'a session with the first key');
@@ -95,6 +101,14 @@ like($session->query($ids), qr/\A$third_id/, 'the session sees the marked key as
 $session->quit;
 ok(wait_for($node, $health, 'one true true true'), 'the scheduler has sealed the row anew');
 is($node->safe_psql('postgres', 'select key_id from pgtrain.secret_health'), $third_id, 'under the marked key');
+# The standby was told of no key, and nothing reloads there.
+$node->wait_for_catchup($standby, 'replay', $node->lsn('insert'));
+is($standby->safe_psql('postgres', $health), 'one true true true', 'on the standby the row that was sealed anew opens');
+$standby->promote;
+ok(wait_for($standby, $ids, "$third_id.*"), 'promoted, it knows the key that was added while it was a standby');
+is($standby->safe_psql('postgres', store('two', $marker)), "t\nt", 'and seals');
+is($standby->safe_psql('postgres', "select key_id from pgtrain.secret_health where name = 'two'"), $third_id, 'under it');
+$standby->stop;
 
 # What cannot be used leaves the former keys in force, and says why.
 my $log = -s $node->logfile;

@@ -2,6 +2,7 @@
 #include "pg/compat.hpp"
 
 extern "C" {
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
 #include "storage/ipc.h"
@@ -53,6 +54,7 @@ struct Known {
   pid_t locked_by = 0;
   crypto::KeyRing passing;  // one key, made by the postmaster
   int memory_was_made = 0;  // how often shared memory was, in the life of the postmaster
+  bool began_in_recovery = false;
   bool is_read = false;
   struct stat file = {};    // as it was read
 };
@@ -133,7 +135,7 @@ void take_over() {
   known.locked_by = 0;
 }
 
-// Without preloading: at the first use, and when the file is another one.
+// Without preloading, and on a standby, where there is no launcher: at the first use, and when the file is another one.
 void read_when_changed() {
   struct stat now = {};
   if (is_set(key_file) && stat(key_file, &now) != 0) now = known.file;
@@ -145,10 +147,10 @@ void read_when_changed() {
 }
 
 void bring_up_to_date() {
-  if (shared != nullptr)
-    take_over();
-  else
+  if (shared == nullptr || RecoveryInProgress())
     read_when_changed();
+  else
+    take_over();
   if (known.locked_by != getpid()) {
     known.locked_by = getpid();
     (void)known.ring.lock();
@@ -190,6 +192,8 @@ void init() {
   crypto::set_key_ring_source(server_keys);
   if (!process_shared_preload_libraries_in_progress || IsBinaryUpgrade) return;
   known.passing = crypto::KeyRing::random();
+  // Relative to the data folder, where a postmaster works.
+  known.began_in_recovery = access(STANDBY_SIGNAL_FILE, F_OK) == 0 || access(RECOVERY_SIGNAL_FILE, F_OK) == 0;
   read_again();
   report_problem();
   compat::on_shmem_request(request_memory);
@@ -204,7 +208,8 @@ void reload_root_keys() {
 }
 
 void restore_root_keys() {
-  if (known.memory_was_made > 1 && pg_atomic_read_u64(&shared->generation) == 0) reload_root_keys();
+  const bool may_be_old = known.memory_was_made > 1 || known.began_in_recovery;
+  if (may_be_old && pg_atomic_read_u64(&shared->generation) == 0) reload_root_keys();
 }
 
 std::string root_key_problem() {

@@ -1,7 +1,7 @@
 // Where the server's root keys come from and how they reach every process. The postmaster reads them once while it preloads the
 // module and its children inherit them; after a reload the launcher reads them again and passes them on through shared memory,
 // sealed under a key that only the postmaster's children hold, so that no root key lies there in the clear. A backend of a server
-// that did not preload the module reads them itself when it first needs them.
+// that did not preload the module, or of a standby, reads them itself when it first needs them and when the file has changed.
 #pragma once
 
 #include <string>
@@ -16,8 +16,8 @@ void init();
 // Called by the launcher after a reload.
 void reload_root_keys();
 
-// The same when shared memory was made anew by a crash: what was read since the server started is lost with it. Called by the
-// launcher when it starts.
+// The same when shared memory was made anew by a crash, because what was read since the server started is lost with it, and when the
+// server was a standby until now, because none was read there. Called by the launcher when it starts.
 void restore_root_keys();
 
 // Why there is no root key, or why the last reload did not change them; empty when all is well.
