@@ -61,6 +61,7 @@ sql -v rows="$rows" >/dev/null <<'END'
 select token from bench.tokens where n = 1 \gset
 select pgtrain.authenticate(:'token', session => true);
 delete from pgtrain.secrets;
+set pgtrain.secrets_per_user = -1;
 select count(pgtrain.store_secret('name' || g, repeat('sixteen bytes ..', 4))) from generate_series(1, :rows) g;
 create table bench.sealed as select sealed, 'secrets/sealed/' || owner_id || '/' || name as identity from pgtrain.secrets;
 create table bench.ciphers as

@@ -139,7 +139,7 @@ void define() {
   define_int("pgtrain.message_lifetime", "Time after which a message that could not be delivered is given up.",
              &s.message_lifetime_seconds, 60, 30 * 24 * 60 * 60, PGC_SUSET, GUC_UNIT_S);
   define_int("pgtrain.message_attempts", "Failed deliveries after which a message is given up.", &s.message_attempts, 1, 1000, PGC_SUSET, 0);
-  define_int("pgtrain.secrets_per_user", "Secrets that one user may store.", &s.secrets_per_user, 0, INT_MAX, PGC_SUSET, 0);
+  define_int("pgtrain.secrets_per_user", "Secrets that one user may store.", &s.secrets_per_user, -1, INT_MAX, PGC_SUSET, 0);
   DefineCustomStringVariable("pgtrain.totp_issuer", "Name under which authenticator programs show the account.", nullptr,
                              &s.totp_issuer, "pgtrain", PGC_SUSET, 0, nullptr, nullptr, nullptr);
 }

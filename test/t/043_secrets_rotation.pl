@@ -37,6 +37,7 @@ pgtrain.poll_interval = 100
 pgtrain.password_memory = 64kB
 pgtrain.password_passes = 1
 pgtrain.root_key_file = '$path'
+pgtrain.secrets_per_user = 2000
 CONF
 $node->start;
 my $rows = 1200;

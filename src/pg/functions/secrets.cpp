@@ -59,17 +59,17 @@ void check_arguments(std::string_view name, std::string_view value) {
 
 namespace {
 
-// Sealed values count against no limit of a plan, so their number has one of its own. The lock makes two sessions that store at once
-// see each other; the count needs a snapshot of its own after it.
-void check_number(const call::Spi &spi, int64_t owner, std::string_view name) {
+// Sealed values count against no limit of a plan, so their number has one of its own. Called when there is one more: the lock makes two
+// sessions that store at once see each other, and the count has a snapshot of its own after it.
+void check_number(const call::Spi &spi, int64_t owner) {
   static const call::Statement lock{"select from pgtrain.users where id = $1 for no key update", {call::Type::Int8}};
-  static const call::Statement count{
-      "select pg_catalog.count(*) from pgtrain.secrets where owner_id = $1 and name <> $2", {call::Type::Int8, call::Type::Text}};
+  static const call::Statement count{"select pg_catalog.count(*) from pgtrain.secrets where owner_id = $1", {call::Type::Int8}};
+  const int allowed = pgtrain::pg::settings.secrets_per_user;
+  if (allowed < 0) return;
   lock.execute(spi, {owner});
-  const int64_t others = count.execute(spi, {owner, name})[0].int64(0);
-  if (others < pgtrain::pg::settings.secrets_per_user) return;
-  throw Error(code::LimitExceeded, "you have " + std::to_string(others) + " secrets already",
-              "pgtrain.secrets_per_user allows " + std::to_string(pgtrain::pg::settings.secrets_per_user) + ".",
+  if (count.execute(spi, {owner})[0].int64(0) <= allowed) return;
+  throw Error(code::LimitExceeded, "you have " + std::to_string(allowed) + " secrets already",
+              "pgtrain.secrets_per_user allows no more.",
               "Delete one that is not needed any more (pgtrain.delete_secret), or store the value under a name that you have.");
 }
 
@@ -79,7 +79,7 @@ void check_number(const call::Spi &spi, int64_t owner, std::string_view name) {
 PGTRAIN_FUNCTION(pgtrain_store_secret) {
   static const call::Statement store{
       "insert into pgtrain.secrets (owner_id, name, sealed) values ($1, $2, $3) "
-      "on conflict on constraint secrets_owner_id_name_key do update set sealed = excluded.sealed returning id",
+      "on conflict on constraint secrets_owner_id_name_key do update set sealed = excluded.sealed returning id, xmax = 0",
       {call::Type::Int8, call::Type::Text, call::Type::Bytea}};
   static const call::Statement audit{
       "select pgtrain_private.write_audit('secret_stored', null, pg_catalog.jsonb_build_object('name', $1))", {call::Type::Text}};
@@ -90,10 +90,11 @@ PGTRAIN_FUNCTION(pgtrain_store_secret) {
   rbac::require_permission("create", "secrets");
   const int64_t owner = rbac::require_user();
   check_arguments(name, value);
-  const call::Spi spi;
-  check_number(spi, owner, name);
   const std::string sealed = crypto::seal(value, "secrets/sealed/" + std::to_string(owner) + "/" + std::string(name));
-  const int64_t id = store.execute(spi, {owner, name, sealed})[0].int64(0);
+  const call::Spi spi;
+  const call::Rows stored = store.execute(spi, {owner, name, sealed});
+  const int64_t id = stored[0].int64(0);
+  if (stored[0].boolean(1)) check_number(spi, owner);
   audit.execute(spi, {name});
   PG_RETURN_INT64(id);
 }
