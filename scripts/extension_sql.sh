@@ -21,6 +21,7 @@ for layer in schema api; do
     grep -qx -- "$name" <<<"$domains" || { echo "extension_sql.sh: $layer/$name.sql is not in sql/order.txt" >&2; exit 1; }
   done
 done
+printf '\nselect pgtrain_private.close_to_others();\n'
 for domain in $domains; do
   [ -f "$sql/schema/$domain.sql" ] || [ -f "$sql/api/$domain.sql" ] ||
     { echo "extension_sql.sh: sql/order.txt names $domain, which has no file in schema/ or api/" >&2; exit 1; }

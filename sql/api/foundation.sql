@@ -92,6 +92,30 @@ begin
 end $$;
 comment on function pgtrain.grant_application(text) is 'Gives a database role what an application needs: functions, tables under row security, nothing private. Run it again after an update';
 
+-- Default privileges (ALTER DEFAULT PRIVILEGES) of who installs give others rights to what the script makes, and many databases have some.
+create or replace function pgtrain_private.close_to_others() returns void
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    one record;
+begin
+    for one in
+        select distinct o.kind, o.object, case when x.grantee = 0 then 'public' else x.grantee::regrole::text end as grantee
+          from (select 'schema' as kind, n.oid::regnamespace::text as object, n.nspacl as acl, n.nspowner as owner
+                  from pg_namespace n where n.nspname in ('pgtrain', 'pgtrain_private')
+                union all
+                select case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass::text, c.relacl, c.relowner
+                  from pg_class c where c.relnamespace in ('pgtrain'::regnamespace, 'pgtrain_private'::regnamespace) and c.relkind in ('r', 'v', 'm', 'p', 'S', 'f')
+                union all
+                select 'routine', p.oid::regprocedure::text, p.proacl, p.proowner
+                  from pg_proc p where p.pronamespace in ('pgtrain'::regnamespace, 'pgtrain_private'::regnamespace)) o,
+               aclexplode(o.acl) x
+         where x.grantee <> o.owner
+    loop
+        execute format('revoke all on %s %s from %s', one.kind, one.object, one.grantee);
+    end loop;
+end $$;
+comment on function pgtrain_private.close_to_others() is 'For the install script, at its end: takes the rights that default privileges gave to others';
+
 create or replace function pgtrain.revoke_application(role_name text) returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare

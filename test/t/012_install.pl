@@ -54,6 +54,22 @@ is($node->safe_psql('enemy', "select count(*) from pg_namespace where nspname li
 is($node->safe_psql('enemy', "create extension pgtrain; select pgtrain.register_user('anna', 'anna\@install.test', 'a long enough secret')"), '1',
 	'and it can be made anew');
 
+# Default privileges of the administrator, as many databases have them, give nothing of the platform away.
+database('generous');
+$node->safe_psql('generous', "create role \"An app\" login; create role other");
+$node->safe_psql('generous', "alter default privileges grant all on $_ to \"An app\", other, public") for qw(tables sequences functions);
+$node->safe_psql('generous', 'alter default privileges grant all on schemas to "An app", other');
+$node->safe_psql('generous', 'create extension pgtrain');
+is($node->safe_psql('generous', <<'SQL'), '', 'what default privileges give to others is taken back');
+select a.what, x.grantee::regrole, x.privilege_type from (
+    select oid::regclass::text as what, relacl as acl, relowner as owner from pg_class where relnamespace in ('pgtrain'::regnamespace, 'pgtrain_private'::regnamespace) and relkind <> 'i'
+    union all select oid::regprocedure::text, coalesce(proacl, acldefault('f', proowner)), proowner from pg_proc where pronamespace in ('pgtrain'::regnamespace, 'pgtrain_private'::regnamespace)
+    union all select nspname, nspacl, nspowner from pg_namespace where nspname like 'pgtrain%') a, aclexplode(a.acl) x where x.grantee <> a.owner;
+SQL
+$node->safe_psql('generous', q{select pgtrain.grant_application('An app')});
+is($node->safe_psql('generous', q{select has_column_privilege('An app', 'pgtrain.users', 'email', 'select'), has_table_privilege('An app', 'pgtrain.role_permissions', 'insert'),
+	has_schema_privilege('An app', 'pgtrain_private', 'usage')}), 't|f|f', 'and an application gets its own rights, no more');
+
 database('latin', "encoding 'LATIN1' locale 'C' template template0");
 refused('latin', 'create extension pgtrain', qr/needs a database of encoding UTF8, this one has LATIN1/, 'another encoding');
 database('plain');
