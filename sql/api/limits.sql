@@ -240,24 +240,6 @@ begin
 end $$;
 comment on function pgtrain_private.settle_usage(bigint, text, bigint) is 'Ends the account of a run: USED is charged in all, what was held beyond is released. Repeating it changes nothing';
 
-create or replace function pgtrain_private.release_usage(run_id bigint) returns void
-    language plpgsql set search_path = pg_catalog, pg_temp as $$
-declare
-    one record;
-    state record;
-begin
-    -- In the order of the enum, so that two sessions lock counters in the same order.
-    for one in select distinct e.resource_type as resource, e.user_id from pgtrain.usage_entries e join pgtrain.users u on u.id = e.user_id
-                where e.run_id = release_usage.run_id order by 1 loop
-        perform pgtrain_private.prepare_counter(one.user_id, one.resource);
-        select * into state from pgtrain_private.run_usage(release_usage.run_id, one.resource);
-        if state.held <> 0 then
-            perform pgtrain_private.book_usage(one.user_id, one.resource, release_usage.run_id, state.held, 0);
-        end if;
-    end loop;
-end $$;
-comment on function pgtrain_private.release_usage(bigint) is 'Gives back everything that a run still holds';
-
 -- What has been used stays, and so does the running period, unless the plan has another kind of period.
 create or replace function pgtrain_private.apply_plan(user_id bigint, plan_id bigint) returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$

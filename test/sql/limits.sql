@@ -30,8 +30,8 @@ select pgtrain_private.hold_usage(:anna, 'training_jobs', null, -6);
 -- Charged, released, settled; repeating changes nothing; a rolled-back hold leaves nothing.
 select pgtrain_private.settle_usage(-1, 'training_jobs', 1);
 select pgtrain_private.settle_usage(-1, 'training_jobs', 1);
-select pgtrain_private.release_usage(-2);
-select pgtrain_private.release_usage(-2);
+select pgtrain_private.settle_usage(-2, 'training_jobs', 0);
+select pgtrain_private.settle_usage(-2, 'training_jobs', 0);
 select * from pg_temp.state() order by resource;
 begin;
 select pgtrain_private.hold_usage(:anna, 'training_jobs', 1, -7);
@@ -50,7 +50,7 @@ select pgtrain_private.settle_usage(-4, 'training_tokens', 20);
 select kind, amount from pgtrain.usage_entries where run_id = -4 and resource_type = 'training_tokens' order by id;
 select * from pg_temp.state() order by resource;
 -- A run that nobody knows costs nothing.
-select pgtrain_private.settle_usage(-99, 'training_tokens', 20), pgtrain_private.release_usage(-99), pgtrain_private.charge_usage(-99, 'training_tokens', 1);
+select pgtrain_private.settle_usage(-99, 'training_tokens', 20), pgtrain_private.charge_usage(-99, 'training_tokens', 1);
 
 -- The period ends: what was charged is forgotten, what is held is carried on.
 update pgtrain.user_usage_limits set reset_at = now() - interval '1 day' where user_id = :anna and resource_type = 'training_jobs';
@@ -58,7 +58,7 @@ select pgtrain_private.hold_usage(:anna, 'training_jobs', 1, -8);
 select *, (select reset_at > now() from pgtrain.user_usage_limits where user_id = :anna and resource_type = 'training_jobs') as is_ahead from pg_temp.state() order by resource;
 select kind, amount from pgtrain.usage_entries where user_id = :anna and kind = 'reset';
 -- Runs of the former period end in the new one.
-select pgtrain_private.release_usage(-n) from generate_series(1, 8) n \g /dev/null
+select pgtrain_private.settle_usage(-n, r::text, s.charged) from generate_series(1, 8) n, unnest(enum_range(null::pgtrain.resource_type)) r, pgtrain_private.run_usage(-n, r) s where s.held <> 0 \g /dev/null
 select * from pg_temp.state() order by resource;
 
 -- Unlimited, custom and zero.
