@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 
+#include "engine/core/dtype.hpp"
 #include "engine/core/error.hpp"
 #include "engine/core/json.hpp"
 
@@ -182,16 +183,6 @@ class HeaderParser {
   SafetensorsHeader out_;
 };
 
-float half_to_float(std::uint16_t half) {
-  const std::uint32_t sign = std::uint32_t{half} >> 15 << 31, exponent = half >> 10 & 31, fraction = half & 1023;
-  if (exponent == 0) {
-    const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
-    return sign != 0 ? -magnitude : magnitude;
-  }
-  const std::uint32_t wide = exponent == 31 ? 255 : exponent + 112;
-  return std::bit_cast<float>(sign | wide << 23 | fraction << 13);
-}
-
 template <typename T>
 T load(const char* at) {
   T value;
@@ -247,7 +238,7 @@ void SafetensorsFile::read_f32(const StoredTensor& tensor, float* out) const {
       for (std::uint64_t i = 0; i < count; ++i) out[i] = std::bit_cast<float>(std::uint32_t{load<std::uint16_t>(bytes.data() + 2 * i)} << 16);
       return;
     case StoredType::F16:
-      for (std::uint64_t i = 0; i < count; ++i) out[i] = half_to_float(load<std::uint16_t>(bytes.data() + 2 * i));
+      for (std::uint64_t i = 0; i < count; ++i) out[i] = core::half_to_float(load<std::uint16_t>(bytes.data() + 2 * i));
       return;
     case StoredType::F64:
       for (std::uint64_t i = 0; i < count; ++i) out[i] = static_cast<float>(load<double>(bytes.data() + 8 * i));
