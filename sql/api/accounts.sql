@@ -19,15 +19,15 @@ comment on function pgtrain_private.token_hash(text) is 'What is stored of a tok
 create or replace function pgtrain_private.new_api_key() returns text
     language c volatile as 'MODULE_PATHNAME', 'pgtrain_new_api_key';
 comment on function pgtrain_private.new_api_key() is 'A token with the mark of API keys before it';
-create or replace function pgtrain_private.verify_login(user_id bigint, hash text, password text, is_open boolean, is_provisional boolean) returns boolean
+create or replace function pgtrain_private.verify_login(user_id bigint, hash text, password text, is_open boolean, is_provisional boolean, address text) returns boolean
     language c volatile as 'MODULE_PATHNAME', 'pgtrain_verify_login';
-comment on function pgtrain_private.verify_login(bigint, text, text, boolean, boolean) is 'Whether the password is right and logging in is open; always costs one hash. Counts a failure outside of the transaction, a provisional success too until note_login';
+comment on function pgtrain_private.verify_login(bigint, text, text, boolean, boolean, text) is 'Whether the password is right and logging in is open; always costs one hash. Counts a failure outside of the transaction, a provisional success too until note_login';
 create or replace function pgtrain_private.login_lock_seconds(failures integer) returns bigint
     language c stable strict as 'MODULE_PATHNAME', 'pgtrain_login_lock_seconds';
 comment on function pgtrain_private.login_lock_seconds(integer) is 'How long an account is locked after so many failures';
-create or replace function pgtrain_private.note_login(user_id bigint, has_succeeded boolean) returns void
+create or replace function pgtrain_private.note_login(user_id bigint, has_succeeded boolean, address text) returns void
     language c volatile as 'MODULE_PATHNAME', 'pgtrain_note_login';
-comment on function pgtrain_private.note_login(bigint, boolean) is 'At commit: counts a failed login of the user, or starts again from a successful one';
+comment on function pgtrain_private.note_login(bigint, boolean, text) is 'At commit: counts a failed login of the user, or starts again from a successful one';
 create or replace function pgtrain_private.login_locked_until(user_id bigint) returns timestamptz
     language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_login_locked_until';
 comment on function pgtrain_private.login_locked_until(bigint) is 'Until when shared memory refuses logins of the user, null for not at all';
@@ -203,13 +203,13 @@ begin
     select p.hash into stored from pgtrain.passwords p where p.user_id = account.id;
     is_open := coalesce(account.is_active and (account.locked_until > clock_timestamp()) is not true
                         and (account.is_verified or not current_setting('pgtrain.login_needs_verification')::boolean), false);
-    is_right := pgtrain_private.verify_login(account.id, stored, password, is_open, code is not null);
+    is_right := pgtrain_private.verify_login(account.id, stored, password, is_open, code is not null, login.ip_address::text);
     if is_right and not pgtrain_private.check_second_factor(account.id, code) then
         if code is null then
             raise exception using errcode = 'PT428', message = 'a one-time code is needed',
                 detail = 'The password is right, and the account has a second factor.', hint = 'Call login again with code.';
         end if;
-        perform pgtrain_private.note_login(account.id, false);
+        perform pgtrain_private.note_login(account.id, false, login.ip_address::text);
         is_right := false;
     end if;
     if not is_right then
@@ -220,7 +220,7 @@ begin
     if pgtrain_private.password_needs_rehash(stored) then
         update pgtrain.passwords p set hash = pgtrain_private.rehash_password(password) where p.user_id = account.id;
     end if;
-    perform pgtrain_private.note_login(account.id, true);
+    perform pgtrain_private.note_login(account.id, true, null);
     user_id := account.id;
     select s.session_token, s.refresh_token, s.expires_at into session_token, refresh_token, expires_at
       from pgtrain_private.start_session(account.id, login.user_agent, login.ip_address) s;
@@ -360,7 +360,7 @@ begin
         raise exception using errcode = '22004', message = 'the new password may not be null';
     end if;
     select p.hash into stored from pgtrain.passwords p where p.user_id = me;
-    if not pgtrain_private.verify_login(me, stored, coalesce(old_password, ''), true, false) then
+    if not pgtrain_private.verify_login(me, stored, coalesce(old_password, ''), true, false, null) then
         raise exception using errcode = '28P01', message = 'the old password is wrong';
     end if;
     update pgtrain.passwords p set hash = pgtrain_private.hash_password(new_password) where p.user_id = me;

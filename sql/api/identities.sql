@@ -132,13 +132,13 @@ begin
     end if;
     if account.id is null or not pgtrain_private.check_second_factor(account.id, code) then
         if account.id is not null then
-            perform pgtrain_private.note_login(account.id, false);
+            perform pgtrain_private.note_login(account.id, false, login_with_connection.ip_address::text);
         end if;
         raise notice using message = 'login refused',
             hint = 'The identity is not linked, the code is wrong, or the account is not verified or not active.';
         return;
     end if;
-    perform pgtrain_private.note_login(account.id, true);
+    perform pgtrain_private.note_login(account.id, true, null);
     user_id := account.id;
     select s.session_token, s.refresh_token, s.expires_at into session_token, refresh_token, expires_at
       from pgtrain_private.start_session(account.id, login_with_connection.user_agent, login_with_connection.ip_address) s;

@@ -107,9 +107,10 @@ select pgtrain.register_user('rgt_ben', 'ben@rights.test', 'a long enough secret
 select session_token as ben_token from pgtrain.login('rgt_ben', 'a long enough secret', ip_address => '192.0.2.7') \gset
 select pgtrain.authenticate(:'ben_token', true) = :ben;
 select pgtrain.create_training('from afar') > 0;
+select count(*) from pgtrain.login('rgt_ben', 'wrong', ip_address => '192.0.2.8');
 select pgtrain.logout();
 select title, actor_id = :ben as by_him, host is not distinct from host(inet_client_addr()) as host, ip from pgtrain.audit_log
- where actor_id = :ben order by id;
+ where (subject->>'user_id')::bigint = :ben or actor_id = :ben order by id;
 discard all;
 set client_min_messages = warning;
 \echo '# grant_application again takes away what was hidden since'

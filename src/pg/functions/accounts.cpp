@@ -131,16 +131,16 @@ PGTRAIN_FUNCTION(pgtrain_verify_login) {
   const bool matches = compare(stored, password);
   if (!is_open) PG_RETURN_BOOL(false);
   if (!matches || PG_GETARG_BOOL(4)) rbac::record_failure(name);
-  if (!matches) rbac::note_login(user_id, false);
+  if (!matches) rbac::note_login(user_id, false, PG_ARGISNULL(5) ? std::string_view() : text_argument(fcinfo, 5));
   PG_RETURN_BOOL(matches);
 }
 
-// note_login(user_id, has_succeeded): all factors were right, or the last one was wrong (verify_login has counted that).
+// note_login(user_id, has_succeeded, address): all factors were right, or the last one was wrong (verify_login has counted that).
 PGTRAIN_FUNCTION(pgtrain_note_login) {
   const int64_t user_id = PG_GETARG_INT64(0);
   const bool has_succeeded = PG_GETARG_BOOL(1);
   if (has_succeeded) rbac::clear_failures(guard_name(user_id));
-  rbac::note_login(user_id, has_succeeded);
+  rbac::note_login(user_id, has_succeeded, PG_ARGISNULL(2) ? std::string_view() : text_argument(fcinfo, 2));
   PG_RETURN_VOID();
 }
 

@@ -10,6 +10,7 @@ extern "C" {
 
 #include <map>
 #include <set>
+#include <string>
 
 #include "pg/boundary/function.hpp"
 #include "pg/call/spi.hpp"
@@ -24,7 +25,8 @@ namespace {
 
 struct Logins {
   bool has_succeeded = false;
-  int failures = 0;  // since the success, if there was one
+  int failures = 0;     // since the success, if there was one
+  std::string address;  // of the last failure, as the application told; empty for none
 };
 
 // In the order of ids, so that two commits lock rows in the same order.
@@ -39,8 +41,9 @@ const call::Statement failure_statement{
     "secs => nullif(pgtrain_private.login_lock_seconds(failed_login_count + $2), 0)) where id = $1",
     {call::Type::Int8, call::Type::Int4}};
 const call::Statement failure_audit{
-    "select pgtrain_private.write_audit('login_failed', null, pg_catalog.jsonb_build_object('user_id', $1::int8, 'failures', $2::int4))",
-    {call::Type::Int8, call::Type::Int4}};
+    "select pgtrain_private.write_audit('login_failed', null, pg_catalog.jsonb_build_object('user_id', $1::int8, 'failures', $2::int4), "
+    "null, nullif($3, '')::pg_catalog.inet)",
+    {call::Type::Int8, call::Type::Int4, call::Type::Text}};
 const call::Statement use_statement{
     "update pgtrain.sessions set last_accessed_at = pg_catalog.now() where id = "
     "(select s.id from pgtrain.sessions s where s.id = $1 and s.last_accessed_at < pg_catalog.now() - pg_catalog.make_interval(secs => $2) "
@@ -78,7 +81,7 @@ void write_notes() {
       if (login.has_succeeded) success_statement.execute(spi, {user_id});
       if (login.failures == 0) continue;
       failure_statement.execute(spi, {user_id, login.failures});
-      failure_audit.execute(spi, {user_id, login.failures});
+      failure_audit.execute(spi, {user_id, login.failures, login.address});
     }
     for (const int64_t session_id : replayed_sessions) {
       const call::Rows ended = replay_statement.execute(spi, {session_id});
@@ -107,12 +110,14 @@ void on_transaction(XactEvent event, void *) {
 
 void init_account_notes() { RegisterXactCallback(on_transaction, nullptr); }
 
-void note_login(int64_t user_id, bool has_succeeded) {
+void note_login(int64_t user_id, bool has_succeeded, std::string_view address) {
   Logins &login = logins[user_id];
-  if (has_succeeded)
-    login = Logins{true, 0};
-  else
+  if (has_succeeded) {
+    login = Logins{true, 0, {}};
+  } else {
     ++login.failures;
+    login.address = address;
+  }
 }
 
 void note_session_used(int64_t session_id) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 namespace pgtrain::pg::rbac {
 
@@ -11,7 +12,7 @@ namespace pgtrain::pg::rbac {
 void init_account_notes();
 
 // At commit: the user has logged in, or somebody failed to as him.
-void note_login(int64_t user_id, bool has_succeeded);
+void note_login(int64_t user_id, bool has_succeeded, std::string_view address);
 
 // At commit: the session or key was used. Approximate: left out where it would have to wait or could fail; of a session shared memory
 // keeps it whatever becomes of the transaction.
