@@ -61,6 +61,8 @@ begin
         perform pgtrain_private.confirm_self(me, password, code, true);
     elsif pgtrain_private.require_permission(action, 'users') <> 'any' then
         raise exception using errcode = '42501', message = format('permission denied to %s another user', action);
+    else
+        perform pgtrain_private.be_urgent();
     end if;
     -- Weaker where the row stays: what the user has written in a transaction that he leaves open refers to it.
     if action = 'delete' then

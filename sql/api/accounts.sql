@@ -287,7 +287,9 @@ declare
 begin
     perform pgtrain_private.require_writable('revoke_session');
     perform pgtrain_private.require_account_scope('revoke_session', 'update:users');
-    if not pgtrain_private.may_manage_users() then
+    if pgtrain_private.may_manage_users() then
+        perform pgtrain_private.be_urgent();
+    else
         perform pgtrain_private.require_user();
     end if;
     select s.user_id into owner_id from pgtrain.sessions s
@@ -311,8 +313,11 @@ declare
 begin
     perform pgtrain_private.require_writable('revoke_all_sessions');
     perform pgtrain_private.require_account_scope('revoke_all_sessions', 'update:users');
-    if owner_id is distinct from pgtrain.current_user_id() and not pgtrain_private.may_manage_users() then
-        raise exception using errcode = '42501', message = 'permission denied to end the sessions of another user';
+    if owner_id is distinct from pgtrain.current_user_id() then
+        if not pgtrain_private.may_manage_users() then
+            raise exception using errcode = '42501', message = 'permission denied to end the sessions of another user';
+        end if;
+        perform pgtrain_private.be_urgent();
     end if;
     perform pgtrain_private.write_audit('sessions_revoked', null, jsonb_build_object('user_id', owner_id));
     update pgtrain.sessions s set is_active = false
@@ -445,7 +450,9 @@ begin
     if api_key_id is distinct from pgtrain.current_api_key_id() then
         perform pgtrain_private.require_account_scope('revoke_api_key', 'delete:api');
     end if;
-    if not pgtrain_private.may_manage_users() then
+    if pgtrain_private.may_manage_users() then
+        perform pgtrain_private.be_urgent();
+    else
         perform pgtrain_private.require_user();
     end if;
     select k.user_id into owner_id from pgtrain.api_keys k

@@ -412,7 +412,8 @@ end $$;
 comment on function pgtrain_private.free_lost_attempts() is 'Frees the leases of workers that are gone or silent; their runs are queued again or fail';
 
 -- What the owner of a run does in a transaction that he leaves open (submits, cancels) locks his counters or his attempt, and a worker
--- that has to write there would hold its device as long as he likes.
+-- that has to write there would hold its device as long as he likes. And who is being shut out (be_urgent) would stay; there the
+-- administrator of the server is spared, who may be at work on the tables.
 create or replace function pgtrain_private.end_blockers(patience_ms integer) returns integer
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -421,23 +422,29 @@ declare
 begin
     for blocker in
         select distinct b.pid, a.usename, a.xact_start
-          from (select w.pid from pgtrain_private.worker_states() w
-                 where w.kind = 'device' and w.database_id = (select d.oid from pg_database d where d.datname = current_database())
-                   and exists (select from pg_locks l
-                                where l.pid = w.pid and not l.granted and l.waitstart < clock_timestamp() - patience_ms * interval '1 ms')
+          from (select k.pid, k.is_worker
+                  from (select w.pid, true as is_worker from pgtrain_private.worker_states() w
+                         where w.kind = 'device' and w.database_id = (select d.oid from pg_database d where d.datname = current_database())
+                        union all
+                        select u.pid, false from pg_locks u
+                         where u.relation = 'pgtrain_private.urgent_acts'::regclass and u.granted
+                           and u.database = (select d.oid from pg_database d where d.datname = current_database())) k
+                 where exists (select from pg_locks l
+                                where l.pid = k.pid and not l.granted and l.waitstart < clock_timestamp() - patience_ms * interval '1 ms')
                 offset 0) waiting
          cross join lateral unnest(pg_blocking_pids(waiting.pid)) b (pid)
           join pg_stat_activity a on a.pid = b.pid and a.backend_type = 'client backend'
+         where waiting.is_worker or not exists (select from pg_roles r where r.oid = a.usesysid and r.rolsuper)
     loop
         if pg_terminate_backend(blocker.pid) then
             ended := ended + 1;
             raise log using message = format('pgtrain: ended process %s of role %s', blocker.pid, blocker.usename),
-                detail = format('Its transaction, open since %s, kept a worker waiting for a lock longer than pgtrain.lock_patience.', blocker.xact_start);
+                detail = format('Its transaction, open since %s, kept a worker or an administrator waiting for a lock longer than pgtrain.lock_patience.', blocker.xact_start);
         end if;
     end loop;
     return ended;
 end $$;
-comment on function pgtrain_private.end_blockers(integer) is 'Ends the sessions that keep a device worker waiting for a lock longer than that; returns how many';
+comment on function pgtrain_private.end_blockers(integer) is 'Ends the sessions that keep a device worker, or an administrator who shuts somebody out, waiting for a lock longer than that; returns how many';
 
 create or replace function pgtrain_private.adopt_queued_runs() returns integer
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$

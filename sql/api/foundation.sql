@@ -37,6 +37,15 @@ begin
 end $$;
 comment on function pgtrain_private.write_audit(text, text, jsonb, bigint, inet) is 'Adds a line to the audit log: by the caller, or the actor, at the address of his session';
 
+-- Somebody whose sessions an administrator ends could hold the locks on his rows in a transaction that he leaves open. Nobody but the
+-- functions of the extension can lock this table, so nobody has others ended by it.
+create or replace function pgtrain_private.be_urgent() returns void
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    lock table pgtrain_private.urgent_acts in access share mode;
+end $$;
+comment on function pgtrain_private.be_urgent() is 'Has the scheduler end whoever keeps this transaction waiting for a lock longer than pgtrain.lock_patience';
+
 create or replace function pgtrain.grant_application(role_name text) returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare

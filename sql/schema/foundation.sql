@@ -117,6 +117,9 @@ comment on column pgtrain.migration_log.status is 'How it ended';
 insert into pgtrain.migration_log (migration_name, status) values ('0.1.0', 'completed');
 
 -- Who did what. The actor is no foreign key: the log outlives the account.
+create table pgtrain_private.urgent_acts ();
+comment on table pgtrain_private.urgent_acts is 'Empty: a transaction that locks it must not be kept waiting (be_urgent)';
+
 create table pgtrain.audit_log (
     id bigint generated always as identity primary key,
     title text not null,

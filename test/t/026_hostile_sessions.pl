@@ -52,7 +52,7 @@ for my $case ([ 'submit', "select pgtrain.submit_run(dataset_id => 1, config => 
 	my $next = submit($node, '');
 	ok(wait_status($node, $next, 'succeeded/completed', 30), "$name: the device serves others");
 }
-like(slurp_file($node->logfile), qr/pgtrain: ended process \d+ of role .*\n.*kept a worker waiting for a lock longer than pgtrain.lock_patience/, 'the log says who and why');
+like(slurp_file($node->logfile), qr/pgtrain: ended process \d+ of role .*\n.*kept a worker or an administrator waiting for a lock longer than pgtrain.lock_patience/, 'the log says who and why');
 nothing_left($node, 'after blocked workers');
 
 # The scheduler serves everybody: it passes over the run of somebody who holds a lock, and frees the lost run of another.
