@@ -31,11 +31,11 @@ create or replace function pgtrain_private.write_audit(title text, description t
 begin
     -- plpgsql, because it keeps the plan; a function in SQL is planned anew at each call.
     insert into pgtrain.audit_log (title, description, actor_id, api_key_id, host, ip, subject)
-    values (title, description, coalesce(actor, pgtrain.current_user_id()), pgtrain.current_api_key_id(), host(inet_client_addr()),
+    values (title, description, nullif(coalesce(actor, pgtrain.current_user_id()), 0), pgtrain.current_api_key_id(), host(inet_client_addr()),
             coalesce(address, (select s.ip_address from pgtrain.sessions s where s.id = pgtrain.current_session_id()), inet_client_addr()),
             coalesce(subject, '{}'));
 end $$;
-comment on function pgtrain_private.write_audit(text, text, jsonb, bigint, inet) is 'Adds a line to the audit log: by the caller, or the actor, at the address of his session';
+comment on function pgtrain_private.write_audit(text, text, jsonb, bigint, inet) is 'Adds a line to the audit log: by the caller, or the actor (0: nobody), at the address of his session';
 
 -- Somebody whose sessions an administrator ends could hold the locks on his rows in a transaction that he leaves open. Nobody but the
 -- functions of the extension can lock this table, so nobody has others ended by it.

@@ -108,6 +108,12 @@ select session_token as ben_token from pgtrain.login('rgt_ben', 'a long enough s
 select pgtrain.authenticate(:'ben_token', true) = :ben;
 select pgtrain.create_training('from afar') > 0;
 select count(*) from pgtrain.login('rgt_ben', 'wrong', ip_address => '192.0.2.8');
+-- Who guesses learns nothing from the log either.
+begin; set local role regress_rights; select count(*) from pgtrain.login('rgt_anna', 'wrong'); commit;
+set role regress_rights;
+select count(*) from pgtrain.audit_log where title = 'login_failed';
+reset role;
+select subject - 'user_id' = jsonb_build_object('caller', :ben, 'failures', 1) as names_caller, actor_id from pgtrain.audit_log where title = 'login_failed' order by id desc limit 1;
 select pgtrain.logout();
 select title, actor_id = :ben as by_him, host is not distinct from host(inet_client_addr()) as host, ip from pgtrain.audit_log
  where (subject->>'user_id')::bigint = :ben or actor_id = :ben order by id;

@@ -40,9 +40,10 @@ const call::Statement failure_statement{
     "update pgtrain.users set failed_login_count = failed_login_count + $2, locked_until = pg_catalog.now() + pg_catalog.make_interval("
     "secs => nullif(pgtrain_private.login_lock_seconds(failed_login_count + $2), 0)) where id = $1",
     {call::Type::Int8, call::Type::Int4}};
+// By nobody, because users see what they did themselves: who guesses at a name must not read there that it exists.
 const call::Statement failure_audit{
-    "select pgtrain_private.write_audit('login_failed', null, pg_catalog.jsonb_build_object('user_id', $1::int8, 'failures', $2::int4), "
-    "null, nullif($3, '')::pg_catalog.inet)",
+    "select pgtrain_private.write_audit('login_failed', null, pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object("
+    "'user_id', $1::int8, 'failures', $2::int4, 'caller', pgtrain.current_user_id())), 0, nullif($3, '')::pg_catalog.inet)",
     {call::Type::Int8, call::Type::Int4, call::Type::Text}};
 const call::Statement use_statement{
     "update pgtrain.sessions set last_accessed_at = pg_catalog.now() where id = "
