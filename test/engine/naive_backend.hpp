@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "engine/backend/backend.hpp"
-#include "reference.hpp"
+#include "reference_llama.hpp"
 
 namespace pgtrain::engine {
 
@@ -154,32 +154,81 @@ class ReferenceBackend : public backend::Backend {
     if (a.accumulate_dx)
       for (std::int64_t i = 0; i < count; ++i) g.dx[reference::size(i)] += memory_.get(a.type, a.dx, i);
     write(a.type, a.dx, g.dx);
-    add_to(a.dgain, g.dgain);
-    add_to(a.dbias, g.dbias);
+    if (a.dgain != nullptr) add_to(a.dgain, g.dgain);
+    if (a.dbias != nullptr) add_to(a.dbias, g.dbias);
+  }
+  void rms_norm_forward(const backend::RmsNormForward& a) override {
+    const std::int64_t columns = a.groups * a.width, pitch = a.pitch != 0 ? a.pitch : columns;
+    Vector x = read(a.type, a.x, a.rows, columns, pitch);
+    if (a.residual != nullptr) {
+      const Vector residual = read(a.type, a.residual, a.rows, columns, pitch);
+      for (std::size_t i = 0; i < x.size(); ++i) x[i] += residual[i];
+      write(a.type, a.sum, a.rows, columns, pitch, x);
+      x = read(a.type, a.sum, a.rows, columns, pitch);
+    }
+    const reference::RmsNorm norm = reference::rms_norm(a.width, a.epsilon, x, read(a.type, a.gain, a.width));
+    write(a.type, a.y, a.rows, columns, pitch, norm.y);
+    write(DType::F32, a.rstd, norm.rstd);
+  }
+  void rms_norm_backward(const backend::RmsNormBackward& a) override {
+    const std::int64_t columns = a.groups * a.width, pitch = a.pitch != 0 ? a.pitch : columns;
+    reference::RmsNormGradients g = reference::rms_norm_backward(a.width, read(a.type, a.x, a.rows, columns, pitch), read(a.type, a.gain, a.width),
+                                                                 read(DType::F32, a.rstd, a.rows * a.groups), read(a.type, a.dy, a.rows, columns, pitch));
+    if (a.accumulate_dx) {
+      const Vector old = read(a.type, a.dx, a.rows, columns, pitch);
+      for (std::size_t i = 0; i < old.size(); ++i) g.dx[i] += old[i];
+    }
+    write(a.type, a.dx, a.rows, columns, pitch, g.dx);
+    if (a.dgain != nullptr) add_to(a.dgain, g.dgain);
+  }
+  void rope(const backend::Rope& a) override {
+    write(a.type, a.y, reference::rope({a.heads, a.columns, a.head_size, a.inverse}, read(a.type, a.x, a.rows * a.columns), read(DType::F32, a.table, a.context * a.head_size),
+                                       {a.positions, a.positions + a.rows}));
+  }
+  void swiglu_forward(const backend::SwiGluForward& a) override { write(a.type, a.y, reference::swiglu(a.width, read(a.type, a.gate_up, a.rows * 2 * a.width))); }
+  void swiglu_backward(const backend::SwiGluBackward& a) override {
+    write(a.type, a.dgate_up, reference::swiglu_backward(a.width, read(a.type, a.gate_up, a.rows * 2 * a.width), read(a.type, a.dy, a.rows * a.width)));
+  }
+  void dropout(const backend::Dropout& a) override {
+    Vector y = reference::dropout_factors(a.count, a.rate, a.seed, a.stream);
+    for (std::int64_t i = 0; i < a.count; ++i) y[reference::size(i)] = y[reference::size(i)] * memory_.get(a.type, a.x, i) + (a.accumulate ? memory_.get(a.type, a.y, i) : 0.0);
+    write(a.type, a.y, y);
+  }
+  void nf4_dequantize(const backend::Nf4Dequantize& a) override {
+    for (std::int64_t i = 0; i < a.count; ++i) {
+      const std::int64_t block = i / 64;
+      const float scale = a.absmax != nullptr ? a.absmax[block] : reference::nf4_nested_scale(a.code_book[a.absmax8[block]], a.nested_absmax[block / 256], a.nested_offset);
+      memory_.put(a.type, a.out, i, reference::nf4(a.codes, scale, i));
+    }
   }
   void attention_forward(const backend::AttentionForward& a) override {
     const reference::AttentionShape shape = shape_of(a);
-    const reference::Attention result = reference::attention(shape, read(a.type, a.qkv, a.batch * a.length * 3 * shape.width()), segments_of(a));
+    const reference::Attention result = reference::attention(shape, read(a.type, a.qkv, a.batch * a.length * shape.columns()), segments_of(a));
     write(a.type, a.out, result.out);
     write(DType::F32, a.log_sum, result.log_sum);
   }
   void attention_backward(const backend::AttentionBackward& a) override {
     const reference::AttentionShape shape = shape_of(a);
-    const std::int64_t count = a.batch * a.length * shape.width();
-    write(a.type, a.dqkv, reference::attention_backward(shape, read(a.type, a.qkv, 3 * count), segments_of(a), read(a.type, a.dout, count)));
+    const std::int64_t rows = a.batch * a.length;
+    write(a.type, a.dqkv, reference::attention_backward(shape, read(a.type, a.qkv, rows * shape.columns()), segments_of(a), read(a.type, a.dout, rows * shape.width())));
   }
   void attention_decode(const backend::AttentionDecode& a) override {
-    const std::int64_t width = a.heads * a.head_size;
-    write(a.type, at(a.type, a.keys, a.position * width), read(a.type, at(a.type, a.qkv, width), width));
-    write(a.type, at(a.type, a.values, a.position * width), read(a.type, at(a.type, a.qkv, 2 * width), width));
-    // The cache as packed rows; only the last one asks.
-    const reference::AttentionShape shape{1, a.position + 1, a.heads, a.head_size, a.scale};
-    Vector qkv;
-    for (std::int64_t token = 0; token <= a.position; ++token)
-      for (const Vector& part : {read(a.type, a.qkv, width), read(a.type, at(a.type, a.keys, token * width), width), read(a.type, at(a.type, a.values, token * width), width)})
-        qkv.insert(qkv.end(), part.begin(), part.end());
-    const Vector out = reference::attention(shape, qkv, {}).out;
-    write(a.type, a.out, Vector(out.end() - width, out.end()));
+    const std::int64_t kv_heads = a.kv_heads == 0 ? a.heads : a.kv_heads, width = a.heads * a.head_size, kv_width = kv_heads * a.head_size;
+    for (std::int64_t s = 0; s < a.sequences; ++s) {
+      const std::int64_t cache = s * a.context * kv_width;
+      const void* row = at(a.type, a.qkv, s * (width + 2 * kv_width));
+      write(a.type, at(a.type, a.keys, cache + a.positions[s] * kv_width), read(a.type, at(a.type, row, width), kv_width));
+      write(a.type, at(a.type, a.values, cache + a.positions[s] * kv_width), read(a.type, at(a.type, row, width + kv_width), kv_width));
+      // The cache as packed rows; only the last one asks.
+      const reference::AttentionShape shape{1, a.positions[s] + 1, a.heads, a.head_size, a.scale, a.kv_heads, a.window};
+      Vector qkv;
+      for (std::int64_t token = 0; token <= a.positions[s]; ++token)
+        for (const Vector& part : {read(a.type, row, width), read(a.type, at(a.type, a.keys, cache + token * kv_width), kv_width),
+                                   read(a.type, at(a.type, a.values, cache + token * kv_width), kv_width)})
+          qkv.insert(qkv.end(), part.begin(), part.end());
+      const Vector out = reference::attention(shape, qkv, {}).out;
+      write(a.type, at(a.type, a.out, s * width), Vector(out.end() - width, out.end()));
+    }
   }
   void cross_entropy(const backend::CrossEntropy& a) override {
     const std::int64_t pitch = a.pitch != 0 ? a.pitch : a.vocabulary;
@@ -223,9 +272,9 @@ class ReferenceBackend : public backend::Backend {
     }
     for (std::int64_t i = 0; i < a.count; ++i) {
       const double g = memory_.get(DType::F32, a.gradient, i) * factor, p = memory_.get(DType::F32, a.parameter, i);
-      const double m = a.beta1 * memory_.get(DType::F32, a.m, i) + (1.0 - a.beta1) * g, v = a.beta2 * memory_.get(DType::F32, a.v, i) + (1.0 - a.beta2) * g * g;
-      memory_.put(DType::F32, a.m, i, m);
-      memory_.put(DType::F32, a.v, i, v);
+      const double m = a.beta1 * memory_.get(a.moments_type, a.m, i) + (1.0 - a.beta1) * g, v = a.beta2 * memory_.get(a.moments_type, a.v, i) + (1.0 - a.beta2) * g * g;
+      memory_.put(a.moments_type, a.m, i, m);
+      memory_.put(a.moments_type, a.v, i, v);
       const double decayed = p * (1.0 - static_cast<double>(a.learning_rate) * a.weight_decay);
       memory_.put(DType::F32, a.parameter, i, decayed - a.learning_rate * (m * a.correction1) / (std::sqrt(v * a.correction2) + a.epsilon));
       if (a.shadow != nullptr) memory_.put(DType::Bf16, a.shadow, i, memory_.get(DType::F32, a.parameter, i));
@@ -236,7 +285,7 @@ class ReferenceBackend : public backend::Backend {
   static const void* at(DType type, const void* x, std::int64_t i) { return static_cast<const char*>(x) + i * static_cast<std::int64_t>(core::size_of(type)); }
   static void* at(DType type, void* x, std::int64_t i) { return static_cast<char*>(x) + i * static_cast<std::int64_t>(core::size_of(type)); }
   template <typename Call>
-  static reference::AttentionShape shape_of(const Call& a) { return {a.batch, a.length, a.heads, a.head_size, a.scale}; }
+  static reference::AttentionShape shape_of(const Call& a) { return {a.batch, a.length, a.heads, a.head_size, a.scale, a.kv_heads, a.window}; }
   template <typename Call>
   static reference::Numbers segments_of(const Call& a) {
     return a.segments == nullptr ? reference::Numbers{} : reference::Numbers(a.segments, a.segments + a.batch * a.length);

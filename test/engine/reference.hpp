@@ -95,13 +95,20 @@ inline NormGradients layer_norm_backward(std::int64_t rows, std::int64_t width, 
   return g;
 }
 
-// qkv [batch*length, 3*heads*head_size], causal; equal numbers in `segments` (or none at all) see each other.
+// qkv [batch*length, (heads + 2*kv_heads)*head_size], causal; equal numbers in `segments` (or none at all) see each other, and with
+// a window only keys after query - window.
 struct AttentionShape {
   std::int64_t batch = 0, length = 0, heads = 0, head_size = 0;
   double scale = 1;
+  std::int64_t kv_heads = 0, window = 0;
   std::int64_t width() const { return heads * head_size; }
+  std::int64_t keys() const { return kv_heads == 0 ? heads : kv_heads; }
+  std::int64_t columns() const { return (heads + 2 * keys()) * head_size; }
   // Where part 0, 1 or 2 (q, k, v) of a token's head begins in qkv, and where its output begins.
-  std::int64_t at(std::int64_t b, std::int64_t token, std::int64_t part, std::int64_t head) const { return ((b * length + token) * 3 + part) * width() + head * head_size; }
+  std::int64_t at(std::int64_t b, std::int64_t token, std::int64_t part, std::int64_t head) const {
+    const std::int64_t row = (b * length + token) * columns();
+    return part == 0 ? row + head * head_size : row + (heads + (part - 1) * keys() + head * keys() / heads) * head_size;
+  }
   std::int64_t out_at(std::int64_t b, std::int64_t token, std::int64_t head) const { return (b * length + token) * width() + head * head_size; }
 };
 // Softmax weights of one query over positions 0..query, and the logarithm of their denominator.
@@ -115,7 +122,8 @@ inline SoftmaxRow attend(const AttentionShape& s, const Vector& qkv, const Numbe
   for (std::int64_t key = 0; key <= query; ++key) {
     double score = 0;
     for (std::int64_t i = 0; i < s.head_size; ++i) score += qkv[size(s.at(b, query, 0, head) + i)] * qkv[size(s.at(b, key, 1, head) + i)];
-    const bool is_seen = segments.empty() || segments[size(b * s.length + key)] == segments[size(b * s.length + query)];
+    const bool is_near = s.window == 0 || key > query - s.window;
+    const bool is_seen = is_near && (segments.empty() || segments[size(b * s.length + key)] == segments[size(b * s.length + query)]);
     row.weights.push_back(is_seen ? score * s.scale : -INFINITY);
     most = std::max(most, row.weights.back());
   }

@@ -76,21 +76,87 @@ struct LayerNormBackward {
   DType type = DType::F32;
   void* dx = nullptr;               // overwritten, or added to; may be dy's own memory when overwritten
   bool accumulate_dx = false;
-  float *dgain = nullptr, *dbias = nullptr;  // [width], added to
+  float *dgain = nullptr, *dbias = nullptr;  // [width], added to; null = frozen
   const void *dy = nullptr, *x = nullptr, *gain = nullptr;
   const float *mean = nullptr, *rstd = nullptr;
   std::int64_t rows = 0, width = 0;
 };
 
-// Softmax attention over packed q,k,v; causal; documents (equal numbers in runs of `segments`) do not see each other.
+// y = x rstd gain for each run of `width` values, rstd = 1 / sqrt(mean of squares + epsilon). A row is one run, or with `groups` the
+// heads of a projection: that many runs beside each other in rows of `pitch` elements, all under one gain. With `residual` (one
+// group, rows without gaps): first sum = x + residual, then y of sum. y may be x's memory.
+struct RmsNormForward {
+  DType type = DType::F32;
+  void* y = nullptr;                // laid out as x
+  float* rstd = nullptr;            // [rows * groups]
+  const void *x = nullptr, *gain = nullptr;  // gain [width]
+  const void* residual = nullptr;   // [rows, width] or null
+  void* sum = nullptr;              // [rows, width] with residual; may be x's or residual's own memory
+  std::int64_t rows = 0, width = 0, groups = 1;
+  std::int64_t pitch = 0;           // elements between rows; 0 = groups * width. What lies beyond the groups is left alone
+  float epsilon = 1e-5f;
+};
+struct RmsNormBackward {
+  DType type = DType::F32;
+  void* dx = nullptr;               // overwritten, or added to; may be dy's own memory when overwritten
+  bool accumulate_dx = false;
+  float* dgain = nullptr;           // [width], added to; null = frozen
+  const void *dy = nullptr, *x = nullptr, *gain = nullptr;  // dx, dy and x are laid out alike
+  const float* rstd = nullptr;
+  std::int64_t rows = 0, width = 0, groups = 1;
+  std::int64_t pitch = 0;           // as in the forward
+};
+
+// Rotary positions in halves, as Llama's checkpoints have them: of the first `heads` heads of each row, elements i and
+// i + head_size/2 turn by the angle of row positions[r] of the table. `inverse` turns back, which is the backward.
+struct Rope {
+  DType type = DType::F32;
+  void* y = nullptr;                // [rows, columns]; may be x, else the columns beyond the heads are copied
+  const void* x = nullptr;
+  const std::int32_t* positions = nullptr;  // [rows], each in [0, context)
+  const float* table = nullptr;     // [context, head_size]: cosines of the half, then sines
+  std::int64_t rows = 0, heads = 0, columns = 0, head_size = 0, context = 0;
+  bool inverse = false;
+};
+
+// y = silu(gate) up; a row of gate_up holds `width` gates, then as many ups.
+struct SwiGluForward {
+  DType type = DType::F32;
+  void* y = nullptr;                // [rows, width]
+  const void* gate_up = nullptr;    // [rows, 2*width]
+  std::int64_t rows = 0, width = 0;
+};
+struct SwiGluBackward {
+  DType type = DType::F32;
+  void* dgate_up = nullptr;         // [rows, 2*width], overwritten; may be gate_up's own memory
+  const void *dy = nullptr, *gate_up = nullptr;
+  std::int64_t rows = 0, width = 0;
+};
+
+// y (+)= x / (1 - rate) where element i of (seed, stream) is kept, 0 elsewhere; the same call on dy is the backward. Which are
+// kept is philox's say alone: the same on every device. Word w of counter c decides element 64 (c / 16) + 16 w + c % 16.
+struct Dropout {
+  DType type = DType::F32;
+  void* y = nullptr;                // may be x
+  const void* x = nullptr;
+  std::int64_t count = 0;
+  float rate = 0;                   // in [0, 1)
+  std::uint64_t seed = 0, stream = 0;
+  bool accumulate = false;
+};
+
+// Softmax attention over packed q,k,v; causal; documents (equal numbers in runs of `segments`) do not see each other. Each of
+// the kv_heads serves heads / kv_heads consecutive query heads.
 struct AttentionForward {
   DType type = DType::F32;
-  const void* qkv = nullptr;        // [batch*length, 3*heads*head_size]
+  const void* qkv = nullptr;        // [batch*length, (heads + 2*kv_heads)*head_size]: q, then k, then v
   void* out = nullptr;              // [batch*length, heads*head_size]
   float* log_sum = nullptr;         // [batch, heads, length]: log of the softmax denominator, for the backward
   const std::int32_t* segments = nullptr;  // [batch*length] or null
   std::int64_t batch = 0, length = 0, heads = 0, head_size = 0;
   float scale = 1.0f;
+  std::int64_t kv_heads = 0;        // 0 = heads; a divisor of them
+  std::int64_t window = 0;          // a query sees the keys in (query - window, query]; 0 = all up to itself
 };
 struct AttentionBackward {
   DType type = DType::F32;
@@ -101,15 +167,19 @@ struct AttentionBackward {
   void* dqkv = nullptr;             // overwritten
   std::int64_t batch = 0, length = 0, heads = 0, head_size = 0;
   float scale = 1.0f;
+  std::int64_t kv_heads = 0, window = 0;  // as in the forward
 };
-// One new token of one sequence: writes k,v of `qkv` into row `position` of the caches, then attends rows 0..position.
+// One new token of each sequence: writes k,v of its row of `qkv` into row positions[s] of its caches, then attends the rows up
+// to that one.
 struct AttentionDecode {
   DType type = DType::F32;
-  const void* qkv = nullptr;        // [3*heads*head_size]
-  void *keys = nullptr, *values = nullptr;  // [context, heads*head_size]
-  void* out = nullptr;              // [heads*head_size]
-  std::int64_t position = 0, heads = 0, head_size = 0;
+  const void* qkv = nullptr;        // [sequences, (heads + 2*kv_heads)*head_size]
+  void *keys = nullptr, *values = nullptr;  // [sequences, context, kv_heads*head_size]
+  void* out = nullptr;              // [sequences, heads*head_size]
+  const std::int32_t* positions = nullptr;  // [sequences] on the device, each in [0, context)
+  std::int64_t sequences = 1, context = 0, heads = 0, head_size = 0;
   float scale = 1.0f;
+  std::int64_t kv_heads = 0, window = 0;  // as in the forward
 };
 
 // losses[r] = -log softmax(logits[r])[targets[r]], 0 where the target is -1; with `gradient` the logits become
@@ -127,7 +197,8 @@ struct CrossEntropy {
 
 // AdamW (Loshchilov, Hutter 2019). g = gradient * gradient_scale, times clip / norm when the norm of that is over clip.
 struct AdamW {
-  float *parameter = nullptr, *m = nullptr, *v = nullptr;
+  float* parameter = nullptr;
+  void *m = nullptr, *v = nullptr;  // of moments_type: F32, or Bf16 rounded to nearest
   const float* gradient = nullptr;
   void* shadow = nullptr;           // bf16 copy to refresh, or null
   const float* squared_norm = nullptr;  // on the device: sum of squares of the unscaled gradient; null = no clipping
@@ -135,6 +206,21 @@ struct AdamW {
   float learning_rate = 0, beta1 = 0.9f, beta2 = 0.95f, epsilon = 1e-8f, weight_decay = 0;
   float correction1 = 1, correction2 = 1;  // 1 / (1 - beta^step)
   float gradient_scale = 1, clip = 0;      // clip 0 = none
+  DType moments_type = DType::F32;
+};
+
+// NF4 (Dettmers and others 2023) to numbers, bit for bit as bitsandbytes does it: out[i] = level(code i) * absmax(i / 64). The scale of
+// a block is absmax[i / 64], or where that is null code_book[absmax8[i / 64]] * nested_absmax[i / 64 / 256] + nested_offset.
+struct Nf4Dequantize {
+  DType type = DType::F32;
+  void* out = nullptr;              // [count]
+  const std::uint8_t* codes = nullptr;  // [(count + 1) / 2], the earlier element in the upper half of a byte
+  const float* absmax = nullptr;    // [blocks of 64] or null
+  const std::uint8_t* absmax8 = nullptr;  // [blocks]
+  const float* nested_absmax = nullptr;   // [blocks of 256 blocks]
+  const float* code_book = nullptr; // [256]: the dynamic map of absmax8
+  float nested_offset = 0;
+  std::int64_t count = 0;
 };
 
 struct Backend {
@@ -162,6 +248,13 @@ struct Backend {
   virtual void embedding_backward(const EmbeddingBackward& a) = 0;
   virtual void layer_norm_forward(const LayerNormForward& a) = 0;
   virtual void layer_norm_backward(const LayerNormBackward& a) = 0;
+  virtual void rms_norm_forward(const RmsNormForward& a) = 0;
+  virtual void rms_norm_backward(const RmsNormBackward& a) = 0;
+  virtual void rope(const Rope& a) = 0;
+  virtual void swiglu_forward(const SwiGluForward& a) = 0;
+  virtual void swiglu_backward(const SwiGluBackward& a) = 0;
+  virtual void dropout(const Dropout& a) = 0;
+  virtual void nf4_dequantize(const Nf4Dequantize& a) = 0;
   virtual void attention_forward(const AttentionForward& a) = 0;
   virtual void attention_backward(const AttentionBackward& a) = 0;
   virtual void attention_decode(const AttentionDecode& a) = 0;
@@ -184,7 +277,7 @@ struct Backend {
 
 // What libpgtrain_cuda.so exports. Returns a new backend for the caller to delete, or null with the reason in `error`; limit 0 is
 // what the device has. A change of these gets a new name, so that a library of another version is noticed and not called.
-extern "C" pgtrain::engine::backend::Backend* pgtrain_cuda_open(int device, std::uint64_t memory_limit_bytes, char* error, std::size_t error_bytes);
+extern "C" pgtrain::engine::backend::Backend* pgtrain_cuda_open_2(int device, std::uint64_t memory_limit_bytes, char* error, std::size_t error_bytes);
 // Number of devices that the driver shows; 0 with the plain reason in `error`.
 extern "C" int pgtrain_cuda_count(char* error, std::size_t error_bytes);
 // What a device is, without opening it (it may be busy just now); false with the reason where it cannot be used at all.

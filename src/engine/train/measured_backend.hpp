@@ -51,6 +51,13 @@ class MeasuredBackend : public backend::Backend {
   void embedding_backward(const backend::EmbeddingBackward& a) override { inner_.embedding_backward(a); }
   void layer_norm_forward(const backend::LayerNormForward& a) override { inner_.layer_norm_forward(a); }
   void layer_norm_backward(const backend::LayerNormBackward& a) override { inner_.layer_norm_backward(a); }
+  void rms_norm_forward(const backend::RmsNormForward& a) override { inner_.rms_norm_forward(a); }
+  void rms_norm_backward(const backend::RmsNormBackward& a) override { inner_.rms_norm_backward(a); }
+  void rope(const backend::Rope& a) override { inner_.rope(a); }
+  void swiglu_forward(const backend::SwiGluForward& a) override { inner_.swiglu_forward(a); }
+  void swiglu_backward(const backend::SwiGluBackward& a) override { inner_.swiglu_backward(a); }
+  void dropout(const backend::Dropout& a) override { inner_.dropout(a); }
+  void nf4_dequantize(const backend::Nf4Dequantize& a) override { inner_.nf4_dequantize(a); }
   void attention_forward(const backend::AttentionForward& a) override {
     count_workspace(attention_, inner_.attention_workspace_bytes(a.length, a.head_size));
     inner_.attention_forward(a);

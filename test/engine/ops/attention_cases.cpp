@@ -51,23 +51,37 @@ void check_attention(Backend& backend, DType type, const Shape& s) {
   expect_close("gradients", dqkv.read(), want_dqkv, narrow ? 8e-3 : 5e-6);
 }
 
-// Position by position, decode must give what the forward gives for the whole row.
-void check_decode(Backend& backend, DType type, int length, int heads, int head_size) {
-  const std::int64_t channels = std::int64_t(heads) * head_size;
-  const auto qkv = random_values(type, length * 3 * channels);
-  const float scale = float(1 / std::sqrt(double(head_size)));
-  const reference::Attention want = reference::attention({1, length, heads, head_size, scale}, widen(qkv), {});
-  Buffer keys(backend, type, length * channels), values(backend, type, length * channels), out(backend, type, channels);
-  std::vector<float> rows;
-  for (int t = 0; t < length; ++t) {
-    Buffer row(backend, type, std::vector<float>(qkv.begin() + t * 3 * channels, qkv.begin() + (t + 1) * 3 * channels));
+struct DecodeShape {
+  int sequences, context, heads, kv_heads, head_size, window;
+};
+// Position by position, decode must give what the forward gives for whole rows; the sequences start at different times, so that
+// their positions differ.
+void check_decode(Backend& backend, DType type, const DecodeShape& s) {
+  const std::int64_t kv_width = std::int64_t(s.kv_heads) * s.head_size, width = std::int64_t(s.heads) * s.head_size, columns = width + 2 * kv_width;
+  const auto qkv = random_values(type, std::int64_t(s.sequences) * s.context * columns);
+  const float scale = float(1 / std::sqrt(double(s.head_size)));
+  const reference::Attention want = reference::attention({s.sequences, s.context, s.heads, s.head_size, scale, s.kv_heads, s.window}, widen(qkv), {});
+  Buffer keys(backend, type, s.sequences * s.context * kv_width), values(backend, type, s.sequences * s.context * kv_width), out(backend, type, s.sequences * width);
+  std::vector<float> got(want.out.size());
+  for (int t = 0; t < s.context + s.sequences - 1; ++t) {
+    std::vector<float> rows;
+    std::vector<std::int32_t> positions;
+    for (int i = 0; i < s.sequences; ++i) {
+      positions.push_back(std::min(std::max(t - i, 0), s.context - 1));  // who has not begun or is done repeats a position
+      const auto row = qkv.begin() + (std::int64_t(i) * s.context + positions.back()) * columns;
+      rows.insert(rows.end(), row, row + columns);
+    }
+    Buffer row(backend, type, rows), where(backend, positions);
     engine::backend::AttentionDecode d;
-    d.type = type, d.qkv = row.get(), d.keys = keys.get(), d.values = values.get(), d.out = out.get();
-    d.position = t, d.heads = heads, d.head_size = head_size, d.scale = scale;
+    d.type = type, d.qkv = row.get(), d.keys = keys.get(), d.values = values.get(), d.out = out.get(), d.positions = where.numbers();
+    d.sequences = s.sequences, d.context = s.context, d.heads = s.heads, d.head_size = s.head_size, d.scale = scale, d.window = s.window;
+    d.kv_heads = s.kv_heads == s.heads ? 0 : s.kv_heads;
     backend.attention_decode(d);
-    for (float v : out.read()) rows.push_back(v);
+    const auto drawn = out.read();
+    for (int i = 0; i < s.sequences; ++i)
+      std::copy(drawn.begin() + i * width, drawn.begin() + (i + 1) * width, got.begin() + (std::int64_t(i) * s.context + positions[std::size_t(i)]) * width);
   }
-  expect_close("decoded rows", rows, want.out, type == DType::Bf16 ? 4e-3 : 2e-6);
+  expect_close("decoded rows", got, want.out, type == DType::Bf16 ? 4e-3 : 2e-6);
 }
 
 std::vector<Case> cases() {
@@ -80,9 +94,14 @@ std::vector<Case> cases() {
                          "x" + std::to_string(s.head_size) + (s.packed ? " packed" : ""),
                      [=](Backend& b) { check_attention(b, type, s); }});
     all.push_back({"attention decode " + type_name(type), [=](Backend& b) {
-                     check_decode(b, type, 11, 2, 32);
-                     check_decode(b, type, 5, 3, 20);
-                     check_decode(b, type, 6, 1, 128);
+                     check_decode(b, type, {1, 11, 2, 2, 32, 0});
+                     check_decode(b, type, {1, 5, 3, 3, 20, 0});
+                     check_decode(b, type, {2, 6, 1, 1, 128, 0});
+                   }});
+    all.push_back({"attention decode of groups and windows " + type_name(type), [=](Backend& b) {
+                     check_decode(b, type, {3, 9, 6, 2, 20, 0});
+                     check_decode(b, type, {1, 13, 4, 1, 64, 5});
+                     check_decode(b, type, {2, 7, 3, 3, 16, 1});
                    }});
   }
   return all;

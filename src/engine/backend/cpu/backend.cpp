@@ -133,6 +133,13 @@ class CpuBackend final : public Backend {
   void embedding_backward(const EmbeddingBackward& a) override { kernels_.embedding_backward(a, workers_); }
   void layer_norm_forward(const LayerNormForward& a) override { kernels_.layer_norm_forward(a, workers_); }
   void layer_norm_backward(const LayerNormBackward& a) override { kernels_.layer_norm_backward(a, scratch_); }
+  void rms_norm_forward(const RmsNormForward& a) override { kernels_.rms_norm_forward(a, workers_); }
+  void rms_norm_backward(const RmsNormBackward& a) override { kernels_.rms_norm_backward(a, scratch_); }
+  void rope(const Rope& a) override { kernels_.rope(a, workers_); }
+  void swiglu_forward(const SwiGluForward& a) override { kernels_.swiglu_forward(a, workers_); }
+  void swiglu_backward(const SwiGluBackward& a) override { kernels_.swiglu_backward(a, workers_); }
+  void dropout(const Dropout& a) override { kernels_.dropout(a, workers_); }
+  void nf4_dequantize(const Nf4Dequantize& a) override { kernels_.nf4_dequantize(a, workers_); }
   void attention_forward(const AttentionForward& a) override { kernels_.attention_forward(a, scratch_); }
   void attention_backward(const AttentionBackward& a) override { kernels_.attention_backward(a, scratch_); }
   void attention_decode(const AttentionDecode& a) override { kernels_.attention_decode(a, scratch_); }

@@ -47,6 +47,13 @@ struct Kernels {
   double (*sum)(const float*, std::int64_t);
   double (*sum_of_squares)(const float*, std::int64_t);
   void (*adamw)(const AdamW&, float gradient_factor, Workers& workers);
+  void (*rms_norm_forward)(const RmsNormForward&, Workers& workers);
+  void (*rms_norm_backward)(const RmsNormBackward&, Scratch&);
+  void (*rope)(const Rope&, Workers& workers);
+  void (*swiglu_forward)(const SwiGluForward&, Workers& workers);
+  void (*swiglu_backward)(const SwiGluBackward&, Workers& workers);
+  void (*dropout)(const Dropout&, Workers& workers);
+  void (*nf4_dequantize)(const Nf4Dequantize&, Workers& workers);
 };
 
 // x86-64-v2 (SSE4.2), v3 (AVX2, FMA), v4 (AVX-512).

@@ -124,7 +124,15 @@ class CudaBackend final : public Backend {
                                      int(a.width), device_.scratch(), device_.stream());
         });
     }
+    void rms_norm_forward(const RmsNormForward &) override { require(false, "RMS norm is missing"); }
+    void rms_norm_backward(const RmsNormBackward &) override { require(false, "RMS norm is missing"); }
+    void rope(const Rope &) override { require(false, "rotary positions are missing"); }
+    void swiglu_forward(const SwiGluForward &) override { require(false, "SwiGLU is missing"); }
+    void swiglu_backward(const SwiGluBackward &) override { require(false, "SwiGLU is missing"); }
+    void dropout(const Dropout &) override { require(false, "dropout is missing"); }
+    void nf4_dequantize(const Nf4Dequantize &) override { require(false, "NF4 is missing"); }
     void attention_forward(const backend::AttentionForward &a) override {
+        require((a.kv_heads == 0 || a.kv_heads == a.heads) && a.window == 0, "grouped heads and windows are missing");
         if (a.batch * a.length == 0) return;
         require_attention(a.batch, a.length, a.heads, a.head_size);
         with_type(a.type, [&](auto *t) {
@@ -145,11 +153,13 @@ class CudaBackend final : public Backend {
         });
     }
     void attention_decode(const backend::AttentionDecode &a) override {
-        require_attention(1, a.position + 1, a.heads, a.head_size);
+        if (a.sequences == 0) return;
+        require_attention(a.sequences, a.context, a.heads, a.head_size);
+        const std::int64_t kv_heads = a.kv_heads ? a.kv_heads : a.heads;
         with_type(a.type, [&](auto *t) {
             using T = std::remove_pointer_t<decltype(t)>;
-            gpu::attention_decode(gpu::AttentionDecode<T>{as(t, a.qkv), as(t, a.keys), as(t, a.values), as(t, a.out), int(a.heads), int(a.head_size),
-                                                          int(a.position), a.scale},
+            gpu::attention_decode(gpu::AttentionDecode<T>{as(t, a.qkv), as(t, a.keys), as(t, a.values), as(t, a.out), a.positions, int(a.sequences),
+                                                          int(a.context), int(a.heads), int(kv_heads), int(a.head_size), int(a.window), a.scale},
                                   device_.stream());
         });
     }
@@ -193,7 +203,8 @@ class CudaBackend final : public Backend {
     }
     void adamw(const backend::AdamW &a) override {
         if (a.count == 0) return;
-        gpu::adamw({a.parameter, a.m, a.v, a.gradient, static_cast<bf16 *>(a.shadow), a.squared_norm, a.count, a.learning_rate, a.beta1, a.beta2, a.epsilon,
+        require(a.moments_type == DType::F32, "bf16 moments are missing");
+        gpu::adamw({a.parameter, static_cast<float *>(a.m), static_cast<float *>(a.v), a.gradient, static_cast<bf16 *>(a.shadow), a.squared_norm, a.count, a.learning_rate, a.beta1, a.beta2, a.epsilon,
                     a.weight_decay, a.correction1, a.correction2, a.gradient_scale, a.clip},
                    device_.stream());
     }
@@ -258,7 +269,7 @@ void tell(const std::string &what, char *error, std::size_t bytes) {
 
 using namespace pgtrain::engine;
 
-extern "C" [[gnu::visibility("default")]] backend::Backend *pgtrain_cuda_open(int device, std::uint64_t memory_limit_bytes, char *error, std::size_t error_bytes) {
+extern "C" [[gnu::visibility("default")]] backend::Backend *pgtrain_cuda_open_2(int device, std::uint64_t memory_limit_bytes, char *error, std::size_t error_bytes) {
     try {
         return new backend::gpu::CudaBackend(device, memory_limit_bytes);
     } catch (const core::Error &e) {

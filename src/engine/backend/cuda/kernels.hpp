@@ -30,10 +30,11 @@ template <class T> struct AttentionBackward {
 template <class T> void attention_backward(const AttentionBackward<T> &a, cudaStream_t stream);
 
 template <class T> struct AttentionDecode {
-    const T *qkv;               // [3 * heads * head_size], the new position of one sequence
-    T *key_cache, *value_cache;  // [context, heads * head_size]; the new position is stored
-    T *out;                     // [heads * head_size]
-    int heads, head_size, position;
+    const T *qkv;                // [sequences, (heads + 2 * kv_heads) * head_size], the new position of each sequence
+    T *key_cache, *value_cache;  // [sequences, context, kv_heads * head_size]; the new positions are stored
+    T *out;                      // [sequences, heads * head_size]
+    const int32_t *positions;    // [sequences]
+    int sequences, context, heads, kv_heads, head_size, window;
     float scale;
 };
 template <class T> void attention_decode(const AttentionDecode<T> &a, cudaStream_t stream);

@@ -104,7 +104,7 @@ void GptDecoder::accept(std::int32_t token, std::vector<float>* logits) {
     attention.type = type_;
     attention.qkv = wide_, attention.out = branch_;
     attention.keys = keys_[layer], attention.values = values_[layer];
-    attention.position = position_, attention.heads = config_.heads, attention.head_size = config_.head_width();
+    attention.positions = position_id, attention.context = positions_, attention.heads = config_.heads, attention.head_size = config_.head_width();
     attention.scale = 1.0f / std::sqrt(static_cast<float>(config_.head_width()));
     backend_.attention_decode(attention);
     linear(branch_, block + "attn.c_proj", width, width, other_, false);

@@ -16,6 +16,10 @@ namespace {
 
 #include "engine/backend/cpu/kernels/layer_norm.inl"
 
+#include "engine/backend/cpu/kernels/rms_norm.inl"
+
+#include "engine/backend/cpu/kernels/nf4.inl"
+
 #include "engine/backend/cpu/kernels/loss.inl"
 
 #include "engine/backend/cpu/kernels/attention.inl"
@@ -27,7 +31,7 @@ const Kernels& PGTRAIN_ISA_TABLE() {
   static const Kernels table = {
       PGTRAIN_ISA_NAME,   layer_norm_forward, layer_norm_backward, attention_forward, attention_backward, attention_decode, attention_floats, cross_entropy, embedding_backward,
       gelu_forward,       gelu_backward,      add,                 scale,             cast,               column_sum,       add_bias,      sum,
-      sum_of_squares,     adamw};
+      sum_of_squares,     adamw,              rms_norm_forward,    rms_norm_backward, rope,              swiglu_forward,   swiglu_backward,  dropout,       nf4_dequantize};
   return table;
 }
 

@@ -1,6 +1,7 @@
-// Causal attention, a head of a sequence at a time: keys and values are unpacked to float once, queries go in blocks of
-// kBlock whose scores lie in the thread's scratch. All five products run through one register-tiled kernel. A document
-// starts where its segment number starts, so the keys a row may see are one stretch [start, row].
+// Causal attention, a head of a sequence at a time: keys and values are unpacked to float once for the heads that share them,
+// queries go in blocks of kBlock whose scores lie in the thread's scratch. All five products run through one register-tiled
+// kernel. A document starts where its segment number starts, a window where its width says, so the keys a row may see are one
+// stretch [start, row].
 constexpr std::int64_t kBlock = 32;
 // 64-byte vectors come with 32 registers, shorter ones with 16; a tile's sums must stay in them.
 constexpr bool kHasManyRegisters = W == 16;
@@ -49,20 +50,25 @@ inline void product(std::int64_t rows, std::int64_t width, std::int64_t k_count,
 
 inline std::int64_t padded(std::int64_t n) { return (n + W - 1) / W * W; }
 
+template <class Call>
+inline std::int64_t kv_heads_of(const Call& a) { return a.kv_heads == 0 ? a.heads : a.kv_heads; }
+
 // One head of one sequence as the kernels see it.
 template <class T>
 struct Head {
-  std::int64_t length, size, stride, wide, tall;  // wide = size padded, tall = length padded
+  std::int64_t length, size, stride, window, wide, tall;  // wide = size padded, tall = length padded
   const T *q, *k, *v;
   const std::int32_t* segments;
 
-  Head(const T* qkv, const std::int32_t* all_segments, std::int64_t length_in, std::int64_t heads, std::int64_t size_in, std::int64_t task)
-      : length(length_in), size(size_in), stride(3 * heads * size_in), wide(padded(size_in)), tall(padded(length_in)) {
-    const std::int64_t sequence = task / heads, head = task % heads;
-    q = qkv + sequence * length * stride + head * size;
-    k = q + heads * size;
-    v = k + heads * size;
-    segments = all_segments == nullptr ? nullptr : all_segments + sequence * length;
+  template <class Call>
+  Head(const Call& a, std::int64_t sequence, std::int64_t head)
+      : length(a.length), size(a.head_size), stride((a.heads + 2 * kv_heads_of(a)) * a.head_size), window(a.window), wide(padded(size)), tall(padded(length)) {
+    const std::int64_t kv_heads = kv_heads_of(a);
+    const T* row = static_cast<const T*>(a.qkv) + sequence * length * stride;
+    q = row + head * size;
+    k = row + (a.heads + head / (a.heads / kv_heads)) * size;
+    v = k + kv_heads * size;
+    segments = a.segments == nullptr ? nullptr : a.segments + sequence * length;
   }
   // First key that each row of [begin, end) may see.
   void starts(std::int64_t begin, std::int64_t end, std::int64_t* out) const {
@@ -75,7 +81,7 @@ struct Head {
       } else if (segments[r] != segments[r - 1]) {
         s = r;
       }
-      out[r - begin] = s;
+      out[r - begin] = window > 0 ? std::max(s, r - window + 1) : s;
     }
   }
 };
@@ -123,17 +129,20 @@ inline void mask_row(float* row, std::int64_t first, std::int64_t start, std::in
   for (std::int64_t j = last + 1; j < end; ++j) row[j] = -INFINITY;
 }
 
+// With `shares` the scratch still holds the keys and values of the task before, which are this one's too.
 template <class T>
-void attention_forward_head(const AttentionForward& a, std::int64_t task, float* memory) {
-  const Head<T> h(static_cast<const T*>(a.qkv), a.segments, a.length, a.heads, a.head_size, task);
+void attention_forward_head(const AttentionForward& a, std::int64_t task, bool shares, float* memory) {
+  const std::int64_t sequence = task / a.heads, head = task % a.heads, out_stride = a.heads * a.head_size;
+  const Head<T> h(a, sequence, head);
   Pieces pieces{memory};
   float *keys = pieces.take(h.length * h.wide), *keys_t = pieces.take(h.size * h.tall), *values = pieces.take(h.tall * h.wide);
   float *queries = pieces.take(kBlock * h.wide), *scores = pieces.take(kBlock * h.tall), *result = pieces.take(kBlock * h.wide);
-  unpack(h.k, h.stride, h.length, h.size, keys, h.wide);
-  transpose(keys, h.length, h.size, h.wide, keys_t, h.tall);
-  unpack(h.v, h.stride, h.length, h.size, values, h.wide);
-  std::memset(values + h.length * h.wide, 0, static_cast<std::size_t>((h.tall - h.length) * h.wide) * sizeof(float));
-  const std::int64_t sequence = task / a.heads, head = task % a.heads, out_stride = a.heads * a.head_size;
+  if (!shares) {
+    unpack(h.k, h.stride, h.length, h.size, keys, h.wide);
+    transpose(keys, h.length, h.size, h.wide, keys_t, h.tall);
+    unpack(h.v, h.stride, h.length, h.size, values, h.wide);
+    std::memset(values + h.length * h.wide, 0, static_cast<std::size_t>((h.tall - h.length) * h.wide) * sizeof(float));
+  }
   T* out = static_cast<T*>(a.out) + sequence * a.length * out_stride + head * a.head_size;
   float* log_sum = a.log_sum + task * a.length;
   for (std::int64_t begin = 0; begin < h.length; begin += kBlock) {
@@ -176,29 +185,25 @@ void attention_forward(const AttentionForward& a, Scratch& scratch) {
   by_type(a.type, [&](auto tag) {
     split(a.batch * a.heads, 1, scratch.workers(), [&](std::int64_t begin, std::int64_t end, int thread) {
       float* memory = scratch.floats(thread, forward_floats(a.length, a.head_size));
-      for (std::int64_t task = begin; task < end; ++task) attention_forward_head<decltype(tag)>(a, task, memory);
+      const std::int64_t group = a.heads / kv_heads_of(a);  // heads is a multiple of it, so tasks count groups as heads do
+      for (std::int64_t task = begin; task < end; ++task) attention_forward_head<decltype(tag)>(a, task, task > begin && task % group != 0, memory);
     });
   });
 }
 
+// The float copies that all heads of a group share, and what they add to.
+struct GroupMemory {
+  float *keys, *keys_t, *values_t, *dkeys, *dvalues;
+};
+
 template <class T>
-void attention_backward_head(const AttentionBackward& a, std::int64_t task, float* memory) {
-  const Head<T> h(static_cast<const T*>(a.qkv), a.segments, a.length, a.heads, a.head_size, task);
-  const std::int64_t sequence = task / a.heads, head = task % a.heads, out_stride = a.heads * a.head_size;
+void attention_backward_head(const AttentionBackward& a, std::int64_t sequence, std::int64_t head, const GroupMemory& g, Pieces pieces) {
+  const Head<T> h(a, sequence, head);
+  const std::int64_t out_stride = a.heads * a.head_size, task = sequence * a.heads + head;
   const T* out = static_cast<const T*>(a.out) + sequence * a.length * out_stride + head * a.head_size;
   const T* dout = static_cast<const T*>(a.dout) + sequence * a.length * out_stride + head * a.head_size;
-  Pieces pieces{memory};
-  float *keys = pieces.take(h.tall * h.wide), *keys_t = pieces.take(h.size * h.tall), *values_t = pieces.take(h.size * h.tall);
-  float *dkeys = pieces.take(h.tall * h.wide), *dvalues = pieces.take(h.tall * h.wide);
   float *queries = pieces.take(kBlock * h.wide), *douts = pieces.take(kBlock * h.wide), *block = pieces.take(kBlock * h.wide);
   float *scores = pieces.take(kBlock * h.tall), *dscores = pieces.take(kBlock * h.tall);
-  unpack(h.v, h.stride, h.length, h.size, keys, h.wide);
-  transpose(keys, h.length, h.size, h.wide, values_t, h.tall);
-  unpack(h.k, h.stride, h.length, h.size, keys, h.wide);
-  std::memset(keys + h.length * h.wide, 0, static_cast<std::size_t>((h.tall - h.length) * h.wide) * sizeof(float));
-  transpose(keys, h.length, h.size, h.wide, keys_t, h.tall);
-  std::memset(dkeys, 0, static_cast<std::size_t>(h.tall * h.wide) * sizeof(float));
-  std::memset(dvalues, 0, static_cast<std::size_t>(h.tall * h.wide) * sizeof(float));
   T* dq = static_cast<T*>(a.dqkv) + (h.q - static_cast<const T*>(a.qkv));
   float* delta = a.delta + task * a.length;
   const float* log_sum = a.log_sum + task * a.length;
@@ -210,8 +215,8 @@ void attention_backward_head(const AttentionBackward& a, std::int64_t task, floa
     unpack(out + begin * out_stride, out_stride, rows, h.size, block, h.wide);
     unpack(dout + begin * out_stride, out_stride, rows, h.size, douts, h.wide);
     unpack(h.q + begin * h.stride, h.stride, rows, h.size, queries, h.wide, a.scale);
-    product(rows, width, h.size, {queries, h.wide, 1}, keys_t + first, h.tall, scores + first, h.tall, false);
-    product(rows, width, h.size, {douts, h.wide, 1}, values_t + first, h.tall, dscores + first, h.tall, false);
+    product(rows, width, h.size, {queries, h.wide, 1}, g.keys_t + first, h.tall, scores + first, h.tall, false);
+    product(rows, width, h.size, {douts, h.wide, 1}, g.values_t + first, h.tall, dscores + first, h.tall, false);
     for (std::int64_t r = 0; r < rows; ++r) {
       vf dot{};
       for (std::int64_t d = 0; d < h.wide; d += W) dot += load(block + r * h.wide + d) * load(douts + r * h.wide + d);
@@ -225,14 +230,34 @@ void attention_backward_head(const AttentionBackward& a, std::int64_t task, floa
       }
     }
     // queries carry the scale already, so dkeys come out right; dqueries get it here.
-    product(width, h.wide, rows, {scores + first, 1, h.tall}, douts, h.wide, dvalues + first * h.wide, h.wide, true);
-    product(width, h.wide, rows, {dscores + first, 1, h.tall}, queries, h.wide, dkeys + first * h.wide, h.wide, true);
-    product(rows, h.wide, width, {dscores + first, h.tall, 1}, keys + first * h.wide, h.wide, block, h.wide, false);
+    product(width, h.wide, rows, {scores + first, 1, h.tall}, douts, h.wide, g.dvalues + first * h.wide, h.wide, true);
+    product(width, h.wide, rows, {dscores + first, 1, h.tall}, queries, h.wide, g.dkeys + first * h.wide, h.wide, true);
+    product(rows, h.wide, width, {dscores + first, h.tall, 1}, g.keys + first * h.wide, h.wide, block, h.wide, false);
     for (std::int64_t i = 0; i < rows * h.wide; i += W) store(block + i, load(block + i) * a.scale);
     pack(block, h.wide, rows, h.size, dq + begin * h.stride, h.stride);
   }
-  pack(dkeys, h.wide, h.length, h.size, dq + a.heads * a.head_size, h.stride);
-  pack(dvalues, h.wide, h.length, h.size, dq + 2 * a.heads * a.head_size, h.stride);
+}
+
+// The heads of a group add to the same keys and values, so that a group is one thread's.
+template <class T>
+void attention_backward_group(const AttentionBackward& a, std::int64_t task, float* memory) {
+  const std::int64_t kv_heads = kv_heads_of(a), sequence = task / kv_heads, group = a.heads / kv_heads, first_head = task % kv_heads * group;
+  const Head<T> h(a, sequence, first_head);
+  Pieces pieces{memory};
+  GroupMemory g{};
+  g.keys = pieces.take(h.tall * h.wide), g.keys_t = pieces.take(h.size * h.tall), g.values_t = pieces.take(h.size * h.tall);
+  g.dkeys = pieces.take(h.tall * h.wide), g.dvalues = pieces.take(h.tall * h.wide);
+  unpack(h.v, h.stride, h.length, h.size, g.keys, h.wide);
+  transpose(g.keys, h.length, h.size, h.wide, g.values_t, h.tall);
+  unpack(h.k, h.stride, h.length, h.size, g.keys, h.wide);
+  std::memset(g.keys + h.length * h.wide, 0, static_cast<std::size_t>((h.tall - h.length) * h.wide) * sizeof(float));
+  transpose(g.keys, h.length, h.size, h.wide, g.keys_t, h.tall);
+  std::memset(g.dkeys, 0, static_cast<std::size_t>(h.tall * h.wide) * sizeof(float));
+  std::memset(g.dvalues, 0, static_cast<std::size_t>(h.tall * h.wide) * sizeof(float));
+  for (std::int64_t head = first_head; head < first_head + group; ++head) attention_backward_head<T>(a, sequence, head, g, pieces);
+  T* dk = static_cast<T*>(a.dqkv) + (h.k - static_cast<const T*>(a.qkv));
+  pack(g.dkeys, h.wide, h.length, h.size, dk, h.stride);
+  pack(g.dvalues, h.wide, h.length, h.size, dk + (h.v - h.k), h.stride);
 }
 
 // What a thread needs for an attention of this shape, the backward being the larger.
@@ -244,40 +269,56 @@ std::size_t attention_floats(std::int64_t length, std::int64_t size) {
 void attention_backward(const AttentionBackward& a, Scratch& scratch) {
   const std::size_t floats = attention_floats(a.length, a.head_size);
   by_type(a.type, [&](auto tag) {
-    split(a.batch * a.heads, 1, scratch.workers(), [&](std::int64_t begin, std::int64_t end, int thread) {
+    split(a.batch * kv_heads_of(a), 1, scratch.workers(), [&](std::int64_t begin, std::int64_t end, int thread) {
       float* memory = scratch.floats(thread, floats);
-      for (std::int64_t task = begin; task < end; ++task) attention_backward_head<decltype(tag)>(a, task, memory);
+      for (std::int64_t task = begin; task < end; ++task) attention_backward_group<decltype(tag)>(a, task, memory);
     });
   });
 }
 
 template <class T>
-void attention_decode_head(const AttentionDecode& a, std::int64_t head, float* memory) {
-  const std::int64_t width = a.heads * a.head_size, begin = head * a.head_size, count = a.position + 1;
-  const T* q = static_cast<const T*>(a.qkv) + begin;
-  T *keys = static_cast<T*>(a.keys) + begin, *values = static_cast<T*>(a.values) + begin;
-  std::memcpy(static_cast<void*>(keys + a.position * width), q + width, static_cast<std::size_t>(a.head_size) * sizeof(T));
-  std::memcpy(static_cast<void*>(values + a.position * width), q + 2 * width, static_cast<std::size_t>(a.head_size) * sizeof(T));
+void attention_decode_head(const AttentionDecode& a, std::int64_t sequence, std::int64_t head, float* memory) {
+  const std::int64_t kv_heads = kv_heads_of(a), pitch = kv_heads * a.head_size, position = a.positions[sequence];
+  const std::int64_t first = a.window > 0 ? std::max<std::int64_t>(0, position - a.window + 1) : 0, count = position + 1 - first;
+  const std::int64_t cached = (sequence * a.context + first) * pitch + head / (a.heads / kv_heads) * a.head_size;
+  const T* q = static_cast<const T*>(a.qkv) + sequence * (a.heads + 2 * kv_heads) * a.head_size + head * a.head_size;
+  const T *keys = static_cast<const T*>(a.keys) + cached, *values = static_cast<const T*>(a.values) + cached;
   float top = -INFINITY;
   for (std::int64_t j = 0; j < count; ++j) {
     vf dot{};
-    for (std::int64_t d = 0; d < a.head_size; d += W) dot += load_part(q, d, a.head_size) * load_part(keys + j * width, d, a.head_size);
+    for (std::int64_t d = 0; d < a.head_size; d += W) dot += load_part(q, d, a.head_size) * load_part(keys + j * pitch, d, a.head_size);
     memory[j] = horizontal_sum(dot) * a.scale;
     top = std::max(top, memory[j]);
   }
   float denominator = 0;
   for (std::int64_t j = 0; j < count; ++j) denominator += memory[j] = std::exp(memory[j] - top);
-  T* out = static_cast<T*>(a.out) + begin;
+  T* out = static_cast<T*>(a.out) + (sequence * a.heads + head) * a.head_size;
   for (std::int64_t d = 0; d < a.head_size; d += W) {
     vf s{};
-    for (std::int64_t j = 0; j < count; ++j) s += memory[j] / denominator * load_part(values + j * width, d, a.head_size);
+    for (std::int64_t j = 0; j < count; ++j) s += memory[j] / denominator * load_part(values + j * pitch, d, a.head_size);
     store_part(out, d, a.head_size, s);
   }
 }
 
+// Multiplications that are worth waking a thread.
+constexpr std::int64_t kWorthAThread = 1 << 16;
+
 void attention_decode(const AttentionDecode& a, Scratch& scratch) {
   by_type(a.type, [&](auto tag) {
-    float* memory = scratch.floats(0, static_cast<std::size_t>(a.position + 1));
-    for (std::int64_t head = 0; head < a.heads; ++head) attention_decode_head<decltype(tag)>(a, head, memory);
+    using T = decltype(tag);
+    const std::int64_t pitch = kv_heads_of(a) * a.head_size;
+    std::int64_t work = 0;
+    for (std::int64_t s = 0; s < a.sequences; ++s) {
+      const T* k = static_cast<const T*>(a.qkv) + s * (a.heads * a.head_size + 2 * pitch) + a.heads * a.head_size;
+      const std::int64_t row = (s * a.context + a.positions[s]) * pitch;
+      std::memcpy(static_cast<void*>(static_cast<T*>(a.keys) + row), k, static_cast<std::size_t>(pitch) * sizeof(T));
+      std::memcpy(static_cast<void*>(static_cast<T*>(a.values) + row), k + pitch, static_cast<std::size_t>(pitch) * sizeof(T));
+      work += (a.positions[s] + 1) * a.heads * a.head_size;
+    }
+    const std::int64_t tasks = a.sequences * a.heads;
+    split(tasks, work < kWorthAThread ? tasks : 1, scratch.workers(), [&](std::int64_t begin, std::int64_t end, int thread) {
+      float* memory = scratch.floats(thread, static_cast<std::size_t>(a.context));
+      for (std::int64_t task = begin; task < end; ++task) attention_decode_head<T>(a, task / a.heads, task % a.heads, memory);
+    });
   });
 }

@@ -131,26 +131,102 @@ double sum_of_squares(const float* x, std::int64_t count) {
   return block_sum(x, count, [](vf v) { return v * v; });
 }
 
-void adamw(const AdamW& a, float gradient_factor, Workers& workers) {
+void swiglu_forward(const SwiGluForward& a, Workers& workers) {
+  by_type(a.type, [&](auto tag) {
+    using T = decltype(tag);
+    split(a.rows, 4, workers, [&](std::int64_t begin, std::int64_t end, int) {
+      for (std::int64_t r = begin; r < end; ++r) {
+        const T* gate = static_cast<const T*>(a.gate_up) + 2 * r * a.width;
+        T* y = static_cast<T*>(a.y) + r * a.width;
+        for (std::int64_t i = 0; i < a.width; i += W) {
+          const vf g = load_part(gate, i, a.width);
+          store_part(y, i, a.width, g / (1.0f + exponential(-g)) * load_part(gate + a.width, i, a.width));
+        }
+      }
+    });
+  });
+}
+
+void swiglu_backward(const SwiGluBackward& a, Workers& workers) {
+  by_type(a.type, [&](auto tag) {
+    using T = decltype(tag);
+    split(a.rows, 4, workers, [&](std::int64_t begin, std::int64_t end, int) {
+      for (std::int64_t r = begin; r < end; ++r) {
+        const T *gate = static_cast<const T*>(a.gate_up) + 2 * r * a.width, *dy = static_cast<const T*>(a.dy) + r * a.width;
+        T* dgate = static_cast<T*>(a.dgate_up) + 2 * r * a.width;
+        for (std::int64_t i = 0; i < a.width; i += W) {
+          const vf g = load_part(gate, i, a.width), up = load_part(gate + a.width, i, a.width), d = load_part(dy, i, a.width), s = 1.0f / (1.0f + exponential(-g));
+          store_part(dgate, i, a.width, d * up * s * (1.0f + g * (1.0f - s)));
+          store_part(dgate + a.width, i, a.width, d * g * s);
+        }
+      }
+    });
+  });
+}
+
+// Dropout's numbers for 16 counters from `first`, a multiple of 16: words[16 w + i] is word w of counter first + i. Plain
+// loops over the 16, which the compiler turns into vectors of any width.
+inline void philox16(std::uint64_t seed, std::uint64_t stream, std::uint64_t first, std::uint32_t* words) {
+  std::uint32_t a[16], b[16], c[16], d[16];
+  for (int i = 0; i < 16; ++i) {
+    a[i] = static_cast<std::uint32_t>(first) + static_cast<std::uint32_t>(i), b[i] = static_cast<std::uint32_t>(first >> 32);
+    c[i] = static_cast<std::uint32_t>(stream), d[i] = static_cast<std::uint32_t>(stream >> 32);
+  }
+  auto key0 = static_cast<std::uint32_t>(seed), key1 = static_cast<std::uint32_t>(seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    for (int i = 0; i < 16; ++i) {
+      const std::uint64_t p = std::uint64_t{0xD2511F53} * a[i], q = std::uint64_t{0xCD9E8D57} * c[i];
+      a[i] = static_cast<std::uint32_t>(q >> 32) ^ b[i] ^ key0, b[i] = static_cast<std::uint32_t>(q);
+      c[i] = static_cast<std::uint32_t>(p >> 32) ^ d[i] ^ key1, d[i] = static_cast<std::uint32_t>(p);
+    }
+    key0 += 0x9E3779B9, key1 += 0xBB67AE85;
+  }
+  std::memcpy(words, a, sizeof a), std::memcpy(words + 16, b, sizeof b), std::memcpy(words + 32, c, sizeof c), std::memcpy(words + 48, d, sizeof d);
+}
+
+void dropout(const Dropout& a, Workers& workers) {
+  constexpr std::int64_t kRun = 64;  // elements of 16 counters
+  const auto threshold = static_cast<std::uint32_t>(std::min(std::llround(static_cast<double>(a.rate) * 4294967296.0), 4294967295LL));
+  const float factor = 1.0f / (1.0f - a.rate);
+  by_type(a.type, [&](auto tag) {
+    using T = decltype(tag);
+    split(a.count, kGrain, workers, [&](std::int64_t begin, std::int64_t end, int) {
+      std::uint32_t words[kRun];
+      float factors[kRun];
+      for (std::int64_t i = begin; i < end; i += kRun) {
+        philox16(a.seed, a.stream, static_cast<std::uint64_t>(i / 4), words);
+        for (std::int64_t j = 0; j < kRun; ++j) factors[j] = words[j] >= threshold ? factor : 0.0f;
+        const T* x = static_cast<const T*>(a.x) + i;
+        T* y = static_cast<T*>(a.y) + i;
+        const std::int64_t n = std::min(kRun, end - i);
+        for (std::int64_t j = 0; j < n; j += W) {
+          vf v = load_part(x, j, n) * load(factors + j);
+          if (a.accumulate) v = separate(v) + load_part(y, j, n);
+          store_part(y, j, n, v);
+        }
+      }
+    });
+  });
+}
+
+template <class T>
+void adamw_moments(const AdamW& a, float gradient_factor, Workers& workers) {
   auto* shadow = static_cast<Bf16*>(a.shadow);
+  T *first = static_cast<T*>(a.m), *second = static_cast<T*>(a.v);
   split(a.count, kGrain, workers, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t i = begin; i < end; i += W) {
-      const std::int64_t n = std::min(W, end - i);
-      const bool whole = n == W;
-      const vf g = (whole ? load(a.gradient + i) : load_tail(a.gradient + i, n)) * gradient_factor;
-      const vf m = (whole ? load(a.m + i) : load_tail(a.m + i, n)) * a.beta1 + g * (1.0f - a.beta1);
-      const vf v = (whole ? load(a.v + i) : load_tail(a.v + i, n)) * a.beta2 + g * g * (1.0f - a.beta2);
-      vf p = whole ? load(a.parameter + i) : load_tail(a.parameter + i, n);
+      const vf g = load_part(a.gradient, i, end) * gradient_factor;
+      const vf m = load_part(first, i, end) * a.beta1 + g * (1.0f - a.beta1);
+      const vf v = load_part(second, i, end) * a.beta2 + g * g * (1.0f - a.beta2);
+      vf p = load_part(a.parameter, i, end);
       vf root = v * a.correction2;
       for (std::int64_t lane = 0; lane < W; ++lane) root[lane] = std::sqrt(root[lane]);
       p = p - a.learning_rate * a.weight_decay * p - a.learning_rate * (m * a.correction1) / (root + a.epsilon);
-      if (whole) {
-        store(a.m + i, m), store(a.v + i, v), store(a.parameter + i, p);
-        if (shadow != nullptr) store(shadow + i, p);
-      } else {
-        store_tail(a.m + i, m, n), store_tail(a.v + i, v, n), store_tail(a.parameter + i, p, n);
-        if (shadow != nullptr) store_tail(shadow + i, p, n);
-      }
+      store_part(first, i, end, m), store_part(second, i, end, v), store_part(a.parameter, i, end, p);
+      if (shadow != nullptr) store_part(shadow, i, end, p);
     }
   });
+}
+void adamw(const AdamW& a, float gradient_factor, Workers& workers) {
+  by_type(a.moments_type, [&](auto tag) { adamw_moments<decltype(tag)>(a, gradient_factor, workers); });
 }

@@ -1,18 +1,6 @@
 // Layer norm over rows, two passes for the variance; the backward sums gain and bias per thread and adds the threads' sums
 // in their order.
 template <class T>
-inline vf load_part(const T* p, std::int64_t i, std::int64_t width) {
-  return i + W <= width ? load(p + i) : load_tail(p + i, width - i);
-}
-template <class T>
-inline void store_part(T* p, std::int64_t i, std::int64_t width, vf v) {
-  if (i + W <= width)
-    store(p + i, v);
-  else
-    store_tail(p + i, v, width - i);
-}
-
-template <class T>
 void layer_norm_row(const LayerNormForward& a, std::int64_t r) {
   const T* x = static_cast<const T*>(a.x) + r * a.width;
   if (a.residual != nullptr) {
@@ -80,6 +68,9 @@ void layer_norm_backward(const LayerNormBackward& a, Scratch& scratch) {
   });
   for (int t = 0; t < threads; ++t) {
     const float* sums = scratch.floats(t, static_cast<std::size_t>(2 * padded));
-    for (std::int64_t i = 0; i < a.width; ++i) a.dgain[i] += sums[i], a.dbias[i] += sums[padded + i];
+    for (std::int64_t i = 0; i < a.width; ++i) {
+      if (a.dgain != nullptr) a.dgain[i] += sums[i];
+      if (a.dbias != nullptr) a.dbias[i] += sums[padded + i];
+    }
   }
 }

@@ -41,6 +41,29 @@ inline void store_tail(T* p, vf v, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) put(p + i, v[i]);
 }
 
+// Elements i to i + W of a run that ends at `width`.
+template <class T>
+inline vf load_part(const T* p, std::int64_t i, std::int64_t width) {
+  return i + W <= width ? load(p + i) : load_tail(p + i, width - i);
+}
+template <class T>
+inline void store_part(T* p, std::int64_t i, std::int64_t width, vf v) {
+  if (i + W <= width)
+    store(p + i, v);
+  else
+    store_tail(p + i, v, width - i);
+}
+
+// The compiler may not fuse what made v with what uses it: for results that must have the bits of a device that does not.
+inline vf separate(vf v) {
+#if PGTRAIN_VECTOR_BYTES == 64
+  asm("" : "+v"(v));
+#else
+  asm("" : "+x"(v));
+#endif
+  return v;
+}
+
 inline vf select(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
 inline vf maximum(vf a, vf b) { return select(a > b, a, b); }
 inline vf minimum(vf a, vf b) { return select(a < b, a, b); }
