@@ -30,7 +30,7 @@ begin
                       where l.user_id = concurrency_limit.owner_id and l.resource_type = 'concurrent_runs'),
                     (select pl.limit_value from pgtrain.user_subscriptions s join pgtrain.plan_limits pl on pl.plan_id = s.plan_id
                       where s.user_id = concurrency_limit.owner_id and s.status in ('active', 'trialing', 'past_due')
-                        and pl.resource_type = 'concurrent_runs'), -1);
+                        and pl.resource_type = 'concurrent_runs'), 0);
 end $$;
 comment on function pgtrain_private.concurrency_limit(bigint) is 'Runs that a user may have running at once, -1 = unlimited';
 

@@ -42,6 +42,20 @@ create or replace function pgtrain_private.plan_period(plan pgtrain.plans) retur
 $$;
 comment on function pgtrain_private.plan_period(pgtrain.plans) is 'Length of a paid period of a plan, null for one without end';
 
+-- Counted from the anchor each time, because a month after a 28th is a 28th. In UTC, whatever the time zone of the session.
+create or replace function pgtrain_private.next_period_end(anchor timestamptz, plan pgtrain.plans, after timestamptz) returns timestamptz
+    language sql immutable set search_path = pg_catalog, pg_temp as $$
+    with span as (
+        select s as length, (12 * extract(year from s) + extract(month from s))::integer as months, anchor at time zone 'UTC' as begun, after at time zone 'UTC' as passed
+          from pgtrain_private.plan_period(plan) s),
+    about as (
+        select case when months > 0 then div((12 * (extract(year from passed) - extract(year from begun)) + extract(month from passed) - extract(month from begun)), months)
+                    else floor(extract(epoch from passed - begun) / extract(epoch from length)) end::integer as n
+          from span)
+    select min(e) from span, about, generate_series(n - 1, n + 1) m, lateral (select (begun + m * length) at time zone 'UTC') x (e) where e > after
+$$;
+comment on function pgtrain_private.next_period_end(timestamptz, pgtrain.plans, timestamptz) is 'The first end of a paid period after a time, of periods that are counted from the anchor; null for a plan without end';
+
 create or replace function pgtrain_private.daily_price(plan pgtrain.plans) returns double precision
     language sql immutable set search_path = pg_catalog, pg_temp as $$
     select coalesce(plan.price_amount * 86400 / extract(epoch from pgtrain_private.plan_period(plan)), 0)
@@ -123,14 +137,16 @@ create or replace function pgtrain_private.start_subscription(user_id bigint, pl
     language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     made bigint;
-    trial_end timestamptz := case when trial_days > 0 then now() + trial_days * interval '1 day' end;
+    trial_end timestamptz := case when trial_days > 0 then now() + trial_days * interval '24 hours' end;
 begin
-    insert into pgtrain.user_subscriptions (user_id, subscription_id, plan_id, status, current_period_end, trial_start, trial_end)
+    insert into pgtrain.user_subscriptions (user_id, subscription_id, plan_id, status, current_period_end, period_anchor, trial_start, trial_end)
     values (start_subscription.user_id,
             coalesce(start_subscription.subscription_id, format('sub_%s_%s', user_id, (extract(epoch from clock_timestamp()) * 1000000)::bigint)),
             plan.id, start_subscription.status,
             -- Of a pending one: until when its payment is waited for.
-            case start_subscription.status when 'pending' then now() + interval '30 days' else coalesce(trial_end, now() + pgtrain_private.plan_period(plan)) end,
+            case start_subscription.status when 'pending' then now() + 30 * interval '24 hours'
+                 else coalesce(trial_end, pgtrain_private.next_period_end(now(), plan, now())) end,
+            coalesce(trial_end, now()),
             case when trial_end is not null then now() end, trial_end)
     on conflict on constraint user_subscriptions_subscription_id_key do nothing
     returning id into made;
@@ -185,7 +201,8 @@ declare
     plan pgtrain.plans;
     live pgtrain.user_subscriptions;
     begins timestamptz := now();
-    ends timestamptz;
+    anchor timestamptz := now();
+    follows timestamptz;
 begin
     select * into strict plan from pgtrain.plans p where p.id = subscription.plan_id;
     if subscription.status in ('pending', 'cancelled', 'expired') then
@@ -193,17 +210,21 @@ begin
         if live.id is not null then
             perform pgtrain_private.end_subscription(live.id, 'cancelled');
         end if;
-    elsif subscription.status = 'active' then
-        begins := subscription.current_period_start;
-        ends := greatest(subscription.current_period_end, now()) + pgtrain_private.plan_period(plan);
     elsif subscription.status = 'trialing' then
-        ends := greatest(subscription.trial_end, now()) + pgtrain_private.plan_period(plan);
-    elsif subscription.current_period_end + pgtrain_private.plan_period(plan) > now() then
-        begins := subscription.current_period_end;
+        anchor := greatest(subscription.trial_end, now());
+    else
+        follows := pgtrain_private.next_period_end(subscription.period_anchor, plan, subscription.current_period_end);
+        if follows > now() then
+            -- Paid before its end, a period grows longer; paid after it, the next one has begun then.
+            begins := case when subscription.current_period_end > now() then subscription.current_period_start else subscription.current_period_end end;
+            anchor := subscription.period_anchor;
+        end if;
     end if;
     update pgtrain.user_subscriptions s
-       set status = 'active', grace_until = null, cancelled_at = null, current_period_start = begins,
-           current_period_end = coalesce(extend_subscription.until, ends, begins + pgtrain_private.plan_period(plan))
+       set status = 'active', grace_until = null, cancelled_at = case when s.cancel_at_period_end then s.cancelled_at end, current_period_start = begins,
+           current_period_end = coalesce(extend_subscription.until, case when follows > now() then follows end,
+                                         pgtrain_private.next_period_end(anchor, plan, anchor)),
+           period_anchor = coalesce(extend_subscription.until, anchor)
      where s.id = subscription.id;
     if subscription.status in ('pending', 'cancelled', 'expired') then
         perform pgtrain_private.apply_plan(subscription.user_id, plan.id);
@@ -255,7 +276,7 @@ begin
         end if;
         made := pgtrain_private.start_subscription(user_id, wanted, case when trial_days > 0 then 'trialing' else 'active' end::pgtrain.subscription_status,
                                                    subscription_id, trial_days);
-        update pgtrain.users u set trial_ends_at = now() + trial_days * interval '1 day' where u.id = subscribe.user_id and trial_days > 0;
+        update pgtrain.users u set trial_ends_at = now() + trial_days * interval '24 hours' where u.id = subscribe.user_id and trial_days > 0;
     else
         made := pgtrain_private.start_subscription(user_id, wanted, 'pending', subscription_id);
     end if;
@@ -293,8 +314,11 @@ begin
     end if;
     is_larger := coalesce(at_once, pgtrain_private.daily_price(wanted) >= pgtrain_private.daily_price(present));
     if wanted.id <> present.id then
+        -- By himself he comes to what is free, or at the end of what he has paid for to what costs less: not to a plan whose price is
+        -- agreed upon elsewhere or paid once, which has none by the day.
         perform pgtrain_private.require_billing_right('change_plan', user_id,
-            not is_larger and pgtrain_private.daily_price(wanted) <= pgtrain_private.daily_price(present));
+            not is_larger and (wanted.type = 'free' or live.current_period_end is not null and wanted.currency = present.currency
+                               and pgtrain_private.daily_price(wanted) between 0.000001 and pgtrain_private.daily_price(present)));
         if not wanted.is_active then
             raise exception using errcode = 'PT409', message = format('plan "%s" cannot be subscribed to any more', plan);
         end if;
@@ -306,13 +330,16 @@ begin
         live.id := pgtrain_private.start_subscription(user_id, wanted, 'active', null);
     elsif is_larger or live.current_period_end is null then
         update pgtrain.user_subscriptions s
-           set plan_id = wanted.id, pending_plan_id = null, cancel_at_period_end = false,
+           set plan_id = wanted.id, pending_plan_id = null, cancel_at_period_end = false, cancelled_at = null,
                current_period_start = case when s.current_period_end is null then now() else s.current_period_start end,
-               current_period_end = coalesce(s.current_period_end, now() + pgtrain_private.plan_period(wanted))
+               current_period_end = coalesce(s.current_period_end, pgtrain_private.next_period_end(now(), wanted, now())),
+               period_anchor = case when s.current_period_end is null then now() when wanted.billing_period <> present.billing_period then s.current_period_end
+                                    else s.period_anchor end
          where s.id = live.id;
         perform pgtrain_private.apply_plan(user_id, wanted.id);
     else
-        update pgtrain.user_subscriptions s set pending_plan_id = wanted.id where s.id = live.id;
+        -- Who chooses what comes next has taken a cancellation back.
+        update pgtrain.user_subscriptions s set pending_plan_id = wanted.id, cancel_at_period_end = false, cancelled_at = null where s.id = live.id;
     end if;
     return pgtrain_private.end_billing_event(event_id, user_id, 'change_plan', live.id, live.id, jsonb_build_object('wanted', plan));
 end $$;
@@ -423,7 +450,8 @@ begin
         perform pgtrain_private.end_and_fall_back(due, 'expired');
     else
         if next_plan.id is not null then
-            update pgtrain.user_subscriptions s set plan_id = next_plan.id, pending_plan_id = null where s.id = due.id;
+            due.period_anchor := case when next_plan.billing_period = plan.billing_period then due.period_anchor else due.current_period_end end;
+            update pgtrain.user_subscriptions s set plan_id = next_plan.id, pending_plan_id = null, period_anchor = due.period_anchor where s.id = due.id;
             perform pgtrain_private.apply_plan(due.user_id, next_plan.id);
             plan := next_plan;
             due.plan_id := next_plan.id;
@@ -433,7 +461,7 @@ begin
         else
             -- Its payment is due now.
             update pgtrain.user_subscriptions s
-               set status = 'past_due', grace_until = s.current_period_end + pgtrain_private.payment_grace() * interval '1 day' where s.id = due.id;
+               set status = 'past_due', grace_until = s.current_period_end + pgtrain_private.payment_grace() * interval '24 hours' where s.id = due.id;
         end if;
     end if;
     perform pgtrain_private.end_billing_event(null, due.user_id, 'subscription_advanced', due.id, due.id, jsonb_build_object('from', due.status));

@@ -22,8 +22,10 @@ comment on function pgtrain_private.limits_time_zone() is 'pgtrain.limits_time_z
 create or replace function pgtrain_private.next_reset(period pgtrain.reset_period, after timestamptz default now(),
     mode pgtrain.reset_mode default 'calendar', time_zone text default 'UTC') returns timestamptz
     language sql stable set search_path = pg_catalog, pg_temp as $$
-    select case mode when 'calendar' then (date_trunc(unit, after at time zone time_zone) + span) at time zone time_zone
-                     else (after at time zone time_zone + span) at time zone time_zone end
+    -- An hour is an hour, also in the night in which the clock is set back; days and longer go by the clock on the wall.
+    select case when p = 'hourly' then case mode when 'calendar' then date_trunc('hour', after, time_zone) else after end + span
+                when mode = 'calendar' then (date_trunc(unit, after at time zone time_zone) + span) at time zone time_zone
+                else (after at time zone time_zone + span) at time zone time_zone end
       from (values ('hourly'::pgtrain.reset_period, 'hour', interval '1 hour'), ('daily', 'day', interval '1 day'), ('weekly', 'week', interval '7 days'),
                    ('monthly', 'month', interval '1 month'), ('yearly', 'year', interval '1 year')) v (p, unit, span)
      where p = period;
@@ -37,13 +39,24 @@ begin
 end $$;
 comment on function pgtrain_private.time_zone_of(bigint) is 'Time zone in which the days and months of a user''s limits begin';
 
-create or replace function pgtrain_private.first_reset(user_id bigint, period pgtrain.reset_period, mode pgtrain.reset_mode) returns timestamptz
+create or replace function pgtrain_private.first_reset(user_id bigint, period pgtrain.reset_period, mode pgtrain.reset_mode, is_used boolean default false)
+    returns timestamptz
     language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
-    return case when period = 'never' then null when mode = 'rolling' then '-infinity'
+    -- What was used stays used, so a rolling period has begun then.
+    return case when period = 'never' then null when mode = 'rolling' and not is_used then '-infinity'
                 else pgtrain_private.next_reset(period, now(), mode, pgtrain_private.time_zone_of(user_id)) end;
 end $$;
-comment on function pgtrain_private.first_reset(bigint, pgtrain.reset_period, pgtrain.reset_mode) is 'reset_at of a counter that nothing was used of yet';
+comment on function pgtrain_private.first_reset(bigint, pgtrain.reset_period, pgtrain.reset_mode, boolean) is
+    'reset_at of a counter that has a kind of period from now on, of which something was used already or nothing';
+
+-- Under the counter's lock this is exact, without it a look.
+create or replace function pgtrain_private.room_in(counter pgtrain.user_usage_limits) returns bigint
+    language sql stable set search_path = pg_catalog, pg_temp as $$
+    select case when counter.limit_value = -1 then 9223372036854775807 else counter.limit_value end
+           - case when counter.reset_at <= now() then counter.held_value else counter.used_value end
+$$;
+comment on function pgtrain_private.room_in(pgtrain.user_usage_limits) is 'What is left of a counter; below 0 when its limit was lowered';
 
 -- Brings the counter of a user and resource into being from his plan, and starts a new period when one is due. Locks the row.
 -- A resource that the plan does not name is not included: its limit is 0. Without a use, a rolling period is left to begin later.
@@ -58,7 +71,8 @@ begin
     if not found then
         insert into pgtrain.user_usage_limits (user_id, resource_type, limit_value, reset_period, reset_mode, reset_at, warn_share)
         select prepare_counter.user_id, resource, coalesce(p.limit_value, 0), coalesce(p.reset_period, 'never'), coalesce(p.reset_mode, 'calendar'),
-               pgtrain_private.first_reset(prepare_counter.user_id, coalesce(p.reset_period, 'never'), p.reset_mode), p.warn_share
+               pgtrain_private.first_reset(prepare_counter.user_id, coalesce(p.reset_period, 'never'), p.reset_mode),
+               case when p.limit_value is null then 0.8 else p.warn_share end
           from (select 1) one
           left join (select pl.limit_value, pl.reset_period, pl.reset_mode, pl.warn_share
                        from pgtrain.user_subscriptions s join pgtrain.plan_limits pl on pl.plan_id = s.plan_id
@@ -90,8 +104,9 @@ create or replace function pgtrain_private.refuse_usage(counter pgtrain.user_usa
     language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
     raise exception using errcode = 'PT402', message = format('limit of %s exceeded', counter.resource_type),
-        detail = format('Used %s of %s, %s more wanted.', counter.used_value, counter.limit_value, amount)
-                 || coalesce(format(' The counter starts again at %s.', nullif(counter.reset_at, '-infinity')), ''),
+        detail = format('Used %s of %s, %s more wanted.', counter.used_value,
+                        case when counter.limit_value = -1 then '9223372036854775807, which is as far as is counted' else counter.limit_value::text end, amount)
+                 || case when counter.reset_at > '-infinity' then format(' The counter starts again at %s.', counter.reset_at) else '' end,
         hint = case when pgtrain_private.is_gauge(counter.resource_type)
                     then 'Remove what is not needed, or take a larger plan; pgtrain.usage() shows all limits.'
                     else 'Wait for runs to end, for the next period, or take a larger plan; pgtrain.usage() shows all limits.' end;
@@ -128,7 +143,7 @@ create or replace function pgtrain_private.hold_anew(user_id bigint, resource pg
 declare
     counter pgtrain.user_usage_limits := pgtrain_private.prepare_counter(user_id, resource);
 begin
-    if counter.limit_value <> -1 and counter.used_value + amount > counter.limit_value then
+    if pgtrain_private.room_in(counter) < amount then
         perform pgtrain_private.refuse_usage(counter, amount);
     end if;
     update pgtrain.user_usage_limits l set used_value = l.used_value + amount, held_value = l.held_value + amount where l.id = counter.id;
@@ -149,9 +164,14 @@ begin
     end if;
     for attempt in 1..2 loop
         with moved as (
-            update pgtrain.user_usage_limits l set used_value = l.used_value + amount
+            update pgtrain.user_usage_limits l
+               set used_value = l.used_value + amount,
+                   -- A gauge that has gone down may be told of again.
+                   warned_at = case when amount < 0 and l.used_value + amount < l.limit_value * l.warn_share and pgtrain_private.is_gauge(resource)
+                                    then null else l.warned_at end
              where l.user_id = move_usage.user_id and l.resource_type = resource and (l.reset_at is null or l.reset_at > now())
-               and (is_forced or amount < 0 or l.limit_value = -1 or l.used_value + amount <= l.limit_value)
+               and (is_forced or amount < 0
+                    or case when l.limit_value = -1 then 9223372036854775807 else l.limit_value end - l.used_value >= amount)
             returning l.warned_at is null and l.limit_value > 0 and l.used_value >= l.limit_value * l.warn_share as is_near),
         booked as (
             insert into pgtrain.usage_entries (user_id, resource_type, kind, amount, run_id)
@@ -167,7 +187,7 @@ begin
             return;
         end if;
         counter := pgtrain_private.prepare_counter(move_usage.user_id, resource);
-        exit when not is_forced and amount > 0 and counter.limit_value <> -1 and counter.used_value + amount > counter.limit_value;
+        exit when not is_forced and amount > pgtrain_private.room_in(counter);
     end loop;
     perform pgtrain_private.refuse_usage(counter, amount);
 end $$;
@@ -179,14 +199,16 @@ create or replace function pgtrain_private.run_usage(run_id bigint, resource pgt
     language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
     -- Not in SQL language: that would be planned again at each call, which costs more than the rest of ending a run.
-    select max(e.user_id),
-           coalesce(sum(e.amount) filter (where e.kind in ('hold', 'release')), 0)::bigint,
-           coalesce(sum(e.amount) filter (where e.kind in ('charge', 'refund')), 0)::bigint
-      into run_usage.user_id, run_usage.held, run_usage.charged
-      from pgtrain.usage_entries e
-     where e.run_id = run_usage.run_id and e.resource_type = resource and exists (select from pgtrain.users u where u.id = e.user_id);
+    -- A run that was handed over has entries of two users: who held last goes on with it, and pays for what was not charged before.
+    select u.id, s.held, s.charged into run_usage.user_id, run_usage.held, run_usage.charged
+      from (select (max(array[e.id, e.user_id]))[2] as user_id,
+                   coalesce(sum(e.amount) filter (where e.kind in ('hold', 'release')), 0)::bigint as held,
+                   coalesce(sum(e.amount) filter (where e.kind in ('charge', 'refund')), 0)::bigint as charged
+              from pgtrain.usage_entries e
+             where e.run_id = run_usage.run_id and e.resource_type = resource) s
+      left join pgtrain.users u on u.id = s.user_id;
 end $$;
-comment on function pgtrain_private.run_usage(bigint, pgtrain.resource_type) is 'Outstanding hold and charges of a run; nothing when its user is gone';
+comment on function pgtrain_private.run_usage(bigint, pgtrain.resource_type) is 'Outstanding hold and charges of a run, and whose account they are on, null when that user is gone';
 
 -- The one place besides hold_usage that moves a counter: releases and charges in one statement with their entries.
 create or replace function pgtrain_private.book_usage(user_id bigint, resource pgtrain.resource_type, run_id bigint, released bigint, charged bigint) returns void
@@ -246,9 +268,13 @@ create or replace function pgtrain_private.apply_plan(user_id bigint, plan_id bi
 begin
     -- Against set_plan_limit: it waits for this, or this for it.
     perform from pgtrain.plans p where p.id = apply_plan.plan_id for share;
+    -- A period that is over ends first, or what was used in it would count in one of another kind.
+    perform pgtrain_private.prepare_counter(l.user_id, l.resource_type, false) from pgtrain.user_usage_limits l
+      where l.user_id = apply_plan.user_id and l.reset_at <= now() and l.reset_at > '-infinity' order by l.resource_type;
     insert into pgtrain.user_usage_limits as l (user_id, resource_type, limit_value, reset_period, reset_mode, reset_at, warn_share)
     select apply_plan.user_id, r.resource_type, coalesce(pl.limit_value, 0), coalesce(pl.reset_period, 'never'), coalesce(pl.reset_mode, 'calendar'),
-           pgtrain_private.first_reset(apply_plan.user_id, coalesce(pl.reset_period, 'never'), pl.reset_mode), pl.warn_share
+           pgtrain_private.first_reset(apply_plan.user_id, coalesce(pl.reset_period, 'never'), pl.reset_mode),
+           case when pl.id is null then 0.8 else pl.warn_share end
       from unnest(enum_range(null::pgtrain.resource_type)) r (resource_type)
       left join pgtrain.plan_limits pl on pl.plan_id = apply_plan.plan_id and pl.resource_type = r.resource_type
      where pl.id is not null
@@ -256,7 +282,8 @@ begin
      order by r.resource_type
     on conflict on constraint user_usage_limits_user_id_resource_type_key do update
        set limit_value = excluded.limit_value, reset_period = excluded.reset_period, reset_mode = excluded.reset_mode,
-           reset_at = case when (l.reset_period, l.reset_mode) = (excluded.reset_period, excluded.reset_mode) then l.reset_at else excluded.reset_at end,
+           reset_at = case when (l.reset_period, l.reset_mode) = (excluded.reset_period, excluded.reset_mode) then l.reset_at
+                           else pgtrain_private.first_reset(l.user_id, excluded.reset_period, excluded.reset_mode, l.used_value > l.held_value) end,
            warn_share = excluded.warn_share,
            warned_at = case when (l.limit_value, l.warn_share) is not distinct from (excluded.limit_value, excluded.warn_share) then l.warned_at end
      where not l.is_custom;
@@ -346,7 +373,7 @@ begin
        set limit_value = set_usage_limit.limit_value, reset_period = period, reset_mode = mode, is_custom = true, warned_at = null,
            warn_share = coalesce(set_usage_limit.warn_share, counter.warn_share),
            reset_at = case when (period, mode) = (counter.reset_period, counter.reset_mode) then counter.reset_at
-                           else pgtrain_private.first_reset(counter.user_id, period, mode) end
+                           else pgtrain_private.first_reset(counter.user_id, period, mode, counter.used_value > counter.held_value) end
      where l.id = counter.id;
     perform pgtrain_private.write_audit('usage_limit_set', null,
         jsonb_build_object('user_id', user_id, 'resource', resource, 'limit_value', limit_value));

@@ -76,7 +76,8 @@ begin
         end if;
     end if;
     return pgtrain_private.end_billing_event(event_id, user_id, 'record_payment', paid.id, written.payment_id,
-        jsonb_build_object('payment_intent_id', payment_intent_id, 'amount', amount, 'currency', currency, 'payment_status', status));
+        jsonb_build_object('payment_intent_id', payment_intent_id, 'amount', amount, 'currency', currency, 'payment_status', status,
+                           'price', (select p.price_amount || ' ' || p.currency from pgtrain.plans p where p.id = paid.plan_id)));
 end $$;
 comment on function pgtrain.record_payment(bigint, text, bigint, text, text, text, text, jsonb, text) is
     'Records a payment; one that is completed begins the pending subscription of the user or a further period of the live one. Returns the payment';
@@ -105,7 +106,7 @@ begin
         is_news := written.is_news;
     end if;
     if is_news then
-        update pgtrain.user_subscriptions s set status = 'past_due', grace_until = now() + pgtrain_private.payment_grace() * interval '1 day'
+        update pgtrain.user_subscriptions s set status = 'past_due', grace_until = now() + pgtrain_private.payment_grace() * interval '24 hours'
          where s.id = live.id and s.status in ('active', 'trialing') and s.current_period_end is not null;
     end if;
     return pgtrain_private.end_billing_event(event_id, user_id, 'payment_failed', live.id, live.id,
@@ -180,6 +181,10 @@ begin
            billing_period = coalesce(period, p.billing_period), description = coalesce(set_plan.description, p.description),
            is_active = coalesce(set_plan.is_active, p.is_active)
     returning id into made;
+    if exists (select from pgtrain.plans p where p.id = made and p.type = 'free' and p.price_amount > 0) then
+        raise exception using errcode = '22023', message = format('the free plan "%s" cannot have a price', name),
+            detail = 'Everybody may take a free plan by himself.', hint = 'Give type paid or enterprise.';
+    end if;
     perform pgtrain_private.write_audit('plan_set', null, jsonb_build_object('plan', name));
     return made;
 end $$;

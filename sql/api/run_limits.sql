@@ -10,14 +10,6 @@ begin
 end $$;
 comment on function pgtrain_private.gpu_seconds_of(bigint) is 'Wall seconds of a run''s attempts on CUDA devices, null when there was none';
 
--- Under the counter's lock this is exact, without it a look.
-create or replace function pgtrain_private.room_in(counter pgtrain.user_usage_limits) returns bigint
-    language sql stable set search_path = pg_catalog, pg_temp as $$
-    select case when counter.limit_value = -1 then 9223372036854775807
-                else counter.limit_value - case when counter.reset_at <= now() then counter.held_value else counter.used_value end end
-$$;
-comment on function pgtrain_private.room_in(pgtrain.user_usage_limits) is 'What is left of a counter; below 0 when its limit was lowered';
-
 -- So much is held ahead of what a run on a CUDA device has used.
 create or replace function pgtrain_private.gpu_slice() returns bigint
     language sql immutable

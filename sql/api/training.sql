@@ -269,8 +269,9 @@ begin
     if not found then
         perform pgtrain_private.refuse_state(retry_run.run_id, 'retried');
     end if;
-    -- What earlier attempts have used stays charged; the rest is held again.
-    perform pgtrain_private.hold_usage(run.owner_id, 'training_jobs', 1, run.id);
+    -- What earlier attempts have used stays charged, the job too; the rest is held again.
+    perform pgtrain_private.hold_usage(run.owner_id, 'training_jobs', 1, run.id)
+       from pgtrain_private.run_usage(run.id, 'training_jobs') u where u.charged = 0;
     perform pgtrain_private.hold_usage(run.owner_id, 'training_tokens', greatest(run.planned_tokens - run.tokens, 0), run.id);
     perform pgtrain_private.enqueue_run(retry_run.run_id, null);
     perform pgtrain_private.add_event(retry_run.run_id, run.owner_id, 'retried', null);

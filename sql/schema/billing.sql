@@ -14,6 +14,7 @@ create table pgtrain.user_subscriptions (
     status pgtrain.subscription_status not null,
     current_period_start timestamptz not null default now(),
     current_period_end timestamptz,
+    period_anchor timestamptz not null default now(),
     trial_start timestamptz,
     trial_end timestamptz,
     cancel_at_period_end boolean not null default false,
@@ -39,6 +40,7 @@ comment on column pgtrain.user_subscriptions.plan_id is 'Plan (plan_name, plan_t
 comment on column pgtrain.user_subscriptions.status is 'Where it stands';
 comment on column pgtrain.user_subscriptions.current_period_start is 'Start of the paid period';
 comment on column pgtrain.user_subscriptions.current_period_end is 'End of the paid period, null for no end';
+comment on column pgtrain.user_subscriptions.period_anchor is 'From when its periods are counted: from a 31st they end on the last of short months, and on the 31st of long ones';
 comment on column pgtrain.user_subscriptions.trial_start is 'Start of the trial';
 comment on column pgtrain.user_subscriptions.trial_end is 'End of the trial';
 comment on column pgtrain.user_subscriptions.cancel_at_period_end is 'Ends with the period';

@@ -59,8 +59,11 @@ select status, end_reason, error_message, error_detail from pgtrain.training_run
 select used_value, held_value from pgtrain.user_usage_limits where user_id = :ann and resource_type = 'training_jobs';
 select used_value, held_value from pgtrain.user_usage_limits where user_id = :ann and resource_type = 'training_tokens';
 
--- Retried it holds anew; published it ends with everything in place.
+-- Retried it holds anew, but for the job, which was charged before and may have been the last; published it ends with everything in place.
+update pgtrain.user_usage_limits set limit_value = 1 where user_id = :ann and resource_type = 'training_jobs';
 select pgtrain.retry_run(:run);
+select used_value, held_value from pgtrain.user_usage_limits where user_id = :ann and resource_type = 'training_jobs';
+update pgtrain.user_usage_limits set limit_value = 5 where user_id = :ann and resource_type = 'training_jobs';
 delete from pgtrain_private.run_queue where run_id = :run;
 update pgtrain.training_runs set status = 'running', attempt = 3, failed_attempts = 1 where id = :run;
 insert into pgtrain.run_attempts (run_id, attempt, owner_id, worker_pid, incarnation, expires_at) values (:run, 3, :ann, 0, 0, now() + interval '1 minute');
