@@ -58,7 +58,7 @@ comment on function pgtrain_private.next_period_end(timestamptz, pgtrain.plans, 
 
 create or replace function pgtrain_private.daily_price(plan pgtrain.plans) returns double precision
     language sql immutable set search_path = pg_catalog, pg_temp as $$
-    select coalesce(plan.price_amount * 86400 / extract(epoch from pgtrain_private.plan_period(plan)), 0)
+    select coalesce(plan.price_amount * 86400.0 / extract(epoch from pgtrain_private.plan_period(plan)), 0)
 $$;
 comment on function pgtrain_private.daily_price(pgtrain.plans) is 'Price of a plan per day, to compare plans of unlike periods';
 
@@ -367,10 +367,10 @@ begin
         raise exception using errcode = 'PT409', message = format('user %s has no subscription to cancel', user_id),
             detail = 'The plan free is what remains when one is cancelled.';
     end if;
-    if at_once or ending.status in ('pending', 'past_due') or ending.current_period_end is null then
+    if at_once or ending.status = 'pending' or ending.current_period_end is null or ending.current_period_end <= now() then
         perform pgtrain_private.end_and_fall_back(ending, 'cancelled');
     else
-        update pgtrain.user_subscriptions s set cancel_at_period_end = true, pending_plan_id = null, cancelled_at = coalesce(s.cancelled_at, now())
+        update pgtrain.user_subscriptions s set cancel_at_period_end = true, pending_plan_id = null, grace_until = null, cancelled_at = coalesce(s.cancelled_at, now())
          where s.id = ending.id;
     end if;
     return pgtrain_private.end_billing_event(event_id, user_id, 'cancel_subscription', ending.id, ending.id, '{}');

@@ -85,7 +85,7 @@ begin
     if counter.reset_at <= now() and (is_use or counter.reset_at > '-infinity') then
         with started as (
             update pgtrain.user_usage_limits l
-               set used_value = counter.held_value, warned_at = null,
+               set used_value = counter.held_value, warned_at = null, updated_at = now(),
                    reset_at = case when is_use or counter.reset_mode = 'calendar'
                                    then pgtrain_private.next_reset(counter.reset_period, now(), counter.reset_mode, pgtrain_private.time_zone_of(counter.user_id))
                                    else '-infinity' end
@@ -119,7 +119,7 @@ create or replace function pgtrain_private.warn_usage(user_id bigint, resource p
 declare
     counter pgtrain.user_usage_limits;
 begin
-    update pgtrain.user_usage_limits l set warned_at = now()
+    update pgtrain.user_usage_limits l set warned_at = now(), updated_at = now()
      where l.user_id = warn_usage.user_id and l.resource_type = resource and l.warned_at is null
        and l.limit_value > 0 and l.used_value >= l.limit_value * l.warn_share
     returning * into counter;
@@ -146,7 +146,7 @@ begin
     if pgtrain_private.room_in(counter) < amount then
         perform pgtrain_private.refuse_usage(counter, amount);
     end if;
-    update pgtrain.user_usage_limits l set used_value = l.used_value + amount, held_value = l.held_value + amount where l.id = counter.id;
+    update pgtrain.user_usage_limits l set used_value = l.used_value + amount, held_value = l.held_value + amount, updated_at = now() where l.id = counter.id;
     perform pgtrain_private.warn_usage(counter.user_id, resource);
 end $$;
 comment on function pgtrain_private.hold_anew(bigint, pgtrain.resource_type, bigint) is 'Moves a counter for a hold that is entered already, after it was made or reset';
@@ -165,7 +165,7 @@ begin
     for attempt in 1..2 loop
         with moved as (
             update pgtrain.user_usage_limits l
-               set used_value = l.used_value + amount,
+               set used_value = l.used_value + amount, updated_at = now(),
                    -- A gauge that has gone down may be told of again.
                    warned_at = case when amount < 0 and l.used_value + amount < l.limit_value * l.warn_share and pgtrain_private.is_gauge(resource)
                                     then null else l.warned_at end
@@ -216,7 +216,7 @@ create or replace function pgtrain_private.book_usage(user_id bigint, resource p
 begin
     with moved as (
         update pgtrain.user_usage_limits l
-           set used_value = l.used_value - released + charged, held_value = l.held_value - released
+           set used_value = l.used_value - released + charged, held_value = l.held_value - released, updated_at = now()
          where l.user_id = book_usage.user_id and l.resource_type = resource
         returning l.user_id)
     insert into pgtrain.usage_entries (user_id, resource_type, kind, amount, run_id)
@@ -281,7 +281,7 @@ begin
         or exists (select from pgtrain.user_usage_limits h where h.user_id = apply_plan.user_id and h.resource_type = r.resource_type)
      order by r.resource_type
     on conflict on constraint user_usage_limits_user_id_resource_type_key do update
-       set limit_value = excluded.limit_value, reset_period = excluded.reset_period, reset_mode = excluded.reset_mode,
+       set limit_value = excluded.limit_value, reset_period = excluded.reset_period, reset_mode = excluded.reset_mode, updated_at = now(),
            reset_at = case when (l.reset_period, l.reset_mode) = (excluded.reset_period, excluded.reset_mode) then l.reset_at
                            else pgtrain_private.first_reset(l.user_id, excluded.reset_period, excluded.reset_mode, l.used_value > l.held_value) end,
            warn_share = excluded.warn_share,
@@ -370,7 +370,7 @@ begin
     period := coalesce(period, counter.reset_period);
     mode := coalesce(mode, counter.reset_mode);
     update pgtrain.user_usage_limits l
-       set limit_value = set_usage_limit.limit_value, reset_period = period, reset_mode = mode, is_custom = true, warned_at = null,
+       set limit_value = set_usage_limit.limit_value, reset_period = period, reset_mode = mode, is_custom = true, warned_at = null, updated_at = now(),
            warn_share = coalesce(set_usage_limit.warn_share, counter.warn_share),
            reset_at = case when (period, mode) = (counter.reset_period, counter.reset_mode) then counter.reset_at
                            else pgtrain_private.first_reset(counter.user_id, period, mode, counter.used_value > counter.held_value) end
@@ -391,7 +391,7 @@ begin
         raise exception using errcode = 'PT404', message = format('user %s does not exist', follow_plan.user_id);
     end if;
     counter := pgtrain_private.prepare_counter(follow_plan.user_id, pgtrain_private.find_resource(resource), false);
-    update pgtrain.user_usage_limits l set is_custom = false where l.id = counter.id;
+    update pgtrain.user_usage_limits l set is_custom = false, updated_at = now() where l.id = counter.id;
     select s.plan_id into plan from pgtrain.user_subscriptions s where s.user_id = follow_plan.user_id and s.status in ('active', 'trialing', 'past_due');
     perform pgtrain_private.apply_plan(follow_plan.user_id, plan);
     perform pgtrain_private.write_audit('usage_limit_set', 'that of the plan', jsonb_build_object('user_id', user_id, 'resource', resource));

@@ -9,6 +9,8 @@ declare
 begin
     if payment_intent_id is null or amount is null or currency is null then
         raise exception using errcode = '22004', message = 'payment_intent_id, amount and currency are needed';
+    elsif length(payment_intent_id) not between 1 and 255 then
+        raise exception using errcode = '22023', message = format('payment_intent_id has %s characters', length(payment_intent_id)), hint = 'Give 1 to 255.';
     elsif amount < 0 or currency !~ '^[A-Z]{3}$' then
         raise exception using errcode = '22023', message = format('%s %s is no payment', amount, currency),
             hint = 'Give minor units (cents), not below 0, and the ISO 4217 code in capitals.';
@@ -106,14 +108,15 @@ begin
         is_news := written.is_news;
     end if;
     if is_news then
-        update pgtrain.user_subscriptions s set status = 'past_due', grace_until = now() + pgtrain_private.payment_grace() * interval '24 hours'
+        -- What is paid or tried already is not taken: the grace follows it.
+        update pgtrain.user_subscriptions s set status = 'past_due', grace_until = greatest(s.current_period_end, now()) + pgtrain_private.payment_grace() * interval '24 hours'
          where s.id = live.id and s.status in ('active', 'trialing') and s.current_period_end is not null;
     end if;
     return pgtrain_private.end_billing_event(event_id, user_id, 'payment_failed', live.id, live.id,
         jsonb_build_object('payment_intent_id', payment_intent_id, 'reason', reason));
 end $$;
 comment on function pgtrain.payment_failed(bigint, text, bigint, text, text, text) is
-    'The payment of a subscription failed: it is past due, and expires after pgtrain.payment_grace days unless record_payment comes';
+    'The payment of a subscription failed: it is past due, and expires pgtrain.payment_grace days after what was paid before unless record_payment comes';
 
 create or replace function pgtrain.refund_payment(payment_intent_id text, amount bigint default null, event_id text default null) returns bigint
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$

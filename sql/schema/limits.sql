@@ -154,5 +154,7 @@ create trigger merge_seed before insert on pgtrain.plan_limits for each row exec
 select pgtrain_private.protect_table('plans', null, null);
 select pgtrain_private.protect_table('plan_limits', null, null);
 select pgtrain_private.protect_table('user_usage_limits', 'user_id', 'limits');
+-- A trigger before each row would lock the counter in a step of its own; whoever moves one sets updated_at.
+drop trigger touch_updated_at on pgtrain.user_usage_limits;
 select pgtrain_private.protect_table('user_time_zones', 'user_id', 'limits');
 select pgtrain_private.protect_table('usage_entries', 'user_id', 'limits');

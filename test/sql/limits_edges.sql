@@ -59,6 +59,14 @@ select * from pg_temp.period();
 select subject->>'amount' as amount, subject->>'price' as price from pgtrain.audit_log where title = 'record_payment' and subject->>'payment_intent_id' = 'edge_3';
 select pgtrain.change_plan(:anna, 'edge_week', true) > 0 as changed, pgtrain.record_payment(:anna, 'edge_4', 600, 'EUR') > 0 as paid;
 select * from pg_temp.period();
+-- Cancelled while a payment is due, it ends with what was paid before.
+begin;
+select pgtrain.payment_failed(:anna) > 0 as failed, pgtrain.cancel_subscription(:anna) > 0 as cancelled;
+select * from pg_temp.period();
+update pgtrain.user_subscriptions set current_period_end = now() where user_id = :anna and status = 'past_due';
+select pgtrain_private.advance_subscriptions() as moved;
+select p.name, s.status from pgtrain.user_subscriptions s join pgtrain.plans p on p.id = s.plan_id where s.user_id = :anna order by s.id;
+rollback;
 -- A plan for later takes a cancellation back; so does a larger one.
 select pgtrain.cancel_subscription(:anna) > 0 as cancelled;
 select is_ending, is_cancelled, next from pg_temp.period();
@@ -102,6 +110,11 @@ update pgtrain.user_usage_limits set reset_at = (select max(reset_at) - interval
 select pgtrain_private.hold_usage(:ben, 'training_jobs', 1, -62), pgtrain_private.hold_usage(:ben, 'training_tokens', 200, -62);
 select resource_type, limit_value, used_value, held_value, charged_value, remaining from pgtrain.usage(:ben) where resource_type::text like 'training%';
 select resource_type, count(*), sum(amount) from pgtrain.usage_entries where user_id = :ben and kind = 'reset' and resource_type::text like 'training%' group by 1 order by 1;
+
+-- Whoever moves a counter says when: no trigger does.
+update pgtrain.user_usage_limits set updated_at = '2026-01-01 UTC' where user_id = :ben and resource_type in ('training_jobs', 'training_tokens', 'api_calls');
+select pgtrain_private.settle_usage(-62, 'training_jobs', 1), pgtrain_private.hold_usage(:ben, 'training_tokens', 1, -62), pgtrain_private.move_usage(:ben, 'api_calls', 1);
+select resource_type, updated_at > now() - interval '1 minute' as is_kept from pgtrain.user_usage_limits where user_id = :ben and resource_type in ('training_jobs', 'training_tokens', 'api_calls') order by 1;
 
 -- A savepoint takes a hold back, the counter's and the ledger's part of it.
 begin;
@@ -162,6 +175,24 @@ select pgtrain.change_plan(:anna, plan, at_once => false) from unnest(array['edg
 select pgtrain.change_plan(:anna, 'edge_week') > 0 as is_smaller;
 select pgtrain.logout() as was_there;
 reset role;
+-- Prices as large as are counted, and names of payments.
+select pgtrain.set_plan('edge_dear', 'Dear', 'paid', 9223372036854775807, 'EUR', 'hourly') > 0 as made;
+select pgtrain.change_plan(:anna, 'edge_dear') > 0 as changed;
+select pgtrain.record_payment(:anna, 'edge_5', 9223372036854775807, 'EUR') > 0 as paid, pgtrain.refund_payment('edge_5', 9223372036854775806) > 0 as refunded, pgtrain.refund_payment('edge_5') > 0 as refunded;
+select amount, refunded_amount, status from pgtrain.payment_history where payment_intent_id = 'edge_5';
+select pgtrain.record_payment(:anna, '', 5, 'EUR');
+select pgtrain.record_payment(:anna, repeat('x', 256), 5, 'EUR');
+-- What a service tells in the wrong order, or twice, comes to the same.
+\set VERBOSITY sqlstate
+select pgtrain.record_payment(:ben, 'edge_6', 600, 'EUR', subscription_id => 'edge_sub', event_id => 'edge_ev1');
+select pgtrain.refund_payment('edge_6', event_id => 'edge_ev3');
+\set VERBOSITY terse
+select pgtrain.subscribe(:ben, 'edge_week', subscription_id => 'edge_sub') > 0 as made, pgtrain.record_payment(:ben, 'edge_6', 600, 'EUR', subscription_id => 'edge_sub', event_id => 'edge_ev1') > 0 as paid;
+select pgtrain.payment_failed(:ben, 'edge_6', 600, 'EUR') > 0 as done, pgtrain.record_payment(:ben, 'edge_6', 600, 'EUR', status => 'pending') > 0 as done,
+       pgtrain.refund_payment('edge_6', 200, 'edge_ev3') = pgtrain.refund_payment('edge_6', 200, 'edge_ev3') as same, pgtrain.record_payment(:ben, 'edge_6', 600, 'EUR') > 0 as done;
+select pgtrain.record_payment(:ben, 'edge_6', 600, 'USD');
+select s.status, round(extract(epoch from s.current_period_end - now()) / 86400) as days, h.status, h.refunded_amount
+  from pgtrain.user_subscriptions s join pgtrain.payment_history h on h.subscription_id = s.id where s.user_id = :ben;
 -- Nor is there a free plan that costs something: everybody may take it.
 select pgtrain.set_plan('edge_gift', 'Gift', 'free', 100);
 select pgtrain.set_plan('edge_daily', price_amount => 100);

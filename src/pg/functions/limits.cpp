@@ -24,7 +24,7 @@ call::Statement known_statement{"select pgtrain_private.find_resource($1)::text"
 
 // First the entry, then the counter: its lock is what others wait for, so it is taken last, and the commit follows.
 call::Statement move_statement{
-    "update pgtrain.user_usage_limits l set used_value = l.used_value + $3, held_value = l.held_value + $3"
+    "update pgtrain.user_usage_limits l set used_value = l.used_value + $3, held_value = l.held_value + $3, updated_at = pg_catalog.now()"
     " where l.user_id = $1 and l.resource_type = $2::pgtrain.resource_type and (l.reset_at is null or l.reset_at > pg_catalog.now())"
     "   and case when l.limit_value = -1 then 9223372036854775807 else l.limit_value end - l.used_value >= $3"
     " returning l.warned_at is null and l.limit_value > 0 and l.used_value >= l.limit_value * l.warn_share",
