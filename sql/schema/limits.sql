@@ -64,8 +64,8 @@ comment on column pgtrain.plan_limits.warn_share is 'Share of the limit at which
 comment on column pgtrain.plan_limits.created_at is 'When made';
 comment on column pgtrain.plan_limits.updated_at is 'When last changed';
 
--- No check constraints on these two: the server reads each anew for every statement, and each hold is two. The functions that write
--- them check, and pgtrain_private.check_ledger() finds what is wrong.
+-- No check constraints on these two: the server reads each anew for every statement, and a table that has any is not written without
+-- a plan (src/pg/call/hot_table.hpp). The functions that write them check, and pgtrain_private.check_ledger() finds what is wrong.
 create table pgtrain.user_usage_limits (
     id bigint generated always as identity primary key,
     user_id bigint not null references pgtrain.users on delete cascade,

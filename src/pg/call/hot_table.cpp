@@ -13,6 +13,7 @@ extern "C" {
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
+#include "storage/procarray.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -97,6 +98,17 @@ void HotTable::learn(Relation relation, Oid schema) {
 
 // ---------------------------------------------------------------- reading
 
+void push_new_snapshot() {
+  CommandCounterIncrement();
+  PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+ScanKeyData scan_key(AttrNumber column, RegProcedure comparison, Datum value, StrategyNumber strategy) {
+  ScanKeyData key;
+  ScanKeyInit(&key, column, strategy, comparison, value);
+  return key;
+}
+
 OpenTable::OpenTable(HotTable &table) : table_(&table), index_(nullptr), scan_(nullptr) {
   PreventCommandIfReadOnly("a change of runs");
   if (!table.is_known_) table.load();
@@ -142,6 +154,15 @@ Datum OpenTable::value(int column) const {
   const Datum value = slot_getattr(row_, table_->numbers_[column], &is_null);
   if (is_null) elog(ERROR, "pgtrain: column \"%s\" of table \"%s\" is null", table_->column_names_[column], table_->name_);
   return value;
+}
+
+TransactionId OpenTable::holder() const {
+  if (!TTS_IS_BUFFERTUPLE(row_)) return InvalidTransactionId;
+  const HeapTupleHeader header = reinterpret_cast<BufferHeapTupleTableSlot *>(row_)->base.tuple->t_data;
+  if ((header->t_infomask & (HEAP_XMAX_INVALID | HEAP_XMAX_IS_MULTI)) != 0) return InvalidTransactionId;
+  const TransactionId changer = HeapTupleHeaderGetRawXmax(header);
+  if (!TransactionIdIsNormal(changer) || TransactionIdIsCurrentTransactionId(changer) || !TransactionIdIsInProgress(changer)) return InvalidTransactionId;
+  return changer;
 }
 
 Datum OpenTable::next_identity() const { return Int64GetDatum(nextval_internal(table_->identity_sequence_, false)); }

@@ -3,7 +3,7 @@
 // the entries of its indexes. Row security does not apply. Foreign keys are not checked: the caller vouches for them by holding the
 // row that is referred to. A table that somebody else has given triggers, constraints, defaults or rules is changed by SQL statements
 // instead, so that nothing of theirs is passed over.
-// Everything here is for bodies of `guarded`, with an Spi open, and may raise. Callers: worker/transitions.cpp.
+// Everything here is for bodies of `guarded`, with an Spi open, and may raise. Callers: worker/transitions.cpp, functions/limits.cpp.
 //
 //   static call::HotTable table{"schema", "name", {"id", "state"}, {"name_pkey"}, 0};
 //   call::OpenTable rows(table);                       // no destructor: an error leaves the rest to the end of the transaction
@@ -61,6 +61,10 @@ class HotTable {
   bool knows_defaults_ = false;  // every column with a default is listed, so that a row can be inserted whole
 };
 
+// What the transaction has done before must be seen, and a snapshot of its own shows what others have committed.
+void push_new_snapshot();
+ScanKeyData scan_key(AttrNumber column, RegProcedure comparison, Datum value, StrategyNumber strategy = BTEqualStrategyNumber);
+
 enum class Change {
   Done,
   Meanwhile,  // another transaction changed or removed the row after it was read, or holds it
@@ -83,6 +87,8 @@ class OpenTable {
   bool is_null(int column) const;
   Datum value(int column) const;
   int64_t integer(int column) const { return DatumGetInt64(value(column)); }
+  // The transaction that is changing it, invalid for none or this one. A look: the moment after it can be another.
+  TransactionId holder() const;
 
   // Changes the row that was found; waits for a transaction that holds it.
   Change update(std::initializer_list<Field> fields);

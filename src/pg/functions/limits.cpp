@@ -1,17 +1,29 @@
-// The hold of a limit, which every submit and every counted call is behind, as two prepared statements instead of the steps of
-// plpgsql; what is not there yet, due to start again or full is left to SQL (sql/api/limits.sql). And what the SQL of limits and
-// billing reads of the settings: as functions, because a setting read by name could be a session's own invention as long as the
-// module is not loaded.
+// The hold of a limit: its entry and its counter, written without a plan, because many sessions may wait for one counter and each
+// holds it until it commits; what is not there yet, due to start again or full is left to SQL (sql/api/limits.sql). And what the SQL
+// of limits and billing reads of the settings: as functions, because a setting read by name could be a session's own invention as
+// long as the module is not loaded.
 #include "pg/compat.hpp"
 
 extern "C" {
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "storage/procarray.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 }
 
+#include <sched.h>
+
+#include <optional>
+#include <string>
 #include <string_view>
 
 #include "pg/boundary/arguments.hpp"
 #include "pg/boundary/function.hpp"
+#include "pg/call/hot_table.hpp"
 #include "pg/call/spi.hpp"
 #include "pg/guc.hpp"
 
@@ -22,20 +34,28 @@ using call::Type;
 
 call::Statement known_statement{"select pgtrain_private.find_resource($1)::text", {Type::Text}};
 
-// First the entry, then the counter: its lock is what others wait for, so it is taken last, and the commit follows.
-call::Statement move_statement{
-    "update pgtrain.user_usage_limits l set used_value = l.used_value + $3, held_value = l.held_value + $3, updated_at = pg_catalog.now()"
-    " where l.user_id = $1 and l.resource_type = $2::pgtrain.resource_type and (l.reset_at is null or l.reset_at > pg_catalog.now())"
-    "   and case when l.limit_value = -1 then 9223372036854775807 else l.limit_value end - l.used_value >= $3"
-    " returning l.warned_at is null and l.limit_value > 0 and l.used_value >= l.limit_value * l.warn_share",
-    {Type::Int8, Type::Text, Type::Int8}};
-call::Statement book_statement{
-    "insert into pgtrain.usage_entries (user_id, resource_type, kind, amount, run_id) values ($1, $2::pgtrain.resource_type, 'hold', $3, $4)",
-    {Type::Int8, Type::Text, Type::Int8, Type::Int8}};
 call::Statement warn_statement{"select pgtrain_private.warn_usage($1, $2::pgtrain.resource_type)", {Type::Int8, Type::Text}};
 call::Statement anew_statement{"select pgtrain_private.hold_anew($1, $2::pgtrain.resource_type, $3)", {Type::Int8, Type::Text, Type::Int8}};
 
 constexpr int64_t largest_amount = INT64_C(1) << 62;
+
+namespace counters {
+enum { user_id, resource_type, limit_value, used_value, held_value, reset_at, warn_share, warned_at, updated_at };
+call::HotTable table{"pgtrain",
+                     "user_usage_limits",
+                     {"user_id", "resource_type", "limit_value", "used_value", "held_value", "reset_at", "warn_share", "warned_at", "updated_at"},
+                     {"user_usage_limits_user_id_resource_type_key"},
+                     1};
+}  // namespace counters
+
+namespace entries {
+enum { id, user_id, resource_type, kind, amount, run_id, created_at };
+call::HotTable table{"pgtrain",
+                     "usage_entries",
+                     {"id", "user_id", "resource_type", "kind", "amount", "run_id", "created_at"},
+                     {"usage_entries_run_id_idx"},
+                     0};
+}  // namespace entries
 
 // Those of pgtrain.resource_type: for any other the SQL function knows what to say.
 constexpr std::string_view resources[] = {"training_jobs", "training_tokens", "gpu_seconds",   "provider_tokens", "api_calls",
@@ -45,6 +65,97 @@ bool is_known(std::string_view name) {
   for (const std::string_view resource : resources)
     if (resource == name) return true;
   return false;
+}
+
+struct Hold {
+  int64_t user_id, amount;
+  const char *resource;
+  std::optional<int64_t> run_id;
+};
+
+enum class Moved { No, Yes, NearLimit };
+
+void enter_hold(const Hold &hold) {
+  call::OpenTable table(entries::table);
+  table.insert({{entries::id, table.next_identity()},
+                {entries::user_id, Int64GetDatum(hold.user_id)},
+                {entries::resource_type, table.label(entries::resource_type, hold.resource)},
+                {entries::kind, table.label(entries::kind, "hold")},
+                {entries::amount, Int64GetDatum(hold.amount)},
+                {entries::run_id, Int64GetDatum(hold.run_id.value_or(0)), !hold.run_id},
+                {entries::created_at, TimestampTzGetDatum(GetCurrentTransactionStartTimestamp())}});
+  table.close();
+}
+
+// How a session waits for a counter that another holds until it commits. To hand a lock from sleeper to sleeper costs several switches
+// for each hold, and each commit would wake all who wait for it; a running session that finds the counter free costs none. So first it
+// looks again a few times, then naps, in all for some milliseconds, and only then waits in earnest: in a line, whose first waits for the
+// transaction and the others for him. Nobody who holds the counter waits here. The lock is none of SQL's advisory locks, so nobody
+// else can take it; an error releases it.
+class Waiting {
+ public:
+  Waiting(int64_t user_id, Oid resource) { SET_LOCKTAG_ADVISORY(tag_, MyDatabaseId, static_cast<uint32>(user_id), resource, 0x7067); }
+  void wait(TransactionId holder) {
+    for (int i = 0; i < 4; ++i) {
+      sched_yield();
+      if (!TransactionIdIsInProgress(holder)) return;
+    }
+    if (naps_ < 8) {
+      ++naps_;
+      pg_usleep(1000);
+      CHECK_FOR_INTERRUPTS();
+    } else if (!is_first_) {
+      LockAcquire(&tag_, ExclusiveLock, false, false);
+      is_first_ = true;
+    } else {
+      XactLockTableWait(holder, nullptr, nullptr, XLTW_None);
+    }
+  }
+  void end() {
+    if (is_first_) LockRelease(&tag_, ExclusiveLock, false);
+  }
+
+ private:
+  LOCKTAG tag_;
+  int naps_ = 0;
+  bool is_first_ = false;
+};
+
+Moved move_row(call::OpenTable &table, const Hold &hold, bool *is_done) {
+  using namespace counters;
+  const int64_t limit = table.integer(limit_value), room = (limit == -1 ? PG_INT64_MAX : limit) - table.integer(used_value);
+  if (!table.is_null(reset_at) && DatumGetTimestampTz(table.value(reset_at)) <= GetCurrentTransactionStartTimestamp()) return Moved::No;
+  if (room < hold.amount) return Moved::No;
+  const int64_t used = table.integer(used_value) + hold.amount;
+  *is_done = table.update({{used_value, Int64GetDatum(used)},
+                           {held_value, Int64GetDatum(table.integer(held_value) + hold.amount)},
+                           {updated_at, TimestampTzGetDatum(GetCurrentTransactionStartTimestamp())}}) == call::Change::Done;
+  const bool is_near = table.is_null(warned_at) && limit > 0 && !table.is_null(warn_share) &&
+                       static_cast<double>(used) >= static_cast<double>(limit) * DatumGetFloat8(table.value(warn_share));
+  return is_near ? Moved::NearLimit : Moved::Yes;
+}
+
+Moved move_counter(const Hold &hold) {
+  call::OpenTable table(counters::table);
+  const Datum resource = table.label(counters::resource_type, hold.resource);
+  ScanKeyData keys[] = {call::scan_key(1, F_INT8EQ, Int64GetDatum(hold.user_id)), call::scan_key(2, F_ENUM_EQ, resource)};
+  Waiting waiting(hold.user_id, DatumGetObjectId(resource));
+  Moved moved = Moved::No;
+  for (bool is_done = false; !is_done;) {
+    call::push_new_snapshot();
+    is_done = !table.find(0, keys, 2);
+    const TransactionId holder = is_done ? InvalidTransactionId : table.holder();
+    if (!is_done && !TransactionIdIsValid(holder)) {
+      is_done = true;
+      moved = move_row(table, hold, &is_done);
+    }
+    PopActiveSnapshot();
+    if (TransactionIdIsValid(holder)) waiting.wait(holder);
+  }
+  waiting.end();
+  table.close();
+  CommandCounterIncrement();
+  return moved;
 }
 
 }  // namespace
@@ -61,10 +172,15 @@ PGTRAIN_FUNCTION(pgtrain_hold_usage) {
     throw Error(code::InvalidParameter,
                 "cannot hold " + (PG_ARGISNULL(2) ? std::string("null") : std::to_string(PG_GETARG_INT64(2))) + " of " + std::string(resource));
   const int64_t amount = PG_GETARG_INT64(2);
-  book_statement.execute(spi, {user_id, resource, amount, run_id});
-  const call::Rows moved = move_statement.execute(spi, {user_id, resource, amount});
-  if (moved.empty()) anew_statement.execute(spi, {user_id, resource, amount});
-  else if (!moved[0].is_null(0) && moved[0].boolean(0)) warn_statement.execute(spi, {user_id, resource});
+  const std::string name(resource);
+  const Hold hold{user_id, amount, name.c_str(), run_id};
+  // First the entry, then the counter: its lock is what others wait for, so it is taken last, and the commit follows.
+  const Moved moved = call::guarded([&hold] {
+    enter_hold(hold);
+    return move_counter(hold);
+  });
+  if (moved == Moved::No) anew_statement.execute(spi, {user_id, resource, amount});
+  else if (moved == Moved::NearLimit) warn_statement.execute(spi, {user_id, resource});
   PG_RETURN_VOID();
 }
 

@@ -74,18 +74,6 @@ call::Statement tasks_statement{
     {Type::Int8}};
 call::Statement settle_statement{"select pgtrain_private.settle_run($1)", {Type::Int8}};
 
-// What the transaction has done before must be seen, and a snapshot of its own shows what others have committed.
-void push_new_snapshot() {
-  CommandCounterIncrement();
-  PushActiveSnapshot(GetTransactionSnapshot());
-}
-
-ScanKeyData key(AttrNumber column, RegProcedure comparison, Datum value, StrategyNumber strategy = BTEqualStrategyNumber) {
-  ScanKeyData key;
-  ScanKeyInit(&key, column, strategy, comparison, value);
-  return key;
-}
-
 Field text_field(int column, const std::optional<std::string_view> &text) {
   if (!text) return {column, Datum{0}, true};
   return {column, PointerGetDatum(cstring_to_text_with_len(text->data(), static_cast<int>(text->size())))};
@@ -96,7 +84,7 @@ Field text_field(int column, const std::optional<std::string_view> &text) {
 template <class Try>
 bool change_row(OpenTable &table, ScanKeyData *keys, int count, Try &&change) {
   for (;;) {
-    push_new_snapshot();
+    call::push_new_snapshot();
     bool is_wanted = table.find(0, keys, count);
     const Change done = is_wanted ? change(is_wanted) : Change::Done;
     PopActiveSnapshot();
@@ -113,10 +101,10 @@ namespace {
 
 // Takes an entry out of the queue. One that another transaction holds or has moved is left to it.
 bool take_entry(const Search &search, int64_t *run_id) {
-  push_new_snapshot();
+  call::push_new_snapshot();
   OpenTable entries(queue::table);
-  ScanKeyData keys[] = {key(1, F_INT8EQ, Int64GetDatum(search.owner_id)), key(2, F_INT2EQ, Int16GetDatum(static_cast<int16>(search.rank))),
-                        key(3, F_INT8GT, Int64GetDatum(search.after), BTGreaterStrategyNumber)};
+  ScanKeyData keys[] = {call::scan_key(1, F_INT8EQ, Int64GetDatum(search.owner_id)), call::scan_key(2, F_INT2EQ, Int16GetDatum(static_cast<int16>(search.rank))),
+                        call::scan_key(3, F_INT8GT, Int64GetDatum(search.after), BTGreaterStrategyNumber)};
   bool is_taken = false;
   entries.begin(0, keys, 3);
   while (!is_taken && entries.next()) {
@@ -133,7 +121,7 @@ bool take_entry(const Search &search, int64_t *run_id) {
 // False when the run is not queued any more.
 bool start_run(int64_t run_id, int32_t *attempt) {
   OpenTable table(runs::table);
-  ScanKeyData keys[] = {key(1, F_INT8EQ, Int64GetDatum(run_id))};
+  ScanKeyData keys[] = {call::scan_key(1, F_INT8EQ, Int64GetDatum(run_id))};
   const Datum queued = table.label(runs::status, "queued"), running = table.label(runs::status, "running");
   const bool is_started = change_row(table, keys, 1, [&](bool &is_wanted) {
     is_wanted = table.value(runs::status) == queued;
@@ -195,7 +183,7 @@ struct Ended {
 
 bool end_lease(const Finish &finish, const char *reason, Ended *ended) {
   OpenTable table(attempts::table);
-  ScanKeyData keys[] = {key(1, F_INT8EQ, Int64GetDatum(finish.run_id)), key(2, F_INT4EQ, Int32GetDatum(finish.attempt))};
+  ScanKeyData keys[] = {call::scan_key(1, F_INT8EQ, Int64GetDatum(finish.run_id)), call::scan_key(2, F_INT4EQ, Int32GetDatum(finish.attempt))};
   Field message = text_field(attempts::message, finish.message);
   if (!message.is_null) message.value = DirectFunctionCall2(text_left, message.value, Int32GetDatum(4000));
   const bool had_lease = change_row(table, keys, 2, [&](bool &is_wanted) {
@@ -215,7 +203,7 @@ bool end_lease(const Finish &finish, const char *reason, Ended *ended) {
 
 bool end_run(const Finish &finish, const char *status, const char *reason) {
   OpenTable table(runs::table);
-  ScanKeyData keys[] = {key(1, F_INT8EQ, Int64GetDatum(finish.run_id))};
+  ScanKeyData keys[] = {call::scan_key(1, F_INT8EQ, Int64GetDatum(finish.run_id))};
   const Datum running = table.label(runs::status, "running");
   const bool was_running = change_row(table, keys, 1, [&](bool &is_wanted) {
     is_wanted = table.value(runs::status) == running && DatumGetInt32(table.value(runs::attempt)) == finish.attempt;
@@ -249,9 +237,9 @@ void record_end(const Finish &finish, int64_t owner_id, const char *data) {
 }
 
 bool has_usage(int64_t run_id) {
-  push_new_snapshot();
+  call::push_new_snapshot();
   OpenTable table(usage::table);
-  ScanKeyData keys[] = {key(1, F_INT8EQ, Int64GetDatum(run_id))};
+  ScanKeyData keys[] = {call::scan_key(1, F_INT8EQ, Int64GetDatum(run_id))};
   const bool is_found = table.find(0, keys, 1);
   table.close();
   PopActiveSnapshot();
