@@ -132,13 +132,17 @@ begin
 end $$;
 comment on function pgtrain_private.warn_usage(bigint, pgtrain.resource_type) is 'Tells listeners of pgtrain_limits (payload: USER/RESOURCE/warning) and the audit log that a user has come near his limit';
 
--- In C (src/pg/functions/limits.cpp): the entry, and one try to move the counter, which is left to hold_anew when the counter is
+-- In C (src/pg/functions/limits.cpp): the entry, and one try to move the counter, which is left to use_anew when the counter is
 -- missing, due to start again, or full.
 create or replace function pgtrain_private.hold_usage(user_id bigint, resource text, amount bigint, run_id bigint) returns void
     language c volatile as 'MODULE_PATHNAME', 'pgtrain_hold_usage';
 comment on function pgtrain_private.hold_usage(bigint, text, bigint, bigint) is 'Reserves an amount for a run, or raises PT402 when that would pass the limit';
 
-create or replace function pgtrain_private.hold_anew(user_id bigint, resource pgtrain.resource_type, amount bigint) returns void
+create or replace function pgtrain_private.take_usage(user_id bigint, resource text, amount bigint, run_id bigint default null) returns void
+    language c volatile as 'MODULE_PATHNAME', 'pgtrain_take_usage';
+comment on function pgtrain_private.take_usage(bigint, text, bigint, bigint) is 'Charges an amount at once, or raises PT402 when that would pass the limit';
+
+create or replace function pgtrain_private.use_anew(user_id bigint, resource pgtrain.resource_type, amount bigint, is_held boolean) returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     counter pgtrain.user_usage_limits := pgtrain_private.prepare_counter(user_id, resource);
@@ -146,10 +150,11 @@ begin
     if pgtrain_private.room_in(counter) < amount then
         perform pgtrain_private.refuse_usage(counter, amount);
     end if;
-    update pgtrain.user_usage_limits l set used_value = l.used_value + amount, held_value = l.held_value + amount, updated_at = now() where l.id = counter.id;
+    update pgtrain.user_usage_limits l set used_value = l.used_value + amount, held_value = l.held_value + case when is_held then amount else 0 end,
+           updated_at = now() where l.id = counter.id;
     perform pgtrain_private.warn_usage(counter.user_id, resource);
 end $$;
-comment on function pgtrain_private.hold_anew(bigint, pgtrain.resource_type, bigint) is 'Moves a counter for a hold that is entered already, after it was made or reset';
+comment on function pgtrain_private.use_anew(bigint, pgtrain.resource_type, bigint, boolean) is 'Moves a counter for what is entered already, after it was made or reset';
 
 -- What is charged at once or given back at once, without a hold: gauges, and counters of things that take no time.
 create or replace function pgtrain_private.move_usage(user_id bigint, resource pgtrain.resource_type, amount bigint, run_id bigint default null,
@@ -480,7 +485,7 @@ begin
     elsif amount is null or amount < 1 or amount > 1000000000000 then
         raise exception using errcode = '22023', message = format('amount %s is not between 1 and 1000000000000', coalesce(amount::text, 'null'));
     end if;
-    perform pgtrain_private.move_usage(me, wanted, amount);
+    perform pgtrain_private.take_usage(me, resource, amount);
     return (select case when l.limit_value >= 0 then l.limit_value - l.used_value end from pgtrain.user_usage_limits l
              where l.user_id = me and l.resource_type = wanted);
 end $$;

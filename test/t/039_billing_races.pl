@@ -48,7 +48,7 @@ unlike($said, qr/ERROR/, 'a payment that they tell under two names is no error')
 is($node->safe_psql('postgres', "select status || ' ' || round(extract(epoch from current_period_end - now()) / 86400) from pgtrain.user_subscriptions where user_id = $anna and status <> 'cancelled'"),
 	'active 7', 'and pays for one week');
 is($node->safe_psql('postgres', "select count(*) from pgtrain.payment_history"), '1', 'as one payment');
-$said = race(200, "select pgtrain_private.move_usage($anna, 'api_calls', 1);\n");
+$said = race(200, "select pgtrain_private.take_usage($anna, 'api_calls', 1);\n");
 my $refused = () = $said =~ /limit of api_calls exceeded/g;
 is($refused, 200 - $k, "all but $k of 200 calls are refused");
 is($node->safe_psql('postgres', "select used_value from pgtrain.usage($anna) where resource_type = 'api_calls'"), $k, 'that many are counted');
@@ -60,7 +60,7 @@ is($node->safe_psql('postgres', 'select refunded_amount from pgtrain.payment_his
 # ---------------------------------------------------------------- everything at once, and the server killed
 my %scripts = (
 	hold => "select pgtrain_private.hold_usage($anna, 'training_jobs', 1, -nextval('public.numbers'));\nselect pgtrain_private.settle_usage(-greatest(currval('public.numbers') - 3, 1), 'training_jobs', 1);\n",
-	count => "select pgtrain_private.move_usage($anna, 'api_calls', 1);\n",
+	count => "select pgtrain_private.take_usage($anna, 'api_calls', 1);\n",
 	change => "select pgtrain.change_plan($anna, (array['small', 'large'])[1 + floor(random() * 2)::integer], true);\n",
 	# One counter, because several would be locked in another order than everywhere.
 	# The pauses are the pace of pgbench's clients, which race for a given time; nothing waits for them.

@@ -1,4 +1,4 @@
-// The hold of a limit: its entry and its counter, written without a plan, because many sessions may wait for one counter and each
+// The use of a limit: its entry and its counter, written without a plan, because many sessions may wait for one counter and each
 // holds it until it commits; what is not there yet, due to start again or full is left to SQL (sql/api/limits.sql). And what the SQL
 // of limits and billing reads of the settings: as functions, because a setting read by name could be a session's own invention as
 // long as the module is not loaded.
@@ -35,7 +35,7 @@ using call::Type;
 call::Statement known_statement{"select pgtrain_private.find_resource($1)::text", {Type::Text}};
 
 call::Statement warn_statement{"select pgtrain_private.warn_usage($1, $2::pgtrain.resource_type)", {Type::Int8, Type::Text}};
-call::Statement anew_statement{"select pgtrain_private.hold_anew($1, $2::pgtrain.resource_type, $3)", {Type::Int8, Type::Text, Type::Int8}};
+call::Statement anew_statement{"select pgtrain_private.use_anew($1, $2::pgtrain.resource_type, $3, $4)", {Type::Int8, Type::Text, Type::Int8, Type::Bool}};
 
 constexpr int64_t largest_amount = INT64_C(1) << 62;
 
@@ -67,22 +67,23 @@ bool is_known(std::string_view name) {
   return false;
 }
 
-struct Hold {
+struct Use {
   int64_t user_id, amount;
+  bool is_held;  // until it is charged or released; else it is charged at once
   const char *resource;
   std::optional<int64_t> run_id;
 };
 
 enum class Moved { No, Yes, NearLimit };
 
-void enter_hold(const Hold &hold) {
+void enter(const Use &use) {
   call::OpenTable table(entries::table);
   table.insert({{entries::id, table.next_identity()},
-                {entries::user_id, Int64GetDatum(hold.user_id)},
-                {entries::resource_type, table.label(entries::resource_type, hold.resource)},
-                {entries::kind, table.label(entries::kind, "hold")},
-                {entries::amount, Int64GetDatum(hold.amount)},
-                {entries::run_id, Int64GetDatum(hold.run_id.value_or(0)), !hold.run_id},
+                {entries::user_id, Int64GetDatum(use.user_id)},
+                {entries::resource_type, table.label(entries::resource_type, use.resource)},
+                {entries::kind, table.label(entries::kind, use.is_held ? "hold" : "charge")},
+                {entries::amount, Int64GetDatum(use.amount)},
+                {entries::run_id, Int64GetDatum(use.run_id.value_or(0)), !use.run_id},
                 {entries::created_at, TimestampTzGetDatum(GetCurrentTransactionStartTimestamp())}});
   table.close();
 }
@@ -121,25 +122,25 @@ class Waiting {
   bool is_first_ = false;
 };
 
-Moved move_row(call::OpenTable &table, const Hold &hold, bool *is_done) {
+Moved move_row(call::OpenTable &table, const Use &use, bool *is_done) {
   using namespace counters;
   const int64_t limit = table.integer(limit_value), room = (limit == -1 ? PG_INT64_MAX : limit) - table.integer(used_value);
   if (!table.is_null(reset_at) && DatumGetTimestampTz(table.value(reset_at)) <= GetCurrentTransactionStartTimestamp()) return Moved::No;
-  if (room < hold.amount) return Moved::No;
-  const int64_t used = table.integer(used_value) + hold.amount;
+  if (room < use.amount) return Moved::No;
+  const int64_t used = table.integer(used_value) + use.amount;
   *is_done = table.update({{used_value, Int64GetDatum(used)},
-                           {held_value, Int64GetDatum(table.integer(held_value) + hold.amount)},
+                           {held_value, Int64GetDatum(table.integer(held_value) + (use.is_held ? use.amount : 0))},
                            {updated_at, TimestampTzGetDatum(GetCurrentTransactionStartTimestamp())}}) == call::Change::Done;
   const bool is_near = table.is_null(warned_at) && limit > 0 && !table.is_null(warn_share) &&
                        static_cast<double>(used) >= static_cast<double>(limit) * DatumGetFloat8(table.value(warn_share));
   return is_near ? Moved::NearLimit : Moved::Yes;
 }
 
-Moved move_counter(const Hold &hold) {
+Moved move_counter(const Use &use) {
   call::OpenTable table(counters::table);
-  const Datum resource = table.label(counters::resource_type, hold.resource);
-  ScanKeyData keys[] = {call::scan_key(1, F_INT8EQ, Int64GetDatum(hold.user_id)), call::scan_key(2, F_ENUM_EQ, resource)};
-  Waiting waiting(hold.user_id, DatumGetObjectId(resource));
+  const Datum resource = table.label(counters::resource_type, use.resource);
+  ScanKeyData keys[] = {call::scan_key(1, F_INT8EQ, Int64GetDatum(use.user_id)), call::scan_key(2, F_ENUM_EQ, resource)};
+  Waiting waiting(use.user_id, DatumGetObjectId(resource));
   Moved moved = Moved::No;
   for (bool is_done = false; !is_done;) {
     call::push_new_snapshot();
@@ -147,7 +148,7 @@ Moved move_counter(const Hold &hold) {
     const TransactionId holder = is_done ? InvalidTransactionId : table.holder();
     if (!is_done && !TransactionIdIsValid(holder)) {
       is_done = true;
-      moved = move_row(table, hold, &is_done);
+      moved = move_row(table, use, &is_done);
     }
     PopActiveSnapshot();
     if (TransactionIdIsValid(holder)) waiting.wait(holder);
@@ -158,11 +159,9 @@ Moved move_counter(const Hold &hold) {
   return moved;
 }
 
-}  // namespace
-
-// hold_usage(user_id, resource, amount, run_id) returns void
-PGTRAIN_FUNCTION(pgtrain_hold_usage) {
-  if (PG_ARGISNULL(0) || PG_ARGISNULL(1)) throw Error(code::NullNotAllowed, "hold_usage needs a user and a resource");
+// (user_id, resource, amount, run_id)
+void use_resource(FunctionCallInfo fcinfo, bool is_held) {
+  if (PG_ARGISNULL(0) || PG_ARGISNULL(1)) throw Error(code::NullNotAllowed, "a use needs a user and a resource");
   const int64_t user_id = PG_GETARG_INT64(0);
   const std::string_view resource = boundary::text_argument(fcinfo, 1);
   const std::optional<int64_t> run_id = PG_ARGISNULL(3) ? std::nullopt : std::optional<int64_t>(PG_GETARG_INT64(3));
@@ -170,17 +169,28 @@ PGTRAIN_FUNCTION(pgtrain_hold_usage) {
   if (!is_known(resource)) known_statement.execute(spi, {resource});
   if (PG_ARGISNULL(2) || PG_GETARG_INT64(2) < 0 || PG_GETARG_INT64(2) > largest_amount)
     throw Error(code::InvalidParameter,
-                "cannot hold " + (PG_ARGISNULL(2) ? std::string("null") : std::to_string(PG_GETARG_INT64(2))) + " of " + std::string(resource));
+                std::string(is_held ? "cannot hold " : "cannot charge ") + (PG_ARGISNULL(2) ? std::string("null") : std::to_string(PG_GETARG_INT64(2))) + " of " + std::string(resource));
   const int64_t amount = PG_GETARG_INT64(2);
   const std::string name(resource);
-  const Hold hold{user_id, amount, name.c_str(), run_id};
+  const Use use{user_id, amount, is_held, name.c_str(), run_id};
   // First the entry, then the counter: its lock is what others wait for, so it is taken last, and the commit follows.
-  const Moved moved = call::guarded([&hold] {
-    enter_hold(hold);
-    return move_counter(hold);
+  const Moved moved = call::guarded([&use] {
+    enter(use);
+    return move_counter(use);
   });
-  if (moved == Moved::No) anew_statement.execute(spi, {user_id, resource, amount});
+  if (moved == Moved::No) anew_statement.execute(spi, {user_id, resource, amount, is_held});
   else if (moved == Moved::NearLimit) warn_statement.execute(spi, {user_id, resource});
+}
+
+}  // namespace
+
+PGTRAIN_FUNCTION(pgtrain_hold_usage) {
+  use_resource(fcinfo, true);
+  PG_RETURN_VOID();
+}
+
+PGTRAIN_FUNCTION(pgtrain_take_usage) {
+  use_resource(fcinfo, false);
   PG_RETURN_VOID();
 }
 
