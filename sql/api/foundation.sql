@@ -52,14 +52,24 @@ declare
     target regrole;
     relation record;
     columns text;
+    beyond text;
 begin
     if role_name is null or not exists (select from pg_roles where rolname = role_name) then
         raise exception using errcode = '42704', message = format('role "%s" does not exist', role_name),
             hint = 'Create it first: create role ... login;';
     end if;
+    select string_agg(quote_ident(r.rolname), ', ' order by r.rolname) into beyond
+      from pg_roles r
+     where (r.rolsuper or r.rolbypassrls
+            or r.rolname in ('pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program'))
+       and r.rolname <> role_name and pg_has_role(role_name, r.oid, 'member');
     if (select rolsuper or rolbypassrls from pg_roles where rolname = role_name) then
         raise exception using errcode = '22023', message = format('role "%s" is not bound by row security', role_name),
             detail = 'It is a superuser or has BYPASSRLS and would see the rows of every user.',
+            hint = 'Use a role of its own for the application.';
+    elsif beyond is not null then
+        raise exception using errcode = '22023', message = format('role "%s" is not bound by the rights of an application', role_name),
+            detail = format('As a member of %s it could read or write what is kept from it.', beyond),
             hint = 'Use a role of its own for the application.';
     end if;
     target := quote_ident(role_name)::regrole;

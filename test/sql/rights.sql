@@ -119,6 +119,21 @@ select title, actor_id = :ben as by_him, host is not distinct from host(inet_cli
  where (subject->>'user_id')::bigint = :ben or actor_id = :ben order by id;
 discard all;
 set client_min_messages = warning;
+\echo '# No application for who reaches beyond its rights by membership'
+begin;
+grant pg_write_all_data to regress_rights;
+savepoint given;
+select pgtrain.grant_application('regress_rights');
+rollback to given;
+revoke pg_write_all_data from regress_rights;
+create role regress_between noinherit bypassrls in role pg_monitor;
+grant regress_between to regress_rights;
+savepoint given;
+select pgtrain.grant_application('regress_rights');
+rollback to given;
+alter role regress_between nobypassrls;
+select pgtrain.grant_application('regress_rights');
+rollback;
 \echo '# grant_application again takes away what was hidden since'
 select has_column_privilege('regress_rights', 'pgtrain.trainings', 'description', 'select'), has_table_privilege('regress_rights', 'pgtrain.image_sizes', 'select');
 begin;
