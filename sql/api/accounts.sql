@@ -76,6 +76,15 @@ begin
 end $$;
 comment on function pgtrain_private.may_manage_users() is 'Whether the caller may act on accounts of others';
 
+create or replace function pgtrain_private.check_no_name(username text, email text, password text) returns void
+    language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+    if lower(password) in (lower(username), lower(email)) then
+        raise exception using errcode = '22023', message = 'the password may not be the user name or e-mail address';
+    end if;
+end $$;
+comment on function pgtrain_private.check_no_name(text, text, text) is 'Refuses a password that everybody can guess who knows the account';
+
 create or replace function pgtrain_private.check_email_domain(email text) returns void
     language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -95,16 +104,14 @@ begin
         raise exception using errcode = '22004', message = 'username, email and password are needed';
     end if;
     if username !~ '^[A-Za-z0-9][A-Za-z0-9._-]{1,63}$' then
-        raise exception using errcode = '22023', message = format('user name "%s" is not acceptable', username),
+        raise exception using errcode = '22023', message = format('user name "%s" is not acceptable', left(username, 64)),
             hint = 'Use 2 to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit.';
     end if;
     if length(email) not between 3 and 254 or email !~ '^[^@[:space:]]+@[^@[:space:]]+$' then
         raise exception using errcode = '22023', message = format('e-mail address "%s" is not acceptable', email);
     end if;
     perform pgtrain_private.check_email_domain(email);
-    if lower(password) in (lower(username), lower(email)) then
-        raise exception using errcode = '22023', message = 'the password may not be the user name or e-mail address';
-    end if;
+    perform pgtrain_private.check_no_name(username, email, password);
 end $$;
 comment on function pgtrain_private.check_registration(text, text, text) is 'Refuses what no account may have as name, address or password';
 
@@ -368,6 +375,7 @@ begin
     if not pgtrain_private.verify_login(me, stored, coalesce(old_password, ''), true, false, null) then
         raise exception using errcode = '28P01', message = 'the old password is wrong';
     end if;
+    perform pgtrain_private.check_no_name(u.username, u.email, new_password) from pgtrain.users u where u.id = me;
     update pgtrain.passwords p set hash = pgtrain_private.hash_password(new_password) where p.user_id = me;
     update pgtrain.sessions s set is_active = false
      where s.user_id = me and s.is_active and s.id is distinct from pgtrain.current_session_id();

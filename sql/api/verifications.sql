@@ -408,6 +408,7 @@ create or replace function pgtrain.reset_password(token text, new_password text)
 declare
     stored text;
     proof pgtrain.verifications;
+    is_taken boolean := false;
 begin
     perform pgtrain_private.hide_statement();
     perform pgtrain_private.require_writable('reset_password');
@@ -416,12 +417,14 @@ begin
     end if;
     select v.* into proof from pgtrain.verifications v join pgtrain.users u on u.id = v.owner_id
      where v.type = 'password_reset' and v.secret = pgtrain_private.token_hash(reset_password.token) and v.expires_at > clock_timestamp() and u.is_active;
-    if found then
+    if proof.id is not null then
+        perform pgtrain_private.check_no_name(u.username, u.email, new_password) from pgtrain.users u where u.id = proof.owner_id;
         -- Before the row is taken, so that nobody waits for it while the hash is computed.
         stored := pgtrain_private.hash_password(new_password);
         delete from pgtrain.verifications v where v.id = proof.id and v.secret = proof.secret;
+        is_taken := found;
     end if;
-    if not found then
+    if not is_taken then
         raise exception using errcode = '28000', message = 'the reset token is not valid', detail = 'It is unknown, used, replaced by a newer one, or too old.',
             hint = 'Ask for another with pgtrain.request_password_reset.';
     end if;

@@ -92,6 +92,7 @@ select * from pgtrain.login('acc_anna', 'a long enough secret') \gset other_
 select pgtrain.change_password('wrong', 'the newest secret of all');
 select pgtrain.change_password('a long enough secret', 'tiny');
 select pgtrain.change_password('a long enough secret', null);
+select pgtrain.change_password('a long enough secret', 'ANNA@accounts.test');
 select pgtrain.change_password('a long enough secret', 'the newest secret of all');
 select pgtrain.current_user_id() = :a_user_id as is_anna;
 begin;

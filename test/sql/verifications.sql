@@ -183,6 +183,7 @@ set client_min_messages = warning;
 select pgtrain.reset_password('nonsense', 'a new and long secret');
 select pgtrain.reset_password(:'reset_token', 'short');
 select pgtrain.reset_password(:'reset_token', null);
+select pgtrain.reset_password(:'reset_token', 'Anna2@verify.test');
 -- Locked after wrong passwords; the reset lifts that.
 select count(*) from generate_series(1, 5) n, pgtrain.login('ver_anna', 'guess ' || n);
 select pgtrain.reset_password(:'reset_token', 'a new and long secret');
