@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <stdexcept>
 
 #include "engine/core/dtype.hpp"
 #include "engine/core/error.hpp"
@@ -227,21 +228,21 @@ std::string_view SafetensorsFile::data(const StoredTensor& tensor) const {
   return file_.bytes().substr(header_.data_begin + tensor.begin, tensor.end - tensor.begin);
 }
 
-void SafetensorsFile::read_f32(const StoredTensor& tensor, float* out) const {
-  const std::string_view bytes = data(tensor);
-  const std::uint64_t count = tensor.elements();
+void SafetensorsFile::read_f32(const StoredTensor& tensor, std::uint64_t first, std::uint64_t count, float* out) const {
+  if (first > tensor.elements() || count > tensor.elements() - first) throw std::logic_error("elements read past the end of a tensor");
+  const char* bytes = data(tensor).data() + first * stored_type_bytes(tensor.type);
   switch (tensor.type) {
     case StoredType::F32:
-      if (count > 0) std::memcpy(out, bytes.data(), bytes.size());
+      if (count > 0) std::memcpy(out, bytes, 4 * count);
       return;
     case StoredType::BF16:
-      for (std::uint64_t i = 0; i < count; ++i) out[i] = std::bit_cast<float>(std::uint32_t{load<std::uint16_t>(bytes.data() + 2 * i)} << 16);
+      for (std::uint64_t i = 0; i < count; ++i) out[i] = std::bit_cast<float>(std::uint32_t{load<std::uint16_t>(bytes + 2 * i)} << 16);
       return;
     case StoredType::F16:
-      for (std::uint64_t i = 0; i < count; ++i) out[i] = core::half_to_float(load<std::uint16_t>(bytes.data() + 2 * i));
+      for (std::uint64_t i = 0; i < count; ++i) out[i] = core::half_to_float(load<std::uint16_t>(bytes + 2 * i));
       return;
     case StoredType::F64:
-      for (std::uint64_t i = 0; i < count; ++i) out[i] = static_cast<float>(load<double>(bytes.data() + 8 * i));
+      for (std::uint64_t i = 0; i < count; ++i) out[i] = static_cast<float>(load<double>(bytes + 8 * i));
       return;
     default:
       throw core::Error("model_invalid", path() + ": tensor \"" + core::printable(tensor.name) + "\": dtype " + stored_type_name(tensor.type) +

@@ -50,7 +50,8 @@ class SafetensorsFile {
   const StoredTensor& require(const std::string& name, const std::vector<std::uint64_t>& shape) const;
   std::string_view data(const StoredTensor& tensor) const;
   // Converts F16, BF16, F32 and F64; refuses other types by name. out holds tensor.elements() values.
-  void read_f32(const StoredTensor& tensor, float* out) const;
+  void read_f32(const StoredTensor& tensor, float* out) const { read_f32(tensor, 0, tensor.elements(), out); }
+  void read_f32(const StoredTensor& tensor, std::uint64_t first, std::uint64_t count, float* out) const;  // a part of it
   const std::string& path() const { return file_.path(); }
 
  private:

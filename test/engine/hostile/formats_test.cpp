@@ -1,8 +1,10 @@
-// Model files of others, damaged at random: GGUF. What a file claims is bounded by what it holds.
+// Model files of others, damaged at random: GGUF, folders with shards, config.json. What a file claims is bounded by what it holds.
 #include <fstream>
 
 #include "../temporary_folder.hpp"
 #include "engine/io/gguf.hpp"
+#include "engine/io/safetensors.hpp"
+#include "engine/models/checkpoint_source.hpp"
 #include "mutations.hpp"
 
 namespace pgtrain::engine {
@@ -42,6 +44,80 @@ TEST(HostileFormats, GgufFilesClaimNoMemory) {
   }
   EXPECT_GT(outcome.refused, 5000);
   EXPECT_GT(outcome.accepted, 200);
+}
+
+const char* const kConfig =
+    R"({"architectures":["LlamaForCausalLM"],"model_type":"llama","vocab_size":40,"hidden_size":32,"intermediate_size":32,"num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,)"
+    R"("max_position_embeddings":128,"rope_theta":500000.0,"rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":8192},)"
+    R"("eos_token_id":[1,2],"rms_norm_eps":1e-05,"tie_word_embeddings":false,"torch_dtype":"bfloat16"})";
+
+class HostileCheckpoints : public ::testing::Test {
+ protected:
+  HostileCheckpoints() : seed_(std::random_device{}()), random_(seed_), config_(models::ModelConfig::from_json(kConfig, "config.json")), values_(40 * 32, 0.5f) {
+    const auto parameters = models::parameter_shapes(config_);
+    std::vector<io::TensorToWrite> first, second;
+    std::string map;
+    for (const models::ParameterShape& parameter : parameters) {
+      auto& shard = first.size() < 5 ? first : second;
+      shard.push_back({parameter.name, io::StoredType::F32, parameter.shape, values_.data()});
+      map += (map.empty() ? "" : ",") + ("\"" + parameter.name) + "\":\"" + (&shard == &first ? "a" : "b") + ".safetensors\"";
+    }
+    io::write_safetensors(folder_.path("a.safetensors"), first);
+    io::write_safetensors(folder_.path("b.safetensors"), second);
+    write("model.safetensors.index.json", "{\"metadata\":{\"total_size\":1},\"weight_map\":{" + map + "}}");
+    write("config.json", kConfig);
+    write_gguf();
+  }
+  void write_gguf() {
+    io::GgufWriter writer(folder_.path("model.gguf"));
+    models::write_gguf_metadata(writer, config_, "hostile");
+    const std::vector<float> factors = models::rope_factors(config_.rope, config_.head_width);
+    writer.declare(models::kRopeFactors, {factors.size()}, io::BlockType::F32);
+    for (const models::ParameterShape& parameter : models::parameter_shapes(config_)) writer.declare(models::gguf_place(config_, parameter).name, parameter.shape, io::BlockType::F32);
+    writer.write(factors.data(), factors.size());
+    for (const models::ParameterShape& parameter : models::parameter_shapes(config_)) writer.write(values_.data(), parameter.shape[0] * (parameter.shape.size() == 2 ? parameter.shape[1] : 1));
+    writer.commit();
+  }
+  void write(const char* name, const std::string& bytes) { std::ofstream(folder_.path(name), std::ios::binary | std::ios::trunc).write(bytes.data(), static_cast<std::streamsize>(bytes.size())); }
+
+  // Damages one file at a time and opens the whole; what opens is read.
+  Outcome damage(const char* name, const std::string& path, std::size_t front, int rounds) {
+    const std::string good(io::MappedFile(folder_.path(name)).bytes());
+    Outcome outcome;
+    for (int round = 0; round < rounds; ++round) {
+      write(name, mutated(random_, good, front));
+      expect_well_behaved(std::string(name) + " seed " + std::to_string(seed_) + " round " + std::to_string(round), {"model_invalid", "io_error"}, (std::size_t{1} << 20) + 256 * good.size(), outcome, [&] {
+        const auto source = models::CheckpointSource::open(path);
+        for (std::size_t i = 0; i < source->tensors().size(); ++i) {
+          std::vector<float> read(source->tensors()[i].elements);
+          source->read_f32(i, read.data());
+        }
+      });
+    }
+    write(name, good);
+    return outcome;
+  }
+
+  unsigned seed_;
+  std::mt19937 random_;
+  TemporaryFolder folder_;
+  models::ModelConfig config_;
+  std::vector<float> values_;
+};
+
+TEST_F(HostileCheckpoints, AreReadOrRefused) {
+  const struct {
+    const char* name;
+    std::size_t front;
+  } files[] = {{"config.json", 1000}, {"model.safetensors.index.json", 2000}, {"a.safetensors", 600}};
+  for (const auto& file : files) {
+    const Outcome outcome = damage(file.name, folder_.path(), file.front, 1500);
+    EXPECT_GT(outcome.refused, 300) << file.name;
+    EXPECT_GT(outcome.accepted, 10) << file.name;
+  }
+  const Outcome outcome = damage("model.gguf", folder_.path("model.gguf"), 2500, 3000);
+  EXPECT_GT(outcome.refused, 500);
+  EXPECT_GT(outcome.accepted, 50);
 }
 
 }  // namespace

@@ -1,0 +1,216 @@
+// Model configurations: consistency, tensors, rotation, writing. Reading is in config_json.cpp and gguf_model.cpp.
+#include "engine/models/model_config.hpp"
+
+#include <cmath>
+#include <cstdio>
+#include <numbers>
+
+#include "engine/core/error.hpp"
+
+namespace pgtrain::engine::models {
+namespace {
+
+using Shape = std::vector<std::uint64_t>;
+
+void add(std::vector<ParameterShape>& out, const std::string& module, Shape weight, bool has_bias, std::uint64_t bias_width) {
+  out.push_back({module + ".weight", std::move(weight)});
+  if (has_bias) out.push_back({module + ".bias", {bias_width}});
+}
+
+std::vector<ParameterShape> llama_shapes(const ModelConfig& config) {
+  const auto width = static_cast<std::uint64_t>(config.width), inner = static_cast<std::uint64_t>(config.inner_width);
+  const auto head = static_cast<std::uint64_t>(config.head_width), q = static_cast<std::uint64_t>(config.heads) * head, kv = static_cast<std::uint64_t>(config.kv_heads) * head;
+  const auto vocab = static_cast<std::uint64_t>(config.vocab_size);
+  std::vector<ParameterShape> out = {{"model.embed_tokens.weight", {vocab, width}}};
+  for (int layer = 0; layer < config.layers; ++layer) {
+    const std::string block = "model.layers." + std::to_string(layer) + ".", attention = block + "self_attn.";
+    out.push_back({block + "input_layernorm.weight", {width}});
+    add(out, attention + "q_proj", {q, width}, config.qkv_bias, q);
+    add(out, attention + "k_proj", {kv, width}, config.qkv_bias, kv);
+    add(out, attention + "v_proj", {kv, width}, config.qkv_bias, kv);
+    if (config.qk_norm) {
+      out.push_back({attention + "q_norm.weight", {head}});
+      out.push_back({attention + "k_norm.weight", {head}});
+    }
+    add(out, attention + "o_proj", {width, q}, config.output_bias, width);
+    out.push_back({block + "post_attention_layernorm.weight", {width}});
+    add(out, block + "mlp.gate_proj", {inner, width}, config.mlp_bias, inner);
+    add(out, block + "mlp.up_proj", {inner, width}, config.mlp_bias, inner);
+    add(out, block + "mlp.down_proj", {width, inner}, config.mlp_bias, width);
+  }
+  out.push_back({"model.norm.weight", {width}});
+  if (!config.ties_head) out.push_back({"lm_head.weight", {vocab, width}});
+  return out;
+}
+
+std::vector<ParameterShape> gpt2_shapes(const ModelConfig& config) {
+  const auto width = static_cast<std::uint64_t>(config.width), inner = static_cast<std::uint64_t>(config.inner_width), vocab = static_cast<std::uint64_t>(config.vocab_size);
+  std::vector<ParameterShape> out = {{"transformer.wte.weight", {vocab, width}}, {"transformer.wpe.weight", {static_cast<std::uint64_t>(config.context), width}}};
+  for (int layer = 0; layer < config.layers; ++layer) {
+    const std::string block = "transformer.h." + std::to_string(layer) + ".";
+    add(out, block + "ln_1", {width}, true, width);
+    add(out, block + "attn.c_attn", {width, 3 * width}, true, 3 * width);
+    add(out, block + "attn.c_proj", {width, width}, true, width);
+    add(out, block + "ln_2", {width}, true, width);
+    add(out, block + "mlp.c_fc", {width, inner}, true, inner);
+    add(out, block + "mlp.c_proj", {inner, width}, true, width);
+  }
+  add(out, "transformer.ln_f", {width}, true, width);
+  if (!config.ties_head) out.push_back({"lm_head.weight", {vocab, width}});
+  return out;
+}
+
+std::string number(double value) {
+  char text[40];
+  std::snprintf(text, sizeof text, "%.17g", value);
+  // The shortest form that reads back the same; a configuration is read by people too.
+  for (int digits = 1; digits < 17; ++digits) {
+    char shorter[40];
+    std::snprintf(shorter, sizeof shorter, "%.*g", digits, value);
+    if (std::strtod(shorter, nullptr) == value) return std::string(shorter).find_first_of(".e") == std::string::npos ? std::string(shorter) + ".0" : shorter;
+  }
+  return text;
+}
+
+class JsonLines {
+ public:
+  void put(const char* key, const std::string& value) { out_ += (out_.empty() ? "{\n" : ",\n") + ("  \"" + std::string(key) + "\": ") + value; }
+  void put(const char* key, int value) { put(key, std::to_string(value)); }
+  void put(const char* key, bool value) { put(key, std::string(value ? "true" : "false")); }
+  void put_text(const char* key, const std::string& value) { put(key, "\"" + value + "\""); }
+  std::string finish() const { return out_ + "\n}\n"; }
+
+ private:
+  std::string out_;
+};
+
+void put_tokens(JsonLines& out, const ModelConfig& config) {
+  const auto id = [](const std::optional<int>& token) { return token.has_value() ? std::to_string(*token) : std::string("null"); };
+  std::string eos;
+  for (const int token : config.eos) eos += (eos.empty() ? "" : ", ") + std::to_string(token);
+  out.put("bos_token_id", id(config.bos));
+  out.put("eos_token_id", config.eos.empty() ? "null" : config.eos.size() == 1 ? eos : "[" + eos + "]");
+  out.put("pad_token_id", id(config.pad));
+}
+
+void put_rope(JsonLines& out, const Rope& rope) {
+  out.put("rope_theta", number(rope.base));
+  std::string scaling = "null";
+  // transformers before 4.43 knows linear by its older key alone, and llama3 not at all; later ones know both keys.
+  if (rope.kind == RopeKind::Linear) scaling = "{\"type\": \"linear\", \"factor\": " + number(rope.factor);
+  if (rope.kind == RopeKind::Llama3)
+    scaling = "{\"rope_type\": \"llama3\", \"factor\": " + number(rope.factor) + ", \"low_freq_factor\": " + number(rope.low_frequency_factor) + ", \"high_freq_factor\": " + number(rope.high_frequency_factor) +
+               ", \"original_max_position_embeddings\": " + std::to_string(rope.original_context);
+  out.put("rope_scaling", scaling + (scaling == "null" ? "" : "}"));
+}
+
+void put_window(JsonLines& out, const ModelConfig& config) {
+  if (config.model_type == "mistral") out.put("sliding_window", config.window > 0 ? std::to_string(config.window) : std::string("null"));
+  if (config.model_type != "qwen2" && config.model_type != "qwen3") return;
+  std::string types;
+  int first = config.layers;
+  for (int layer = config.layers; layer-- > 0;) {
+    types.insert(0, std::string("\"") + (config.slides[layer] ? "sliding" : "full") + "_attention\"" + (types.empty() ? "" : ", "));
+    if (config.slides[layer]) first = layer;
+  }
+  out.put("use_sliding_window", config.window > 0);
+  out.put("sliding_window", config.window > 0 ? std::to_string(config.window) : std::string("null"));
+  out.put("max_window_layers", first);
+  out.put("layer_types", "[" + types + "]");
+}
+
+}  // namespace
+
+const char* rope_kind_name(RopeKind kind) {
+  switch (kind) {
+    case RopeKind::None: return "none";
+    case RopeKind::Default: return "default";
+    case RopeKind::Linear: return "linear";
+    case RopeKind::Llama3: return "llama3";
+  }
+  return "";
+}
+
+void ModelConfig::check(const std::string& name) const {
+  const auto refuse = [&](const std::string& reason) {
+    throw core::Error("model_invalid", name + ": " + reason, "", "The configuration contradicts itself; get the model again from where it was made.");
+  };
+  const auto text = [](int value) { return std::to_string(value); };
+  if (heads % kv_heads != 0) refuse(text(kv_heads) + " key/value heads do not divide " + text(heads) + " heads");
+  if (family == Family::Gpt2 && head_width * heads != width) refuse(text(heads) + " heads do not divide the width " + text(width));
+  if (family == Family::Llama && head_width % 2 != 0) refuse("heads of " + text(head_width) + " elements cannot be rotated in pairs");
+  // A GGUF file can have biases that the model's class in transformers has no place for.
+  if (family == Family::Llama && model_type != "qwen2" && qkv_bias != output_bias) refuse("biases of q, k and v without one of the output, or the other way round, are not supported in a " + model_type + " model");
+  if (model_type == "qwen2" && (!qkv_bias || output_bias)) refuse("a qwen2 model has biases of q, k and v and none of the output");
+  if ((model_type == "mistral" && qkv_bias) || (family == Family::Llama && model_type != "llama" && mlp_bias)) refuse("biases that no " + model_type + " model has");
+  if (family == Family::Llama && qk_norm != (model_type == "qwen3")) refuse("norms of q and k are supported, and needed, in qwen3 models only");
+  if (static_cast<std::int64_t>(head_width) * heads > (1 << 20)) refuse(text(heads) + " heads of " + text(head_width) + " elements are too wide");
+}
+
+std::vector<ParameterShape> parameter_shapes(const ModelConfig& config) { return config.family == Family::Llama ? llama_shapes(config) : gpt2_shapes(config); }
+
+std::vector<float> rope_frequencies(const Rope& rope, int head_width) {
+  std::vector<float> out(static_cast<std::size_t>(head_width / 2));
+  const auto factor = static_cast<float>(rope.factor), low = static_cast<float>(rope.low_frequency_factor), high = static_cast<float>(rope.high_frequency_factor);
+  const auto original = static_cast<float>(rope.original_context);
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    float frequency = 1.0f / std::pow(static_cast<float>(rope.base), static_cast<float>(2 * i) / static_cast<float>(head_width));
+    if (rope.kind == RopeKind::Linear) frequency /= factor;
+    if (rope.kind == RopeKind::Llama3) {
+      const float length = 2.0f * std::numbers::pi_v<float> / frequency;
+      if (length > original / low) frequency /= factor;
+      else if (length >= original / high) {
+        const float smooth = (original / length - low) / (high - low);
+        frequency = (1.0f - smooth) * frequency / factor + smooth * frequency;
+      }
+    }
+    out[i] = frequency;
+  }
+  return out;
+}
+
+std::string ModelConfig::to_json() const {
+  JsonLines out;
+  const bool is_gpt2 = family == Family::Gpt2;
+  const std::string type_class = is_gpt2 ? "GPT2LMHeadModel" : static_cast<char>(model_type[0] - 'a' + 'A') + model_type.substr(1) + "ForCausalLM";
+  out.put("architectures", "[\"" + type_class + "\"]");
+  out.put_text("model_type", model_type);
+  out.put("vocab_size", vocab_size);
+  if (is_gpt2) {
+    out.put("n_embd", width), out.put("n_layer", layers), out.put("n_head", heads), out.put("n_positions", context), out.put("n_inner", inner_width);
+    out.put_text("activation_function", "gelu_new");
+    out.put("layer_norm_epsilon", number(norm_epsilon));
+  } else {
+    out.put("hidden_size", width), out.put("intermediate_size", inner_width), out.put("num_hidden_layers", layers), out.put("num_attention_heads", heads);
+    out.put("num_key_value_heads", kv_heads), out.put("head_dim", head_width), out.put("max_position_embeddings", context);
+    out.put_text("hidden_act", "silu");
+    out.put("rms_norm_eps", number(norm_epsilon));
+    if (model_type == "llama" || model_type == "qwen3") out.put("attention_bias", qkv_bias);
+    if (model_type == "llama") out.put("mlp_bias", mlp_bias);
+    put_rope(out, rope);
+    put_window(out, *this);
+  }
+  out.put("initializer_range", number(initializer_range));
+  out.put("tie_word_embeddings", ties_head);
+  put_tokens(out, *this);
+  if (!stored_type.empty()) out.put_text("torch_dtype", stored_type);
+  return out.finish();
+}
+
+const std::vector<SupportedModel>& supported_models() {
+  static const std::vector<SupportedModel> models = {
+      {"gpt2", "GPT-2 and distilgpt2", "tied or own head; activation gelu_new"},
+      {"llama", "Llama 2, Llama 3, 3.1, 3.2, SmolLM, SmolLM2, TinyLlama", "rotation default, linear or llama3; biases of attention and mlp"},
+      {"mistral", "Mistral 7B and others of its shape", "sliding window"},
+      {"qwen2", "Qwen2, Qwen2.5", "biases of q, k and v; sliding window per layer"},
+      {"qwen3", "Qwen3 (dense)", "norms of q and k; sliding window per layer"}};
+  return models;
+}
+
+std::string supported_model_types() {
+  std::string out;
+  for (const SupportedModel& model : supported_models()) out += (out.empty() ? "" : ", ") + std::string(model.model_type);
+  return out;
+}
+
+}  // namespace pgtrain::engine::models
