@@ -43,7 +43,7 @@ HotTable::HotTable(const char *schema, const char *name, std::initializer_list<c
 
 void HotTable::forget(Datum, Oid relation) {
   for (HotTable *table = all_tables; table != nullptr; table = table->next_)
-    if (relation == InvalidOid || relation == table->relation_) table->is_known_ = false;
+    if (relation == InvalidOid || relation == table->relation_) table->is_changed_ = true;
 }
 
 void HotTable::load() {
@@ -54,11 +54,13 @@ void HotTable::load() {
   const Oid schema = get_namespace_oid(schema_, false);
   relation_ = get_relname_relid(name_, schema);
   if (relation_ == InvalidOid) ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("relation \"%s.%s\" does not exist", schema_, name_)));
+  is_whole_ = false;
   // Before what is read below, so that a change meanwhile is not lost.
-  is_known_ = true;
+  is_changed_ = false;
   Relation relation = table_open(relation_, RowExclusiveLock);
   learn(relation, schema);
   table_close(relation, NoLock);
+  is_whole_ = true;
 }
 
 void HotTable::learn(Relation relation, Oid schema) {
@@ -73,27 +75,31 @@ void HotTable::learn(Relation relation, Oid schema) {
 
   const TupleDesc columns = RelationGetDescr(relation);
   const TupleConstr *constraints = columns->constr;
-  is_plain_ = relation->rd_rel->relkind == RELKIND_RELATION && relation->rd_rules == nullptr &&
+  is_plain_ = relation->rd_rel->relkind == RELKIND_RELATION && !relation->rd_rel->relispartition && relation->rd_rules == nullptr &&
               (constraints == nullptr || (constraints->num_check == 0 && !constraints->has_generated_stored));
+  identity_sequence_ = InvalidOid;
+  for (int i = 0; i < columns->natts; ++i) {
+    const Form_pg_attribute column = TupleDescAttr(columns, i);
+    if (column->attisdropped) continue;
+    if (column->attidentity != '\0') identity_sequence_ = compat::identity_sequence(relation, column->attnum);
+    // Domains have constraints and defaults of their own, and types can have defaults.
+    if (get_typtype(column->atttypid) == TYPTYPE_DOMAIN || get_typdefault(column->atttypid) != nullptr) is_plain_ = false;
+  }
+
   const Oid own_schema = get_namespace_oid("pgtrain_private", false);
+  list_free(RelationGetIndexList(relation));
+  is_referred_to_ = false;
   int foreign_keys = 0;
   for (int i = 0; relation->trigdesc != nullptr && i < relation->trigdesc->numtriggers; ++i) {
     const Trigger &trigger = relation->trigdesc->triggers[i];
     if (trigger.tgfoid == F_RI_FKEY_CHECK_INS) ++foreign_keys;
-    const bool is_of_foreign_key = trigger.tgisinternal && RI_FKey_trigger_type(trigger.tgfoid) != RI_TRIGGER_NONE;
-    if (!is_of_foreign_key && get_func_namespace(trigger.tgfoid) != own_schema) is_plain_ = false;
+    const int part = trigger.tgisinternal ? RI_FKey_trigger_type(trigger.tgfoid) : RI_TRIGGER_NONE;
+    if (part == RI_TRIGGER_NONE && get_func_namespace(trigger.tgfoid) != own_schema) is_plain_ = false;
+    // The primary key stays as it is; what else somebody refers to may be changed.
+    if (part == RI_TRIGGER_PK && trigger.tgconstrindid != relation->rd_pkindex) is_plain_ = false;
+    is_referred_to_ |= part == RI_TRIGGER_PK;
   }
   if (foreign_keys != foreign_keys_) is_plain_ = false;
-
-  knows_defaults_ = true;
-  for (int i = 0; i < columns->natts; ++i) {
-    const Form_pg_attribute column = TupleDescAttr(columns, i);
-    if (column->attidentity != '\0') identity_sequence_ = compat::identity_sequence(relation, column->attnum);
-    if (column->attisdropped || !(column->atthasdef || column->attidentity != '\0')) continue;
-    bool is_listed = false;
-    for (int k = 0; k < columns_; ++k) is_listed |= numbers_[k] == column->attnum;
-    knows_defaults_ &= is_listed;
-  }
 }
 
 // ---------------------------------------------------------------- reading
@@ -111,10 +117,10 @@ ScanKeyData scan_key(AttrNumber column, RegProcedure comparison, Datum value, St
 
 OpenTable::OpenTable(HotTable &table) : table_(&table), index_(nullptr), scan_(nullptr) {
   PreventCommandIfReadOnly("a change of runs");
-  if (!table.is_known_) table.load();
+  if (!table.is_current()) table.load();
   relation_ = table_open(table.relation_, RowExclusiveLock);
   // The lock may have let a change in.
-  if (!table.is_known_) table.load();
+  if (!table.is_current()) table.load();
   row_ = table_slot_create(relation_, nullptr);
 }
 
@@ -129,7 +135,10 @@ void OpenTable::begin(int index, ScanKeyData *keys, int count) {
   index_rescan(scan_, keys, count, nullptr, 0);
 }
 
-bool OpenTable::next() { return index_getnext_slot(scan_, ForwardScanDirection, row_); }
+bool OpenTable::next() {
+  CHECK_FOR_INTERRUPTS();
+  return index_getnext_slot(scan_, ForwardScanDirection, row_);
+}
 
 void OpenTable::end() {
   index_endscan(scan_);
@@ -190,9 +199,15 @@ void OpenTable::add_index_entries(TupleTableSlot *row, bool is_update, bool only
 }
 
 Change OpenTable::update(std::initializer_list<Field> fields) {
-  if (!table_->is_plain_) {
-    if (by_sql("update", fields) == 1) return Change::Done;
+  bool is_plain = table_->is_plain_;
+  for (const Field &field : fields) is_plain &= !(field.is_null && attribute(field.column)->attnotnull);
+  if (!is_plain) {
+    if (lock_by_sql()) {
+      if (by_sql("update", fields) == 1) return Change::Done;
+      refuse("changed");
+    }
   } else {
+    CheckCmdReplicaIdentity(relation_, CMD_UPDATE);
     slot_getallattrs(row_);
     TupleTableSlot *changed = MakeSingleTupleTableSlot(RelationGetDescr(relation_), &TTSOpsVirtual);
     const size_t count = RelationGetDescr(relation_)->natts;
@@ -216,18 +231,16 @@ Change OpenTable::update(std::initializer_list<Field> fields) {
 }
 
 Change OpenTable::remove() {
-  if (!table_->is_plain_) return by_sql("delete", {}) == 1 ? Change::Done : Change::Meanwhile;
+  if (!table_->is_plain_ || table_->is_referred_to_) return by_sql("delete", {}) == 1 ? Change::Done : Change::Meanwhile;
+  CheckCmdReplicaIdentity(relation_, CMD_DELETE);
   TM_FailureData failure;
   const TM_Result result =
       table_tuple_delete(relation_, &row_->tts_tid, GetCurrentCommandId(true), GetActiveSnapshot(), InvalidSnapshot, false, &failure, false);
   return result == TM_Ok ? Change::Done : Change::Meanwhile;
 }
 
-void OpenTable::insert(std::initializer_list<Field> fields) {
-  if (!table_->is_plain_ || !table_->knows_defaults_) {
-    by_sql("insert", fields);
-    return;
-  }
+bool OpenTable::insert(std::initializer_list<Field> fields) {
+  if (!table_->is_plain_) return by_sql("insert", fields) == 1;
   const TupleDesc columns = RelationGetDescr(relation_);
   TupleTableSlot *row = table_slot_create(relation_, nullptr);
   for (int i = 0; i < columns->natts; ++i) row->tts_isnull[i] = true;
@@ -235,13 +248,36 @@ void OpenTable::insert(std::initializer_list<Field> fields) {
     row->tts_values[table_->numbers_[field.column] - 1] = field.value;
     row->tts_isnull[table_->numbers_[field.column] - 1] = field.is_null;
   }
-  for (int i = 0; i < columns->natts; ++i)
-    if (TupleDescAttr(columns, i)->attnotnull && row->tts_isnull[i])
-      elog(ERROR, "pgtrain: column \"%s\" of table \"%s\" is null", NameStr(TupleDescAttr(columns, i)->attname), table_->name_);
+  for (int i = 0; i < columns->natts; ++i) {
+    const Form_pg_attribute column = TupleDescAttr(columns, i);
+    if (!row->tts_isnull[i] || !(column->attnotnull || column->atthasdef || column->attidentity != '\0')) continue;
+    ExecDropSingleTupleTableSlot(row);
+    return by_sql("insert", fields) == 1;
+  }
   ExecStoreVirtualTuple(row);
   table_tuple_insert(relation_, row, GetCurrentCommandId(true), 0, nullptr);
   if (relation_->rd_rel->relhasindex) add_index_entries(row, false, false);
   ExecDropSingleTupleTableSlot(row);
+  return true;
+}
+
+void OpenTable::refuse(const char *what) const {
+  ereport(ERROR, (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+                  errmsg("a trigger or rule has kept a row of %s.%s from being %s", table_->schema_, table_->name_, what),
+                  errdetail("What was to be done cannot be done without it."),
+                  errhint("A trigger that is no part of pgtrain must return the row, or raise an error that tells what it objects to.")));
+}
+
+// Waits for a transaction that holds the row. False when it has changed or removed the row.
+bool OpenTable::lock_by_sql() {
+  StringInfoData sql;
+  initStringInfo(&sql);
+  appendStringInfo(&sql, "select from %s.%s where ctid = $1 for no key update", table_->schema_, table_->name_);
+  Oid type = TIDOID;
+  Datum place = PointerGetDatum(&row_->tts_tid);
+  const int result = SPI_execute_with_args(sql.data, 1, &type, &place, nullptr, false, 0);
+  if (result < 0) elog(ERROR, "pgtrain: \"%s\" failed: %s", sql.data, SPI_result_code_string(result));
+  return SPI_processed == 1;
 }
 
 // The same change as a statement. Returns the number of rows.

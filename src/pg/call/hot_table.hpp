@@ -2,7 +2,7 @@
 // The means are those with which the server's apply worker changes rows: an index scan under a snapshot, the table's access method,
 // the entries of its indexes. Row security does not apply. Foreign keys are not checked: the caller vouches for them by holding the
 // row that is referred to. A table that somebody else has given triggers, constraints, defaults or rules is changed by SQL statements
-// instead, so that nothing of theirs is passed over.
+// instead, so that nothing of theirs is passed over; one of them that keeps the row from being changed is an error.
 // Everything here is for bodies of `guarded`, with an Spi open, and may raise. Callers: worker/transitions.cpp, functions/limits.cpp.
 //
 //   static call::HotTable table{"schema", "name", {"id", "state"}, {"name_pkey"}, 0};
@@ -52,13 +52,16 @@ class HotTable {
   const char *column_names_[most_columns], *index_names_[most_indexes];
   int columns_ = 0, indexes_ = 0, foreign_keys_;
   HotTable *next_;
-  bool is_known_ = false;
+  bool is_current() const { return is_whole_ && !is_changed_; }
+
+  bool is_whole_ = false;    // an error in the middle of reading leaves it false
+  bool is_changed_ = false;  // since reading began
   Oid relation_ = InvalidOid;
   Oid index_ids_[most_indexes];
   Oid identity_sequence_ = InvalidOid;
   AttrNumber numbers_[most_columns];
   bool is_plain_ = false;        // nobody else's triggers, constraints and rules
-  bool knows_defaults_ = false;  // every column with a default is listed, so that a row can be inserted whole
+  bool is_referred_to_ = false;  // by foreign keys, whose actions follow the end of a row
 };
 
 // What the transaction has done before must be seen, and a snapshot of its own shows what others have committed.
@@ -92,10 +95,12 @@ class OpenTable {
 
   // Changes the row that was found; waits for a transaction that holds it.
   Change update(std::initializer_list<Field> fields);
-  // Removes it; does not wait.
+  // Removes it; does not wait, and leaves a row on which this very transaction has taken a lock.
   Change remove();
-  // A new row; columns that are not given are null.
-  void insert(std::initializer_list<Field> fields);
+  // A new row; columns that are not given are null, or have the default that somebody else gave them. False when a trigger kept it out.
+  bool insert(std::initializer_list<Field> fields);
+  // The error about a trigger or rule that has kept a row from being written or changed.
+  [[noreturn]] void refuse(const char *what) const;
 
   // The next value of the table's identity column.
   Datum next_identity() const;
@@ -106,6 +111,7 @@ class OpenTable {
   Form_pg_attribute attribute(int column) const;
   void add_index_entries(TupleTableSlot *row, bool is_update, bool only_summarizing);
   uint64 by_sql(const char *verb, std::initializer_list<Field> fields);
+  bool lock_by_sql();
 
   const HotTable *table_;
   Relation relation_;

@@ -78,13 +78,15 @@ enum class Moved { No, Yes, NearLimit };
 
 void enter(const Use &use) {
   call::OpenTable table(entries::table);
-  table.insert({{entries::id, table.next_identity()},
-                {entries::user_id, Int64GetDatum(use.user_id)},
-                {entries::resource_type, table.label(entries::resource_type, use.resource)},
-                {entries::kind, table.label(entries::kind, use.is_held ? "hold" : "charge")},
-                {entries::amount, Int64GetDatum(use.amount)},
-                {entries::run_id, Int64GetDatum(use.run_id.value_or(0)), !use.run_id},
-                {entries::created_at, TimestampTzGetDatum(GetCurrentTransactionStartTimestamp())}});
+  const bool is_written =
+      table.insert({{entries::id, table.next_identity()},
+                    {entries::user_id, Int64GetDatum(use.user_id)},
+                    {entries::resource_type, table.label(entries::resource_type, use.resource)},
+                    {entries::kind, table.label(entries::kind, use.is_held ? "hold" : "charge")},
+                    {entries::amount, Int64GetDatum(use.amount)},
+                    {entries::run_id, Int64GetDatum(use.run_id.value_or(0)), !use.run_id},
+                    {entries::created_at, TimestampTzGetDatum(GetCurrentTransactionStartTimestamp())}});
+  if (!is_written) table.refuse("written");
   table.close();
 }
 

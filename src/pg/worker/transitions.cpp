@@ -143,15 +143,17 @@ bool start_run(int64_t run_id, int32_t *attempt) {
 void write_lease(const Search &search, int64_t run_id, int32_t attempt) {
   OpenTable table(attempts::table);
   const TimestampTz now = GetCurrentTimestamp();
-  table.insert({{attempts::run_id, Int64GetDatum(run_id)},
-                {attempts::attempt, Int32GetDatum(attempt)},
-                {attempts::owner_id, Int64GetDatum(search.owner_id)},
-                {attempts::device_id, Int64GetDatum(search.device_id.value_or(0)), !search.device_id},
-                {attempts::worker_pid, Int32GetDatum(search.worker_pid)},
-                {attempts::incarnation, Int64GetDatum(shared()->incarnation)},
-                {attempts::requested, table.label(attempts::requested, "none")},
-                {attempts::started_at, TimestampTzGetDatum(now)},
-                {attempts::expires_at, TimestampTzGetDatum(TimestampTzPlusMilliseconds(now, worker_settings.lease_duration_ms))}});
+  const bool is_written =
+      table.insert({{attempts::run_id, Int64GetDatum(run_id)},
+                    {attempts::attempt, Int32GetDatum(attempt)},
+                    {attempts::owner_id, Int64GetDatum(search.owner_id)},
+                    {attempts::device_id, Int64GetDatum(search.device_id.value_or(0)), !search.device_id},
+                    {attempts::worker_pid, Int32GetDatum(search.worker_pid)},
+                    {attempts::incarnation, Int64GetDatum(shared()->incarnation)},
+                    {attempts::requested, table.label(attempts::requested, "none")},
+                    {attempts::started_at, TimestampTzGetDatum(now)},
+                    {attempts::expires_at, TimestampTzGetDatum(TimestampTzPlusMilliseconds(now, worker_settings.lease_duration_ms))}});
+  if (!is_written) table.refuse("written");
   table.close();
 }
 
