@@ -36,6 +36,9 @@ std::unique_ptr<CheckpointSource> CheckpointSource::open(const std::string& path
   std::error_code error;
   if (std::filesystem::is_directory(path, error)) return open_hf_folder(path);
   io::refuse_pickle(path);
+  const std::string_view end = ".safetensors";
+  if (path.size() > end.size() && path.compare(path.size() - end.size(), end.size(), end) == 0)
+    throw core::Error("model_invalid", path + ": a safetensors file alone has weights but no configuration", "", "Give its folder, with config.json and the tokenizer in it.");
   return open_gguf_file(path);
 }
 

@@ -1,5 +1,6 @@
 // A GGUF file as a checkpoint source.
-#include "engine/core/json.hpp"
+#include "engine/core/error.hpp"
+#include "engine/core/utf8.hpp"
 #include "engine/models/checkpoint_kinds.hpp"
 
 namespace pgtrain::engine::models {
@@ -28,7 +29,12 @@ class GgufSource final : public CheckpointSource {
     index_tensors();
   }
 
-  std::string chat_template() const override { return std::string(file_.header().find_text("tokenizer.chat_template").value_or("")); }
+  std::string chat_template() const override {
+    const std::string_view text = file_.header().find_text("tokenizer.chat_template").value_or("");
+    if (core::first_invalid_utf8(text) != std::string_view::npos)
+      throw core::Error("model_invalid", file_.header().name() + ": metadata field \"tokenizer.chat_template\": is not valid UTF-8", "", "The file is damaged; get it again from where it was made.");
+    return std::string(text);
+  }
   const io::GgufHeader* gguf() const override { return &file_.header(); }
 
  private:

@@ -221,6 +221,7 @@ TEST_F(Refusals, FoldersWithoutAModel) {
   io::write_file(folder_.path("adapter_config.json"), "{}");
   expect(folder_.path(), {"holds an adapter"});
   expect(folder_.path("nothing.gguf"), {"nothing.gguf"});
+  expect(folder_.path("model.safetensors"), {"no configuration"});
 }
 
 TEST_F(Refusals, ShardsThatAreNotWhatTheIndexSays) {
@@ -255,6 +256,8 @@ TEST_F(Refusals, GgufFilesByFieldAndValue) {
   expect_changed("llama", "gemma", {"general.architecture", "gemma is not supported", "llama (mistral among them), qwen2, qwen3"});
   expect_changed("llama.block_count", "llama.block_xount", {"llama.block_count", "missing"});
   expect_changed("token_embd.weight", "token_embx.weight", {"token_embd.weight"});
+  write_gguf(folder_.path("a.gguf"), config_, weights_, io::BlockType::F16);
+  EXPECT_EQ(CheckpointSource::open(folder_.path("a.gguf"))->chat_template(), "");
   for (const char* field : {"split.count", "llama.expert_count"}) {
     write_gguf(folder_.path("a.gguf"), config_, weights_, io::BlockType::F16, field);
     expect(folder_.path("a.gguf"), {field, "not"});
