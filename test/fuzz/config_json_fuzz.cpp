@@ -19,7 +19,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (error.code != "model_invalid") __builtin_trap();
     return 0;
   }
-  if (models::parameter_shapes(config).empty() || models::rope_frequencies(config.rope, config.head_width).size() != static_cast<std::size_t>(config.head_width / 2)) __builtin_trap();
+  if (models::parameter_shapes(config).empty() ||
+      models::rope_frequencies(config.rope, config.head_width).size() != static_cast<std::size_t>(config.head_width / 2))
+    __builtin_trap();
   // What was accepted is written in a form that is accepted, to the last byte the same.
   const std::string text = config.to_json();
   if (models::ModelConfig::from_json(text, "written").to_json() != text) __builtin_trap();

@@ -47,7 +47,8 @@ void print_source(const std::string& path) {
     const models::SourceTensor& tensor = source->tensors()[i];
     const std::vector<float> values = read(*source, i);
     const std::string digest = core::sha256_hex({reinterpret_cast<const char*>(values.data()), 4 * values.size()});
-    std::printf("%s\n\"%s\": [\"%s\", %llu, \"%s\"]", i > 0 ? "," : "", tensor.name.c_str(), tensor.stored_type.c_str(), static_cast<unsigned long long>(tensor.shape[0]), digest.c_str());
+    std::printf("%s\n\"%s\": [\"%s\", %llu, \"%s\"]", i > 0 ? "," : "", tensor.name.c_str(), tensor.stored_type.c_str(),
+                static_cast<unsigned long long>(tensor.shape[0]), digest.c_str());
   }
   std::printf("}}\n");
 }
@@ -58,8 +59,10 @@ void convert(bool is_reading, io::BlockType type, std::uint64_t count, const std
   const std::uint64_t blocks = count / format.elements * format.bytes;
   if (file.bytes().size() < (is_reading ? blocks : 4 * count)) throw std::invalid_argument("the file is too short");
   std::string result(is_reading ? 4 * count : blocks, '\0');
-  if (is_reading) io::dequantize(type, file.bytes().data(), count, reinterpret_cast<float*>(result.data()));
-  else io::quantize(type, reinterpret_cast<const float*>(file.bytes().data()), count, result.data());
+  if (is_reading)
+    io::dequantize(type, file.bytes().data(), count, reinterpret_cast<float*>(result.data()));
+  else
+    io::quantize(type, reinterpret_cast<const float*>(file.bytes().data()), count, result.data());
   io::write_file(out, result);
 }
 
@@ -88,11 +91,16 @@ void write_gguf(const std::string& folder, io::BlockType type, const std::string
 int main(int count, char** arguments) {
   const std::vector<std::string> given(arguments + 1, arguments + count);
   try {
-    if (given.size() == 2 && given[0] == "source") print_source(given[1]);
-    else if (given.size() == 2 && given[0] == "config") print_config(models::ModelConfig::from_json(io::read_small_file(given[1], 1 << 20), given[1])), std::printf("}\n");
-    else if (given.size() == 5 && (given[0] == "dequantize" || given[0] == "quantize")) convert(given[0] == "dequantize", type_of(given[1]), std::stoull(given[2]), given[3], given[4]);
-    else if (given.size() == 4 && given[0] == "gguf") write_gguf(given[1], type_of(given[2]), given[3]);
-    else return std::fprintf(stderr, "usage: see the head of formats_interop.cpp\n"), 2;
+    if (given.size() == 2 && given[0] == "source")
+      print_source(given[1]);
+    else if (given.size() == 2 && given[0] == "config")
+      print_config(models::ModelConfig::from_json(io::read_small_file(given[1], 1 << 20), given[1])), std::printf("}\n");
+    else if (given.size() == 5 && (given[0] == "dequantize" || given[0] == "quantize"))
+      convert(given[0] == "dequantize", type_of(given[1]), std::stoull(given[2]), given[3], given[4]);
+    else if (given.size() == 4 && given[0] == "gguf")
+      write_gguf(given[1], type_of(given[2]), given[3]);
+    else
+      return std::fprintf(stderr, "usage: see the head of formats_interop.cpp\n"), 2;
   } catch (const core::Error& error) {
     return std::fprintf(stderr, "%s: %s\n", error.code.c_str(), error.message.c_str()), 1;
   }

@@ -73,7 +73,9 @@ class GgufFile {
   explicit GgufFile(const std::string& path) : file_(path), header_(GgufHeader::parse(file_.bytes(), path)) {}
 
   const GgufHeader& header() const { return header_; }
-  std::string_view data(const GgufTensor& tensor) const { return file_.bytes().substr(header_.data_begin() + tensor.begin, tensor.end - tensor.begin); }
+  std::string_view data(const GgufTensor& tensor) const {
+    return file_.bytes().substr(header_.data_begin() + tensor.begin, tensor.end - tensor.begin);
+  }
   // Elements first ... first + count - 1 as floats; both ends lie on blocks.
   void read_f32(const GgufTensor& tensor, std::uint64_t first, std::uint64_t count, float* out) const;
 
@@ -113,7 +115,9 @@ class GgufWriter {
   void put_key(std::string_view key, GgufKind kind);
   void put_text(std::string_view text);
   template <typename T>
-  void put(T value) { metadata_.append(reinterpret_cast<const char*>(&value), sizeof value); }
+  void put(T value) {
+    metadata_.append(reinterpret_cast<const char*>(&value), sizeof value);
+  }
   void write_header();
   void pad();
 

@@ -23,7 +23,8 @@ void GgufWriter::put_text(std::string_view text) {
 }
 
 void GgufWriter::put_key(std::string_view key, GgufKind kind) {
-  if (has_header_ || std::find(keys_.begin(), keys_.end(), key) != keys_.end()) throw std::logic_error("GGUF field " + std::string(key) + " comes twice or too late");
+  if (has_header_ || std::find(keys_.begin(), keys_.end(), key) != keys_.end())
+    throw std::logic_error("GGUF field " + std::string(key) + " comes twice or too late");
   keys_.emplace_back(key);
   put_text(key);
   put(static_cast<std::uint32_t>(kind));
@@ -56,10 +57,13 @@ void GgufWriter::copy(std::string_view key, const GgufValue& value) {
   metadata_.append(value.bytes);
 }
 
-bool GgufWriter::fits(BlockType type, const std::vector<std::uint64_t>& shape) { return !shape.empty() && shape.back() % block_format(type).elements == 0; }
+bool GgufWriter::fits(BlockType type, const std::vector<std::uint64_t>& shape) {
+  return !shape.empty() && shape.back() % block_format(type).elements == 0;
+}
 
 void GgufWriter::declare(const std::string& tensor, const std::vector<std::uint64_t>& shape, BlockType type) {
-  if (has_header_ || !fits(type, shape) || !block_format(type).is_written) throw std::logic_error("GGUF tensor " + tensor + " cannot be declared");
+  if (has_header_ || !fits(type, shape) || !block_format(type).is_written)
+    throw std::logic_error("GGUF tensor " + tensor + " cannot be declared");
   std::uint64_t elements = 1;
   for (const std::uint64_t extent : shape) elements *= extent;
   tensors_.push_back({tensor, shape, type, elements, elements / block_format(type).elements * block_format(type).bytes});
@@ -100,7 +104,8 @@ void GgufWriter::write(const float* values, std::uint64_t count) {
     if (now % format.elements != 0) throw std::logic_error("values of GGUF tensor " + tensor.name + " do not come in whole blocks");
     std::string blocks(now / format.elements * format.bytes, '\0');
     if (!quantize(tensor.type, values, now, blocks.data()))
-      throw core::Error("model_invalid", "tensor \"" + core::printable(tensor.name) + "\" has a value that " + format.name + " cannot hold", "It is too large for this type, or not a finite number.",
+      throw core::Error("model_invalid", "tensor \"" + core::printable(tensor.name) + "\" has a value that " + format.name + " cannot hold",
+                        "It is too large for this type, or not a finite number.",
                         "Export with a type of larger range, BF16 or F32; values that are not finite mean that training went wrong.");
     file_.write(blocks);
     values += now, count -= now, done_ += now;

@@ -118,13 +118,15 @@ Line refitted(const Piece* pieces, const Block& block) {
     }
   }
   const double determinant = aa * bb - ab * ab;
-  if (determinant > 0) return {static_cast<float>((bb * ax - ab * bx) / determinant), static_cast<float>((aa * bx - ab * ax) / determinant)};
+  if (determinant > 0)
+    return {static_cast<float>((bb * ax - ab * bx) / determinant), static_cast<float>((aa * bx - ab * ax) / determinant)};
   return {aa > 0 ? static_cast<float>(ax / aa) : block.d, bb > 0 ? static_cast<float>(bx / bb) : block.dmin};
 }
 
 Block fit_block(const Piece* pieces) {
   float largest_scale = 0, largest_least = 0;
-  for (int p = 0; p < kPieces; ++p) largest_scale = std::max(largest_scale, pieces[p].scale), largest_least = std::max(largest_least, pieces[p].least);
+  for (int p = 0; p < kPieces; ++p)
+    largest_scale = std::max(largest_scale, pieces[p].scale), largest_least = std::max(largest_least, pieces[p].least);
   Block best = with_integers(pieces, largest_scale / kMostScale, largest_least / kMostScale);
   Block at = best;
   for (int round = 0; round < 3; ++round) {

@@ -18,11 +18,14 @@ constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr std::uint64_t kMostIndexBytes = std::uint64_t{64} << 20;
 constexpr std::size_t kMostShards = 1024;
 
-[[noreturn]] void refuse(const std::string& where, const std::string& reason, const std::string& hint = "The download is not complete or damaged; get the folder again.") {
+[[noreturn]] void refuse(const std::string& where, const std::string& reason,
+                         const std::string& hint = "The download is not complete or damaged; get the folder again.") {
   throw core::Error("model_invalid", where + ": " + reason, "", hint);
 }
 
-bool ends_with(const std::string& text, const std::string& end) { return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0; }
+bool ends_with(const std::string& text, const std::string& end) {
+  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
 
 bool is_pickle_name(const std::string& name) {
   for (const char* end : {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin.index.json"})
@@ -31,7 +34,9 @@ bool is_pickle_name(const std::string& name) {
 }
 
 // The name of a file in this folder: nothing that leads elsewhere.
-bool is_plain_name(const std::string& name) { return ends_with(name, ".safetensors") && name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos && name[0] != '.'; }
+bool is_plain_name(const std::string& name) {
+  return ends_with(name, ".safetensors") && name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos && name[0] != '.';
+}
 
 // Tensor -> shard, as the index has it.
 std::unordered_map<std::string, std::string> read_index(const std::string& path) {
@@ -52,7 +57,8 @@ std::unordered_map<std::string, std::string> read_index(const std::string& path)
     std::string tensor;
     while (reader.next_member(tensor)) {
       const std::string shard = reader.read_string();
-      if (!is_plain_name(shard)) refuse(path, "weight_map: \"" + core::printable(shard) + "\" is not the name of a safetensors file in this folder");
+      if (!is_plain_name(shard))
+        refuse(path, "weight_map: \"" + core::printable(shard) + "\" is not the name of a safetensors file in this folder");
       if (!out.emplace(tensor, shard).second) refuse(path, "weight_map: tensor \"" + core::printable(tensor) + "\" appears twice");
     }
   }
@@ -65,7 +71,9 @@ std::unordered_map<std::string, std::string> read_index(const std::string& path)
 
 void refuse_pickle(const std::string& path) {
   const auto refuse_file = [](const std::string& file) {
-    refuse(file, "pickled weights are not read", "A pickle runs code of its author when it is opened. Take the model's safetensors, or make them: load it where you trust it and call save_pretrained.");
+    refuse(file, "pickled weights are not read",
+           "A pickle runs code of its author when it is opened. Take the model's safetensors, or make them: load it where you trust it and "
+           "call save_pretrained.");
   };
   std::error_code error;
   if (!std::filesystem::is_directory(path, error)) {
@@ -94,16 +102,19 @@ SafetensorsSet::SafetensorsSet(const std::string& folder) {
     return;
   }
   refuse_pickle(folder);
-  refuse(folder, std::string("has neither ") + kWhole + " nor " + kIndex, "Give the folder of a model as Hugging Face's tools save it, or a GGUF file.");
+  refuse(folder, std::string("has neither ") + kWhole + " nor " + kIndex,
+         "Give the folder of a model as Hugging Face's tools save it, or a GGUF file.");
 }
 
 void SafetensorsSet::open_shards(const std::string& folder, const std::string& index) {
   const auto places = read_index(index);
   std::map<std::string, std::size_t> shards;
   for (const auto& place : places) shards.emplace(place.second, 0);
-  if (shards.size() > kMostShards) refuse(index, "names " + std::to_string(shards.size()) + " files, " + std::to_string(kMostShards) + " are allowed");
+  if (shards.size() > kMostShards)
+    refuse(index, "names " + std::to_string(shards.size()) + " files, " + std::to_string(kMostShards) + " are allowed");
   for (const auto& shard : shards)
-    if (!file_exists(folder + "/" + shard.first)) refuse(folder + "/" + shard.first, "is missing, but " + std::string(kIndex) + " names it");
+    if (!file_exists(folder + "/" + shard.first))
+      refuse(folder + "/" + shard.first, "is missing, but " + std::string(kIndex) + " names it");
   for (const auto& shard : shards) {
     files_.push_back(std::make_unique<SafetensorsFile>(folder + "/" + shard.first));
     for (const StoredTensor& tensor : files_.back()->tensors()) {
@@ -118,7 +129,8 @@ void SafetensorsSet::open_shards(const std::string& folder, const std::string& i
   std::unordered_set<std::string_view> found;
   for (const Entry& entry : entries_) found.insert(entry.tensor->name);
   for (const auto& [tensor, shard] : places)
-    if (found.count(tensor) == 0) refuse(folder + "/" + shard, "tensor \"" + core::printable(tensor) + "\" is missing, which " + kIndex + " has there");
+    if (found.count(tensor) == 0)
+      refuse(folder + "/" + shard, "tensor \"" + core::printable(tensor) + "\" is missing, which " + kIndex + " has there");
 }
 
 }  // namespace pgtrain::engine::io

@@ -38,7 +38,8 @@ std::unique_ptr<CheckpointSource> CheckpointSource::open(const std::string& path
   io::refuse_pickle(path);
   const std::string_view end = ".safetensors";
   if (path.size() > end.size() && path.compare(path.size() - end.size(), end.size(), end) == 0)
-    throw core::Error("model_invalid", path + ": a safetensors file alone has weights but no configuration", "", "Give its folder, with config.json and the tokenizer in it.");
+    throw core::Error("model_invalid", path + ": a safetensors file alone has weights but no configuration", "",
+                      "Give its folder, with config.json and the tokenizer in it.");
   return open_gguf_file(path);
 }
 
@@ -56,14 +57,17 @@ void CheckpointSource::index_tensors() {
   }
 }
 
-void CheckpointSource::compare(const std::string& path, const std::string& model_type, const std::vector<Wanted>& wanted, const std::unordered_map<std::string, Found>& found) {
+void CheckpointSource::compare(const std::string& path, const std::string& model_type, const std::vector<Wanted>& wanted,
+                               const std::unordered_map<std::string, Found>& found) {
   std::vector<std::string> missing, misshaped, extra;
   std::unordered_map<std::string_view, bool> is_wanted;
   for (const Wanted& tensor : wanted) {
     is_wanted.emplace(tensor.name, true);
     const auto here = found.find(tensor.name);
-    if (here == found.end()) missing.push_back(tensor.name);
-    else if (here->second.shape != tensor.shape) misshaped.push_back(here->second.name + " has " + shape_text(here->second.shape) + ", " + shape_text(tensor.shape) + " is needed");
+    if (here == found.end())
+      missing.push_back(tensor.name);
+    else if (here->second.shape != tensor.shape)
+      misshaped.push_back(here->second.name + " has " + shape_text(here->second.shape) + ", " + shape_text(tensor.shape) + " is needed");
   }
   for (const auto& [name, tensor] : found)
     if (is_wanted.find(name) == is_wanted.end()) extra.push_back(core::printable(tensor.name));
@@ -76,7 +80,9 @@ void CheckpointSource::compare(const std::string& path, const std::string& model
     detail += (detail.empty() ? "" : "; ") + std::string(what) + ": " + list(names);
   };
   add(missing, "missing"), add(misshaped, "of another shape"), add(extra, "not known");
-  throw core::Error("model_invalid", path + ": the tensors are not those of the configuration, a " + model_type + " model: " + problem + " (" + detail + ")", detail,
+  throw core::Error("model_invalid",
+                    path + ": the tensors are not those of the configuration, a " + model_type + " model: " + problem + " (" + detail + ")",
+                    detail,
                     "Weights and configuration belong to different models, or the file is not complete; get both again from one place.");
 }
 
@@ -88,8 +94,10 @@ void CheckpointSource::read_as(std::size_t index, T* out) const {
   if constexpr (std::is_same_v<T, float>)
     if (place.kind == GgufLayout::Same) return read(index, 0, count, out);
   const auto store = [](T& to, float value) {
-    if constexpr (std::is_same_v<T, float>) to = value;
-    else to = core::to_bf16(value);
+    if constexpr (std::is_same_v<T, float>)
+      to = value;
+    else
+      to = core::to_bf16(value);
   };
   std::vector<float> buffer(std::min(count, kElementsAtOnce / whole_blocks * whole_blocks));
   const auto head = static_cast<std::uint64_t>(config_.head_width);
@@ -97,7 +105,8 @@ void CheckpointSource::read_as(std::size_t index, T* out) const {
     const std::uint64_t now = std::min<std::uint64_t>(buffer.size(), count - first);
     read(index, first, now, buffer.data());
     for (std::uint64_t i = 0; i < now;) {
-      const std::uint64_t row = (first + i) / place.columns, column = (first + i) % place.columns, run = std::min(now - i, place.columns - column);
+      const std::uint64_t row = (first + i) / place.columns, column = (first + i) % place.columns,
+                          run = std::min(now - i, place.columns - column);
       const bool is_turned = place.kind == GgufLayout::Transposed;
       T* to = is_turned ? out + column * place.rows + row : out + parameter_row(place.kind, row, head) * place.columns + column;
       const std::uint64_t step = is_turned ? place.rows : 1;

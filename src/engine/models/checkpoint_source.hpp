@@ -65,7 +65,8 @@ class CheckpointSource {
     std::string name;
     std::vector<std::uint64_t> shape;
   };
-  static void compare(const std::string& path, const std::string& model_type, const std::vector<Wanted>& wanted, const std::unordered_map<std::string, Found>& found);
+  static void compare(const std::string& path, const std::string& model_type, const std::vector<Wanted>& wanted,
+                      const std::unordered_map<std::string, Found>& found);
 
   ModelConfig config_;
   std::vector<SourceTensor> tensors_;

@@ -11,7 +11,8 @@ namespace {
 
 using core::JsonValue;
 
-constexpr int kMostLayers = 1024, kMostHeads = 1024, kMostWidth = 65536, kMostInner = 1 << 20, kMostContext = 1 << 27, kMostVocabulary = 1 << 22;
+constexpr int kMostLayers = 1024, kMostHeads = 1024, kMostWidth = 65536, kMostInner = 1 << 20, kMostContext = 1 << 27,
+              kMostVocabulary = 1 << 22;
 
 class ConfigReader {
  public:
@@ -22,8 +23,10 @@ class ConfigReader {
     refuse_quantized();
     config_.vocab_size = extent("vocab_size", kMostVocabulary);
     config_.initializer_range = positive("initializer_range", 0.02);
-    if (config_.family == Family::Gpt2) read_gpt2();
-    else read_llama();
+    if (config_.family == Family::Gpt2)
+      read_gpt2();
+    else
+      read_llama();
     read_tokens();
     read_stored_type();
     config_.check(name_);
@@ -32,8 +35,9 @@ class ConfigReader {
 
  private:
   [[noreturn]] void refuse(const std::string& field, const std::string& reason, const std::string& hint = "") const {
-    throw core::Error("model_invalid", name_ + ": " + field + ": " + reason, "",
-                      hint.empty() ? "Options that change the arithmetic are refused unless they are supported; choose a model without this one." : hint);
+    throw core::Error(
+        "model_invalid", name_ + ": " + field + ": " + reason, "",
+        hint.empty() ? "Options that change the arithmetic are refused unless they are supported; choose a model without this one." : hint);
   }
   [[noreturn]] void refuse_value(const std::string& field, const std::string& value, const std::string& supported) const {
     refuse(field, core::printable(value) + " is not supported, supported: " + supported);
@@ -90,7 +94,9 @@ class ConfigReader {
     config_.model_type = root_.at("model_type").as_string();
     bool is_known = false;
     for (const SupportedModel& model : supported_models()) is_known = is_known || config_.model_type == model.model_type;
-    if (!is_known) refuse("model_type", core::printable(config_.model_type) + " is not supported, supported: " + supported_model_types(), "Choose a model of one of these types.");
+    if (!is_known)
+      refuse("model_type", core::printable(config_.model_type) + " is not supported, supported: " + supported_model_types(),
+             "Choose a model of one of these types.");
     config_.family = is_type("gpt2") ? Family::Gpt2 : Family::Llama;
     const JsonValue* classes = find("architectures");
     if (classes == nullptr || classes->elements().empty()) return;
@@ -113,7 +119,8 @@ class ConfigReader {
     config_.width = extent("n_embd", kMostWidth);
     config_.layers = extent("n_layer", kMostLayers);
     config_.heads = config_.kv_heads = extent("n_head", kMostHeads);
-    config_.context = find("n_positions") == nullptr && find("n_ctx") != nullptr ? extent("n_ctx", kMostContext) : extent("n_positions", kMostContext);
+    config_.context =
+        find("n_positions") == nullptr && find("n_ctx") != nullptr ? extent("n_ctx", kMostContext) : extent("n_positions", kMostContext);
     config_.inner_width = extent("n_inner", kMostInner, 4 * config_.width);
     config_.head_width = config_.width / config_.heads;
     config_.norm_epsilon = positive("layer_norm_epsilon", 1e-5);
@@ -134,7 +141,8 @@ class ConfigReader {
     config_.layers = extent("num_hidden_layers", kMostLayers);
     config_.heads = extent("num_attention_heads", kMostHeads);
     // transformers has other defaults for mistral and qwen; files without this field are from before these models.
-    config_.kv_heads = is_type("llama") ? extent("num_key_value_heads", kMostHeads, config_.heads) : extent("num_key_value_heads", kMostHeads);
+    config_.kv_heads =
+        is_type("llama") ? extent("num_key_value_heads", kMostHeads, config_.heads) : extent("num_key_value_heads", kMostHeads);
     config_.context = extent("max_position_embeddings", kMostContext);
     read_head_width();
     config_.norm_epsilon = positive("rms_norm_eps", 1e-6);
@@ -155,20 +163,25 @@ class ConfigReader {
       return;
     }
     if (find("head_dim") == nullptr && config_.width % config_.heads != 0)
-      refuse("num_attention_heads", std::to_string(config_.heads) + " heads do not divide the hidden_size " + std::to_string(config_.width));
+      refuse("num_attention_heads",
+             std::to_string(config_.heads) + " heads do not divide the hidden_size " + std::to_string(config_.width));
     config_.head_width = extent("head_dim", kMostWidth, std::max(1, config_.width / config_.heads));
   }
 
   // transformers 5 writes rope_parameters, 4 rope_theta and rope_scaling; some files have both, which must then agree.
   void read_rope() {
     const JsonValue *current = find("rope_parameters"), *older = find("rope_scaling");
-    if (const JsonValue* part = find("partial_rotary_factor"); part != nullptr && part->as_number() != 1) refuse_value("partial_rotary_factor", "a part", "1");
+    if (const JsonValue* part = find("partial_rotary_factor"); part != nullptr && part->as_number() != 1)
+      refuse_value("partial_rotary_factor", "a part", "1");
     Rope plain;
     plain.base = positive("rope_theta", 10000);
-    config_.rope = current != nullptr ? rope_of(*current, "rope_parameters", plain) : older != nullptr ? rope_of(*older, "rope_scaling", plain) : plain;
+    config_.rope = current != nullptr ? rope_of(*current, "rope_parameters", plain)
+                   : older != nullptr ? rope_of(*older, "rope_scaling", plain)
+                                      : plain;
     if (current == nullptr || older == nullptr) return;
     const Rope a = config_.rope, b = rope_of(*older, "rope_scaling", a);
-    if (rope_frequencies(a, 64) != rope_frequencies(b, 64)) refuse("rope_scaling", "says something else than rope_parameters", "Remove the one that is wrong.");
+    if (rope_frequencies(a, 64) != rope_frequencies(b, 64))
+      refuse("rope_scaling", "says something else than rope_parameters", "Remove the one that is wrong.");
   }
 
   Rope rope_of(const JsonValue& value, const std::string& field, Rope rope) const {
@@ -181,9 +194,11 @@ class ConfigReader {
       if (part(key) == nullptr) refuse(field + "." + key, "is missing");
       return positive_of(*part(key), field + "." + key);
     };
-    if (part("full_attention") != nullptr || part("sliding_attention") != nullptr) refuse(field, "a rotation for each kind of layer is not supported");
+    if (part("full_attention") != nullptr || part("sliding_attention") != nullptr)
+      refuse(field, "a rotation for each kind of layer is not supported");
     if (part("rope_theta") != nullptr) rope.base = need("rope_theta");
-    if (part("partial_rotary_factor") != nullptr && need("partial_rotary_factor") != 1) refuse_value(field + ".partial_rotary_factor", "a part", "1");
+    if (part("partial_rotary_factor") != nullptr && need("partial_rotary_factor") != 1)
+      refuse_value(field + ".partial_rotary_factor", "a part", "1");
     const JsonValue* type = part("rope_type") != nullptr ? part("rope_type") : part("type");
     const std::string kind = type == nullptr ? "default" : type->as_string();
     rope.kind = RopeKind::Default, rope.factor = 1;
@@ -209,14 +224,18 @@ class ConfigReader {
       config_.slides.assign(config_.slides.size(), config_.window > 0);
       return;
     }
-    const int window = boolean("use_sliding_window", false) ? (root_.find("sliding_window") == nullptr ? 4096 : extent("sliding_window", kMostContext, 0)) : 0;
+    const int window = boolean("use_sliding_window", false)
+                           ? (root_.find("sliding_window") == nullptr ? 4096 : extent("sliding_window", kMostContext, 0))
+                           : 0;
     const JsonValue* types = find("layer_types");
     const JsonValue* first = find("max_window_layers");
     const std::int64_t first_layer = first == nullptr ? 28 : first->as_integer();
     if (types != nullptr && types->elements().size() != config_.slides.size())
-      refuse("layer_types", "names " + std::to_string(types->elements().size()) + " layers, num_hidden_layers " + std::to_string(config_.layers));
+      refuse("layer_types",
+             "names " + std::to_string(types->elements().size()) + " layers, num_hidden_layers " + std::to_string(config_.layers));
     for (std::size_t layer = 0; layer < config_.slides.size(); ++layer) {
-      const bool slides = types == nullptr ? static_cast<std::int64_t>(layer) >= first_layer && window > 0 : is_sliding(types->elements()[layer].as_string());
+      const bool slides = types == nullptr ? static_cast<std::int64_t>(layer) >= first_layer && window > 0
+                                           : is_sliding(types->elements()[layer].as_string());
       if (slides && window == 0) refuse("layer_types", "has sliding layers, but there is no sliding_window");
       config_.slides[layer] = slides;
       if (slides) config_.window = window;
@@ -237,7 +256,9 @@ class ConfigReader {
 
   void read_tokens() {
     const bool is_old = is_type("llama") || is_type("mistral");
-    const auto id = [&](const char* field, std::optional<int> otherwise) { return root_.find(field) == nullptr ? otherwise : find(field) == nullptr ? std::nullopt : token_of(*find(field)); };
+    const auto id = [&](const char* field, std::optional<int> otherwise) {
+      return root_.find(field) == nullptr ? otherwise : find(field) == nullptr ? std::nullopt : token_of(*find(field));
+    };
     const int last = std::min(50256, config_.vocab_size - 1);
     config_.bos = id("bos_token_id", is_old ? std::optional<int>(1) : is_type("gpt2") ? std::optional<int>(last) : std::nullopt);
     config_.pad = id("pad_token_id", std::nullopt);
@@ -249,7 +270,8 @@ class ConfigReader {
     }
     const auto add = [&](const JsonValue& value) {
       const std::optional<int> token = token_of(value);
-      if (token.has_value() && std::find(config_.eos.begin(), config_.eos.end(), *token) == config_.eos.end()) config_.eos.push_back(*token);
+      if (token.has_value() && std::find(config_.eos.begin(), config_.eos.end(), *token) == config_.eos.end())
+        config_.eos.push_back(*token);
     };
     if (eos->kind() != JsonValue::Kind::Array) return add(*eos);
     if (eos->elements().size() > 256) refuse("eos_token_id", "has more than 256 tokens");

@@ -15,11 +15,16 @@ struct NameRow {
   const char *here, *there;
 };
 constexpr NameRow kLlamaGlobals[] = {{"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}};
-constexpr NameRow kLlamaBlock[] = {{"input_layernorm", "attn_norm"},    {"self_attn.q_proj", "attn_q"},      {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
-                                   {"self_attn.o_proj", "attn_output"}, {"self_attn.q_norm", "attn_q_norm"}, {"self_attn.k_norm", "attn_k_norm"}, {"post_attention_layernorm", "ffn_norm"},
-                                   {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},           {"mlp.down_proj", "ffn_down"}};
-constexpr NameRow kGpt2Globals[] = {{"transformer.wte", "token_embd"}, {"transformer.wpe", "position_embd"}, {"transformer.ln_f", "output_norm"}, {"lm_head", "output"}};
-constexpr NameRow kGpt2Block[] = {{"ln_1", "attn_norm"}, {"attn.c_attn", "attn_qkv"}, {"attn.c_proj", "attn_output"}, {"ln_2", "ffn_norm"}, {"mlp.c_fc", "ffn_up"}, {"mlp.c_proj", "ffn_down"}};
+constexpr NameRow kLlamaBlock[] = {{"input_layernorm", "attn_norm"},    {"self_attn.q_proj", "attn_q"},
+                                   {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
+                                   {"self_attn.o_proj", "attn_output"}, {"self_attn.q_norm", "attn_q_norm"},
+                                   {"self_attn.k_norm", "attn_k_norm"}, {"post_attention_layernorm", "ffn_norm"},
+                                   {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
+                                   {"mlp.down_proj", "ffn_down"}};
+constexpr NameRow kGpt2Globals[] = {
+    {"transformer.wte", "token_embd"}, {"transformer.wpe", "position_embd"}, {"transformer.ln_f", "output_norm"}, {"lm_head", "output"}};
+constexpr NameRow kGpt2Block[] = {{"ln_1", "attn_norm"}, {"attn.c_attn", "attn_qkv"}, {"attn.c_proj", "attn_output"},
+                                  {"ln_2", "ffn_norm"},  {"mlp.c_fc", "ffn_up"},      {"mlp.c_proj", "ffn_down"}};
 
 template <std::size_t n>
 std::string look_up(const NameRow (&rows)[n], const std::string& module) {
@@ -36,8 +41,10 @@ class MetadataReader {
     read_architecture();
     refuse_what_is_more();
     read_sizes();
-    if (config_.family == Family::Gpt2) read_gpt2();
-    else read_llama();
+    if (config_.family == Family::Gpt2)
+      read_gpt2();
+    else
+      read_llama();
     read_tokens();
     config_.check(header_.name());
     return std::move(config_);
@@ -45,8 +52,9 @@ class MetadataReader {
 
  private:
   [[noreturn]] void refuse(const std::string& field, const std::string& reason, const std::string& hint = "") const {
-    throw core::Error("model_invalid", header_.name() + ": " + field + ": " + reason, "",
-                      hint.empty() ? "Options that change the arithmetic are refused unless they are supported; choose a model without this one." : hint);
+    throw core::Error(
+        "model_invalid", header_.name() + ": " + field + ": " + reason, "",
+        hint.empty() ? "Options that change the arithmetic are refused unless they are supported; choose a model without this one." : hint);
   }
   std::string key(const char* field) const { return architecture_ + "." + field; }
   bool has(const std::string& tensor) const { return header_.find_tensor(tensor) != nullptr; }
@@ -57,7 +65,9 @@ class MetadataReader {
     if (*value < 1 || *value > most) refuse(key(field), std::to_string(*value) + " is not between 1 and " + std::to_string(most));
     return static_cast<int>(*value);
   }
-  int extent(const char* field, std::uint64_t most, int otherwise) const { return header_.find(key(field)) == nullptr ? otherwise : extent(field, most); }
+  int extent(const char* field, std::uint64_t most, int otherwise) const {
+    return header_.find(key(field)) == nullptr ? otherwise : extent(field, most);
+  }
 
   // Some files have one number for each layer; they must be the same.
   int heads(const char* field, std::optional<int> otherwise) const {
@@ -65,7 +75,8 @@ class MetadataReader {
     if (value == nullptr && otherwise.has_value()) return *otherwise;
     if (value == nullptr || value->kind != io::GgufKind::Array) return extent(field, 1024);
     const auto numbers = header_.find_integers(key(field));
-    if (numbers.empty() || std::any_of(numbers.begin(), numbers.end(), [&](std::int64_t n) { return n != numbers[0]; })) refuse(key(field), "different numbers in different layers are not supported");
+    if (numbers.empty() || std::any_of(numbers.begin(), numbers.end(), [&](std::int64_t n) { return n != numbers[0]; }))
+      refuse(key(field), "different numbers in different layers are not supported");
     if (numbers[0] < 1 || numbers[0] > 1024) refuse(key(field), std::to_string(numbers[0]) + " is not between 1 and 1024");
     return static_cast<int>(numbers[0]);
   }
@@ -89,14 +100,17 @@ class MetadataReader {
     architecture_ = *value;
     const char* const known[] = {"gpt2", "llama", "qwen2", "qwen3"};
     if (std::find(std::begin(known), std::end(known), architecture_) == std::end(known))
-      refuse("general.architecture", core::printable(architecture_) + " is not supported, supported: gpt2, llama (mistral among them), qwen2, qwen3", "Choose a model of one of these architectures.");
+      refuse("general.architecture",
+             core::printable(architecture_) + " is not supported, supported: gpt2, llama (mistral among them), qwen2, qwen3",
+             "Choose a model of one of these architectures.");
     config_.model_type = architecture_;
     config_.family = architecture_ == "gpt2" ? Family::Gpt2 : Family::Llama;
   }
 
   void refuse_what_is_more() const {
     if (header_.find_unsigned("split.count").value_or(1) > 1)
-      refuse("split.count", "the model is split into several files, which is not read", "Join them with llama.cpp's llama-gguf-split --merge.");
+      refuse("split.count", "the model is split into several files, which is not read",
+             "Join them with llama.cpp's llama-gguf-split --merge.");
     if (const auto type = header_.find_text("general.type"); type.has_value() && *type != "model")
       refuse("general.type", core::printable(*type) + " is not supported, supported: model", "Give the file of the base model.");
     if (header_.find_unsigned(key("expert_count")).value_or(0) > 0) refuse(key("expert_count"), "mixtures of experts are not supported");
@@ -110,11 +124,14 @@ class MetadataReader {
     config_.heads = heads("attention.head_count", std::nullopt);
     config_.kv_heads = heads("attention.head_count_kv", config_.heads);
     const io::GgufTensor* embedding = header_.find_tensor("token_embd.weight");
-    if (embedding == nullptr || embedding->shape.size() != 2) refuse("tensor \"token_embd.weight\"", "is missing or no matrix", "The file holds no complete model.");
+    if (embedding == nullptr || embedding->shape.size() != 2)
+      refuse("tensor \"token_embd.weight\"", "is missing or no matrix", "The file holds no complete model.");
     const std::uint64_t rows = embedding->shape[0];
-    if (rows > (1 << 22)) refuse("tensor \"token_embd.weight\"", "has " + std::to_string(rows) + " tokens, " + std::to_string(1 << 22) + " are allowed");
+    if (rows > (1 << 22))
+      refuse("tensor \"token_embd.weight\"", "has " + std::to_string(rows) + " tokens, " + std::to_string(1 << 22) + " are allowed");
     if (const auto said = header_.find_unsigned(key("vocab_size")); said.has_value() && *said != rows)
-      refuse(key("vocab_size"), std::to_string(*said) + ", but token_embd.weight has " + std::to_string(rows) + " rows", "The file contradicts itself; get it again from where it was made.");
+      refuse(key("vocab_size"), std::to_string(*said) + ", but token_embd.weight has " + std::to_string(rows) + " rows",
+             "The file contradicts itself; get it again from where it was made.");
     config_.vocab_size = static_cast<int>(rows);
     config_.slides.assign(static_cast<std::size_t>(config_.layers), false);
     config_.ties_head = !has("output.weight") || is_copy_of_embedding(*embedding);
@@ -123,7 +140,8 @@ class MetadataReader {
   // gpt2's converter once wrote the tied matrix twice.
   bool is_copy_of_embedding(const io::GgufTensor& embedding) const {
     const io::GgufTensor& output = *header_.find_tensor("output.weight");
-    return config_.family == Family::Gpt2 && output.type == embedding.type && output.shape == embedding.shape && file_.data(output) == file_.data(embedding);
+    return config_.family == Family::Gpt2 && output.type == embedding.type && output.shape == embedding.shape &&
+           file_.data(output) == file_.data(embedding);
   }
 
   void read_gpt2() {
@@ -135,12 +153,15 @@ class MetadataReader {
 
   void read_llama() {
     const int key_width = extent("attention.key_length", 65536, std::max(1, config_.width / config_.heads));
-    if (extent("attention.value_length", 65536, key_width) != key_width) refuse(key("attention.value_length"), "differs from attention.key_length, which is not supported");
+    if (extent("attention.value_length", 65536, key_width) != key_width)
+      refuse(key("attention.value_length"), "differs from attention.key_length, which is not supported");
     config_.head_width = key_width;
     if (const int rotated = extent("rope.dimension_count", 65536, key_width); rotated != key_width)
-      refuse(key("rope.dimension_count"), std::to_string(rotated) + " of " + std::to_string(key_width) + " elements rotated is not supported, all must be");
+      refuse(key("rope.dimension_count"),
+             std::to_string(rotated) + " of " + std::to_string(key_width) + " elements rotated is not supported, all must be");
     config_.norm_epsilon = epsilon("attention.layer_norm_rms_epsilon", 1e-6);
-    config_.qkv_bias = has("blk.0.attn_q.bias"), config_.output_bias = has("blk.0.attn_output.bias"), config_.mlp_bias = has("blk.0.ffn_up.bias");
+    config_.qkv_bias = has("blk.0.attn_q.bias"), config_.output_bias = has("blk.0.attn_output.bias"),
+    config_.mlp_bias = has("blk.0.ffn_up.bias");
     config_.qk_norm = has("blk.0.attn_q_norm.weight");
     read_rope();
     if (header_.find_unsigned(key("attention.sliding_window")).value_or(0) == 0) return;
@@ -154,13 +175,15 @@ class MetadataReader {
     Rope& rope = config_.rope;
     rope.base = positive("rope.freq_base", 10000);
     const std::string kind(header_.find_text(key("rope.scaling.type")).value_or("none"));
-    if (kind != "none" && kind != "linear") refuse(key("rope.scaling.type"), core::printable(kind) + " is not supported, supported: none, linear, and llama3's " + kRopeFactors);
+    if (kind != "none" && kind != "linear")
+      refuse(key("rope.scaling.type"), core::printable(kind) + " is not supported, supported: none, linear, and llama3's " + kRopeFactors);
     const double factor = kind == "linear" ? positive("rope.scaling.factor", 1) : positive("rope.scale_linear", 1);
     if (factor != 1) rope.kind = RopeKind::Linear, rope.factor = factor;
     const io::GgufTensor* tensor = header_.find_tensor(kRopeFactors);
     if (tensor == nullptr) return;
     const std::string label = std::string("tensor \"") + kRopeFactors + "\"";
-    if (factor != 1 || tensor->type != io::BlockType::F32 || tensor->elements() != static_cast<std::uint64_t>(config_.head_width / 2)) refuse(label, "does not fit the rest of the file");
+    if (factor != 1 || tensor->type != io::BlockType::F32 || tensor->elements() != static_cast<std::uint64_t>(config_.head_width / 2))
+      refuse(label, "does not fit the rest of the file");
     std::vector<float> factors(tensor->elements());
     file_.read_f32(*tensor, 0, factors.size(), factors.data());
     fit_llama3(factors, label);
@@ -175,7 +198,8 @@ class MetadataReader {
     for (int context = 1 << 11; wanted.factor > 1 && context <= 1 << 17; context *= 2) {
       wanted.original_context = context;
       const std::vector<float> made = rope_factors(wanted, config_.head_width);
-      const bool is_same = std::equal(made.begin(), made.end(), factors.begin(), [](float a, float b) { return std::fabs(a - b) <= 1e-4f * b; });
+      const bool is_same =
+          std::equal(made.begin(), made.end(), factors.begin(), [](float a, float b) { return std::fabs(a - b) <= 1e-4f * b; });
       if (is_same) {
         config_.rope = wanted;
         return;
@@ -193,7 +217,8 @@ class MetadataReader {
     config_.bos = token("bos_token_id");
     config_.pad = token("padding_token_id");
     for (const char* field : {"eos_token_id", "eot_token_id", "eom_token_id"})
-      if (const auto id = token(field); id.has_value() && std::find(config_.eos.begin(), config_.eos.end(), *id) == config_.eos.end()) config_.eos.push_back(*id);
+      if (const auto id = token(field); id.has_value() && std::find(config_.eos.begin(), config_.eos.end(), *id) == config_.eos.end())
+        config_.eos.push_back(*id);
   }
 
   const io::GgufFile& file_;
@@ -209,20 +234,23 @@ ModelConfig config_from_gguf(const io::GgufFile& file) { return MetadataReader(f
 void write_gguf_metadata(io::GgufWriter& writer, const ModelConfig& config, const std::string& model_name) {
   const std::string architecture = config.model_type == "mistral" ? "llama" : config.model_type;
   if (config.window > 0 && config.model_type != "mistral")
-    throw core::Error("model_invalid", "the sliding window of a " + config.model_type + " model has no place in a GGUF file", "", "Export this model as safetensors.");
+    throw core::Error("model_invalid", "the sliding window of a " + config.model_type + " model has no place in a GGUF file", "",
+                      "Export this model as safetensors.");
   const auto set = [&](const char* field, int value) { writer.set_u32(architecture + "." + field, static_cast<std::uint32_t>(value)); };
   const auto set_number = [&](const char* field, double value) { writer.set_f32(architecture + "." + field, static_cast<float>(value)); };
   writer.set_text("general.architecture", architecture);
   writer.set_text("general.type", "model");
   writer.set_text("general.name", model_name);
   writer.set_u32("general.quantization_version", 2);
-  set("block_count", config.layers), set("context_length", config.context), set("embedding_length", config.width), set("feed_forward_length", config.inner_width);
+  set("block_count", config.layers), set("context_length", config.context), set("embedding_length", config.width),
+      set("feed_forward_length", config.inner_width);
   set("attention.head_count", config.heads);
   if (config.family == Family::Gpt2) {
     set_number("attention.layer_norm_epsilon", config.norm_epsilon);
     return;
   }
-  set("attention.head_count_kv", config.kv_heads), set("attention.key_length", config.head_width), set("attention.value_length", config.head_width);
+  set("attention.head_count_kv", config.kv_heads), set("attention.key_length", config.head_width),
+      set("attention.value_length", config.head_width);
   set("rope.dimension_count", config.head_width), set("vocab_size", config.vocab_size);
   set_number("attention.layer_norm_rms_epsilon", config.norm_epsilon), set_number("rope.freq_base", config.rope.base);
   if (config.rope.kind == RopeKind::Linear) {
@@ -245,7 +273,8 @@ GgufPlace gguf_place(const ModelConfig& config, const ParameterShape& parameter)
   }
   const std::size_t end = module.find('.', blocks.size());
   const std::string inner = module.substr(end + 1);
-  out.name = "blk." + module.substr(blocks.size(), end - blocks.size()) + "." + (is_gpt2 ? look_up(kGpt2Block, inner) : look_up(kLlamaBlock, inner)) + kind;
+  out.name = "blk." + module.substr(blocks.size(), end - blocks.size()) + "." +
+             (is_gpt2 ? look_up(kGpt2Block, inner) : look_up(kLlamaBlock, inner)) + kind;
   if (is_gpt2 && parameter.shape.size() == 2) {
     out.layout = GgufLayout::Transposed;
     std::swap(out.shape[0], out.shape[1]);
@@ -267,7 +296,8 @@ void to_gguf_layout(const GgufPlace& place, int head_width, const float* values,
     const std::uint64_t from = parameter_row(place.layout, row, static_cast<std::uint64_t>(head_width));
     if (place.layout == GgufLayout::Transposed)
       for (std::uint64_t column = 0; column < columns; ++column) out[row * columns + column] = values[column * rows + row];
-    else std::copy_n(values + from * columns, columns, out + row * columns);
+    else
+      std::copy_n(values + from * columns, columns, out + row * columns);
   }
 }
 

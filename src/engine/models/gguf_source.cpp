@@ -32,7 +32,8 @@ class GgufSource final : public CheckpointSource {
   std::string chat_template() const override {
     const std::string_view text = file_.header().find_text("tokenizer.chat_template").value_or("");
     if (core::first_invalid_utf8(text) != std::string_view::npos)
-      throw core::Error("model_invalid", file_.header().name() + ": metadata field \"tokenizer.chat_template\": is not valid UTF-8", "", "The file is damaged; get it again from where it was made.");
+      throw core::Error("model_invalid", file_.header().name() + ": metadata field \"tokenizer.chat_template\": is not valid UTF-8", "",
+                        "The file is damaged; get it again from where it was made.");
     return std::string(text);
   }
   const io::GgufHeader* gguf() const override { return &file_.header(); }
@@ -52,7 +53,9 @@ class GgufSource final : public CheckpointSource {
 
   Layout layout(std::size_t index) const override { return here_[index].layout; }
   std::uint64_t piece(std::size_t index) const override { return io::block_format(here_[index].tensor->type).elements; }
-  void read(std::size_t index, std::uint64_t first, std::uint64_t count, float* out) const override { file_.read_f32(*here_[index].tensor, first, count, out); }
+  void read(std::size_t index, std::uint64_t first, std::uint64_t count, float* out) const override {
+    file_.read_f32(*here_[index].tensor, first, count, out);
+  }
 
   io::GgufFile file_;
   std::vector<Here> here_;

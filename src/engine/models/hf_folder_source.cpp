@@ -11,7 +11,9 @@ namespace {
 
 constexpr std::uint64_t kMostConfigBytes = 1 << 20, kMostTokenizerBytes = std::uint64_t{64} << 20;
 
-bool ends_with(const std::string& text, std::string_view end) { return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0; }
+bool ends_with(const std::string& text, std::string_view end) {
+  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
 
 class HfFolderSource final : public CheckpointSource {
  public:
@@ -24,7 +26,9 @@ class HfFolderSource final : public CheckpointSource {
       const std::string name = full_name(entry.tensor->name);
       if (carries_no_weights(name)) continue;
       if (!entries.emplace(name, entry).second)
-        throw core::Error("model_invalid", entry.file->path() + ": tensor \"" + core::printable(entry.tensor->name) + "\" appears twice in the model", "", "Get the folder again from where it was made.");
+        throw core::Error("model_invalid",
+                          entry.file->path() + ": tensor \"" + core::printable(entry.tensor->name) + "\" appears twice in the model", "",
+                          "Get the folder again from where it was made.");
       found.emplace(name, Found{entry.tensor->name, entry.tensor->shape});
     }
     const auto parameters = parameter_shapes(config_);
@@ -61,9 +65,11 @@ class HfFolderSource final : public CheckpointSource {
   static const std::string& checked(const std::string& folder) {
     if (io::file_exists(folder + "/config.json")) return folder;
     if (io::file_exists(folder + "/adapter_config.json"))
-      throw core::Error("model_invalid", folder + ": holds an adapter, not a model", "", "Give the folder of the base model; its name stands in adapter_config.json.");
+      throw core::Error("model_invalid", folder + ": holds an adapter, not a model", "",
+                        "Give the folder of the base model; its name stands in adapter_config.json.");
     io::refuse_pickle(folder);
-    throw core::Error("model_invalid", folder + ": config.json is missing", "", "Give the folder of a model as Hugging Face's tools save it, or the path of a GGUF file.");
+    throw core::Error("model_invalid", folder + ": config.json is missing", "",
+                      "Give the folder of a model as Hugging Face's tools save it, or the path of a GGUF file.");
   }
 
   std::string text_of(const char* name) const {
@@ -81,7 +87,8 @@ class HfFolderSource final : public CheckpointSource {
     const auto add = [&](const core::JsonValue& value) {
       const std::int64_t id = value.as_integer();
       if (id < 0 || id >= config_.vocab_size || config_.eos.size() >= 256) return;
-      if (std::find(config_.eos.begin(), config_.eos.end(), static_cast<int>(id)) == config_.eos.end()) config_.eos.push_back(static_cast<int>(id));
+      if (std::find(config_.eos.begin(), config_.eos.end(), static_cast<int>(id)) == config_.eos.end())
+        config_.eos.push_back(static_cast<int>(id));
     };
     if (eos->kind() != core::JsonValue::Kind::Array) return add(*eos);
     for (const core::JsonValue& value : eos->elements()) add(value);
@@ -103,8 +110,10 @@ class HfFolderSource final : public CheckpointSource {
   static void check_type(const io::SafetensorsSet::Entry& entry) {
     const io::StoredType type = entry.tensor->type;
     if (type == io::StoredType::F32 || type == io::StoredType::F16 || type == io::StoredType::BF16 || type == io::StoredType::F64) return;
-    throw core::Error("model_invalid", entry.file->path() + ": tensor \"" + core::printable(entry.tensor->name) + "\": dtype " + io::stored_type_name(type) + " cannot be used as a weight", "",
-                      "Weights must be F32, F16, BF16 or F64; take the model's version without quantisation.");
+    throw core::Error("model_invalid",
+                      entry.file->path() + ": tensor \"" + core::printable(entry.tensor->name) + "\": dtype " + io::stored_type_name(type) +
+                          " cannot be used as a weight",
+                      "", "Weights must be F32, F16, BF16 or F64; take the model's version without quantisation.");
   }
 
   Layout layout(std::size_t index) const override {
@@ -112,7 +121,9 @@ class HfFolderSource final : public CheckpointSource {
     return {GgufLayout::Same, shape[0], shape.size() == 2 ? shape[1] : 1};
   }
   std::uint64_t piece(std::size_t) const override { return 1; }
-  void read(std::size_t index, std::uint64_t first, std::uint64_t count, float* out) const override { here_[index].file->read_f32(*here_[index].tensor, first, count, out); }
+  void read(std::size_t index, std::uint64_t first, std::uint64_t count, float* out) const override {
+    here_[index].file->read_f32(*here_[index].tensor, first, count, out);
+  }
 
   std::string folder_;
   io::SafetensorsSet files_;

@@ -19,7 +19,8 @@ void add(std::vector<ParameterShape>& out, const std::string& module, Shape weig
 
 std::vector<ParameterShape> llama_shapes(const ModelConfig& config) {
   const auto width = static_cast<std::uint64_t>(config.width), inner = static_cast<std::uint64_t>(config.inner_width);
-  const auto head = static_cast<std::uint64_t>(config.head_width), q = static_cast<std::uint64_t>(config.heads) * head, kv = static_cast<std::uint64_t>(config.kv_heads) * head;
+  const auto head = static_cast<std::uint64_t>(config.head_width), q = static_cast<std::uint64_t>(config.heads) * head,
+             kv = static_cast<std::uint64_t>(config.kv_heads) * head;
   const auto vocab = static_cast<std::uint64_t>(config.vocab_size);
   std::vector<ParameterShape> out = {{"model.embed_tokens.weight", {vocab, width}}};
   for (int layer = 0; layer < config.layers; ++layer) {
@@ -44,8 +45,10 @@ std::vector<ParameterShape> llama_shapes(const ModelConfig& config) {
 }
 
 std::vector<ParameterShape> gpt2_shapes(const ModelConfig& config) {
-  const auto width = static_cast<std::uint64_t>(config.width), inner = static_cast<std::uint64_t>(config.inner_width), vocab = static_cast<std::uint64_t>(config.vocab_size);
-  std::vector<ParameterShape> out = {{"transformer.wte.weight", {vocab, width}}, {"transformer.wpe.weight", {static_cast<std::uint64_t>(config.context), width}}};
+  const auto width = static_cast<std::uint64_t>(config.width), inner = static_cast<std::uint64_t>(config.inner_width),
+             vocab = static_cast<std::uint64_t>(config.vocab_size);
+  std::vector<ParameterShape> out = {{"transformer.wte.weight", {vocab, width}},
+                                     {"transformer.wpe.weight", {static_cast<std::uint64_t>(config.context), width}}};
   for (int layer = 0; layer < config.layers; ++layer) {
     const std::string block = "transformer.h." + std::to_string(layer) + ".";
     add(out, block + "ln_1", {width}, true, width);
@@ -67,14 +70,17 @@ std::string number(double value) {
   for (int digits = 1; digits < 17; ++digits) {
     char shorter[40];
     std::snprintf(shorter, sizeof shorter, "%.*g", digits, value);
-    if (std::strtod(shorter, nullptr) == value) return std::string(shorter).find_first_of(".e") == std::string::npos ? std::string(shorter) + ".0" : shorter;
+    if (std::strtod(shorter, nullptr) == value)
+      return std::string(shorter).find_first_of(".e") == std::string::npos ? std::string(shorter) + ".0" : shorter;
   }
   return text;
 }
 
 class JsonLines {
  public:
-  void put(const char* key, const std::string& value) { out_ += (out_.empty() ? "{\n" : ",\n") + ("  \"" + std::string(key) + "\": ") + value; }
+  void put(const char* key, const std::string& value) {
+    out_ += (out_.empty() ? "{\n" : ",\n") + ("  \"" + std::string(key) + "\": ") + value;
+  }
   void put(const char* key, int value) { put(key, std::to_string(value)); }
   void put(const char* key, bool value) { put(key, std::string(value ? "true" : "false")); }
   void put_text(const char* key, const std::string& value) { put(key, "\"" + value + "\""); }
@@ -99,8 +105,10 @@ void put_rope(JsonLines& out, const Rope& rope) {
   // transformers before 4.43 knows linear by its older key alone, and llama3 not at all; later ones know both keys.
   if (rope.kind == RopeKind::Linear) scaling = "{\"type\": \"linear\", \"factor\": " + number(rope.factor);
   if (rope.kind == RopeKind::Llama3)
-    scaling = "{\"rope_type\": \"llama3\", \"factor\": " + number(rope.factor) + ", \"low_freq_factor\": " + number(rope.low_frequency_factor) + ", \"high_freq_factor\": " + number(rope.high_frequency_factor) +
-               ", \"original_max_position_embeddings\": " + std::to_string(rope.original_context);
+    scaling = "{\"rope_type\": \"llama3\", \"factor\": " + number(rope.factor) +
+              ", \"low_freq_factor\": " + number(rope.low_frequency_factor) +
+              ", \"high_freq_factor\": " + number(rope.high_frequency_factor) +
+              ", \"original_max_position_embeddings\": " + std::to_string(rope.original_context);
   out.put("rope_scaling", scaling + (scaling == "null" ? "" : "}"));
 }
 
@@ -123,42 +131,55 @@ void put_window(JsonLines& out, const ModelConfig& config) {
 
 const char* rope_kind_name(RopeKind kind) {
   switch (kind) {
-    case RopeKind::None: return "none";
-    case RopeKind::Default: return "default";
-    case RopeKind::Linear: return "linear";
-    case RopeKind::Llama3: return "llama3";
+    case RopeKind::None:
+      return "none";
+    case RopeKind::Default:
+      return "default";
+    case RopeKind::Linear:
+      return "linear";
+    case RopeKind::Llama3:
+      return "llama3";
   }
   return "";
 }
 
 void ModelConfig::check(const std::string& name) const {
   const auto refuse = [&](const std::string& reason) {
-    throw core::Error("model_invalid", name + ": " + reason, "", "The configuration contradicts itself; get the model again from where it was made.");
+    throw core::Error("model_invalid", name + ": " + reason, "",
+                      "The configuration contradicts itself; get the model again from where it was made.");
   };
   const auto text = [](int value) { return std::to_string(value); };
   if (heads % kv_heads != 0) refuse(text(kv_heads) + " key/value heads do not divide " + text(heads) + " heads");
   if (family == Family::Gpt2 && head_width * heads != width) refuse(text(heads) + " heads do not divide the width " + text(width));
   if (family == Family::Llama && head_width % 2 != 0) refuse("heads of " + text(head_width) + " elements cannot be rotated in pairs");
   // A GGUF file can have biases that the model's class in transformers has no place for.
-  if (family == Family::Llama && model_type != "qwen2" && qkv_bias != output_bias) refuse("biases of q, k and v without one of the output, or the other way round, are not supported in a " + model_type + " model");
+  if (family == Family::Llama && model_type != "qwen2" && qkv_bias != output_bias)
+    refuse("biases of q, k and v without one of the output, or the other way round, are not supported in a " + model_type + " model");
   if (model_type == "qwen2" && (!qkv_bias || output_bias)) refuse("a qwen2 model has biases of q, k and v and none of the output");
-  if ((model_type == "mistral" && qkv_bias) || (family == Family::Llama && model_type != "llama" && mlp_bias)) refuse("biases that no " + model_type + " model has");
-  if (family == Family::Llama && qk_norm != (model_type == "qwen3")) refuse("norms of q and k are supported, and needed, in qwen3 models only");
-  if (static_cast<std::int64_t>(head_width) * heads > (1 << 20)) refuse(text(heads) + " heads of " + text(head_width) + " elements are too wide");
+  if ((model_type == "mistral" && qkv_bias) || (family == Family::Llama && model_type != "llama" && mlp_bias))
+    refuse("biases that no " + model_type + " model has");
+  if (family == Family::Llama && qk_norm != (model_type == "qwen3"))
+    refuse("norms of q and k are supported, and needed, in qwen3 models only");
+  if (static_cast<std::int64_t>(head_width) * heads > (1 << 20))
+    refuse(text(heads) + " heads of " + text(head_width) + " elements are too wide");
 }
 
-std::vector<ParameterShape> parameter_shapes(const ModelConfig& config) { return config.family == Family::Llama ? llama_shapes(config) : gpt2_shapes(config); }
+std::vector<ParameterShape> parameter_shapes(const ModelConfig& config) {
+  return config.family == Family::Llama ? llama_shapes(config) : gpt2_shapes(config);
+}
 
 std::vector<float> rope_frequencies(const Rope& rope, int head_width) {
   std::vector<float> out(static_cast<std::size_t>(head_width / 2));
-  const auto factor = static_cast<float>(rope.factor), low = static_cast<float>(rope.low_frequency_factor), high = static_cast<float>(rope.high_frequency_factor);
+  const auto factor = static_cast<float>(rope.factor), low = static_cast<float>(rope.low_frequency_factor),
+             high = static_cast<float>(rope.high_frequency_factor);
   const auto original = static_cast<float>(rope.original_context);
   for (std::size_t i = 0; i < out.size(); ++i) {
     float frequency = 1.0f / std::pow(static_cast<float>(rope.base), static_cast<float>(2 * i) / static_cast<float>(head_width));
     if (rope.kind == RopeKind::Linear) frequency /= factor;
     if (rope.kind == RopeKind::Llama3) {
       const float length = 2.0f * std::numbers::pi_v<float> / frequency;
-      if (length > original / low) frequency /= factor;
+      if (length > original / low)
+        frequency /= factor;
       else if (length >= original / high) {
         const float smooth = (original / length - low) / (high - low);
         frequency = (1.0f - smooth) * frequency / factor + smooth * frequency;
@@ -172,16 +193,19 @@ std::vector<float> rope_frequencies(const Rope& rope, int head_width) {
 std::string ModelConfig::to_json() const {
   JsonLines out;
   const bool is_gpt2 = family == Family::Gpt2;
-  const std::string type_class = is_gpt2 ? "GPT2LMHeadModel" : static_cast<char>(model_type[0] - 'a' + 'A') + model_type.substr(1) + "ForCausalLM";
+  const std::string type_class =
+      is_gpt2 ? "GPT2LMHeadModel" : static_cast<char>(model_type[0] - 'a' + 'A') + model_type.substr(1) + "ForCausalLM";
   out.put("architectures", "[\"" + type_class + "\"]");
   out.put_text("model_type", model_type);
   out.put("vocab_size", vocab_size);
   if (is_gpt2) {
-    out.put("n_embd", width), out.put("n_layer", layers), out.put("n_head", heads), out.put("n_positions", context), out.put("n_inner", inner_width);
+    out.put("n_embd", width), out.put("n_layer", layers), out.put("n_head", heads), out.put("n_positions", context),
+        out.put("n_inner", inner_width);
     out.put_text("activation_function", "gelu_new");
     out.put("layer_norm_epsilon", number(norm_epsilon));
   } else {
-    out.put("hidden_size", width), out.put("intermediate_size", inner_width), out.put("num_hidden_layers", layers), out.put("num_attention_heads", heads);
+    out.put("hidden_size", width), out.put("intermediate_size", inner_width), out.put("num_hidden_layers", layers),
+        out.put("num_attention_heads", heads);
     out.put("num_key_value_heads", kv_heads), out.put("head_dim", head_width), out.put("max_position_embeddings", context);
     out.put_text("hidden_act", "silu");
     out.put("rms_norm_eps", number(norm_epsilon));
@@ -198,12 +222,12 @@ std::string ModelConfig::to_json() const {
 }
 
 const std::vector<SupportedModel>& supported_models() {
-  static const std::vector<SupportedModel> models = {
-      {"gpt2", "GPT-2 and distilgpt2", "tied or own head; activation gelu_new"},
-      {"llama", "Llama 2, Llama 3, 3.1, 3.2, SmolLM, SmolLM2, TinyLlama", "rotation default, linear or llama3; biases of attention and mlp"},
-      {"mistral", "Mistral 7B and others of its shape", "sliding window"},
-      {"qwen2", "Qwen2, Qwen2.5", "biases of q, k and v; sliding window per layer"},
-      {"qwen3", "Qwen3 (dense)", "norms of q and k; sliding window per layer"}};
+  static const std::vector<SupportedModel> models = {{"gpt2", "GPT-2 and distilgpt2", "tied or own head; activation gelu_new"},
+                                                     {"llama", "Llama 2, Llama 3, 3.1, 3.2, SmolLM, SmolLM2, TinyLlama",
+                                                      "rotation default, linear or llama3; biases of attention and mlp"},
+                                                     {"mistral", "Mistral 7B and others of its shape", "sliding window"},
+                                                     {"qwen2", "Qwen2, Qwen2.5", "biases of q, k and v; sliding window per layer"},
+                                                     {"qwen3", "Qwen3 (dense)", "norms of q and k; sliding window per layer"}};
   return models;
 }
 

@@ -35,12 +35,14 @@ TEST(HostileFormats, GgufFilesClaimNoMemory) {
   Outcome outcome;
   for (int round = 0; round < 20000; ++round) {
     const std::string file = mutated(random, good, 400);
-    expect_well_behaved("seed " + std::to_string(seed) + " round " + std::to_string(round), {"model_invalid"}, 16 * good.size() + kSlack, outcome, [&] {
-      const io::GgufHeader header = io::GgufHeader::parse(file, "mutated");
-      for (const auto& field : header.metadata())
-        if (field.second.kind == io::GgufKind::Array && field.second.element == io::GgufKind::Text) header.find_texts(field.first);
-      for (const io::GgufTensor& tensor : header.tensors()) ASSERT_LE(header.data_begin() + tensor.end, file.size());
-    });
+    expect_well_behaved("seed " + std::to_string(seed) + " round " + std::to_string(round), {"model_invalid"}, 16 * good.size() + kSlack,
+                        outcome, [&] {
+                          const io::GgufHeader header = io::GgufHeader::parse(file, "mutated");
+                          for (const auto& field : header.metadata())
+                            if (field.second.kind == io::GgufKind::Array && field.second.element == io::GgufKind::Text)
+                              header.find_texts(field.first);
+                          for (const io::GgufTensor& tensor : header.tensors()) ASSERT_LE(header.data_begin() + tensor.end, file.size());
+                        });
   }
   EXPECT_GT(outcome.refused, 5000);
   EXPECT_GT(outcome.accepted, 200);
@@ -53,7 +55,11 @@ const char* const kConfig =
 
 class HostileCheckpoints : public ::testing::Test {
  protected:
-  HostileCheckpoints() : seed_(std::random_device{}()), random_(seed_), config_(models::ModelConfig::from_json(kConfig, "config.json")), values_(40 * 32, 0.5f) {
+  HostileCheckpoints()
+      : seed_(std::random_device{}()),
+        random_(seed_),
+        config_(models::ModelConfig::from_json(kConfig, "config.json")),
+        values_(40 * 32, 0.5f) {
     const auto parameters = models::parameter_shapes(config_);
     std::vector<io::TensorToWrite> first, second;
     std::string map;
@@ -73,12 +79,16 @@ class HostileCheckpoints : public ::testing::Test {
     models::write_gguf_metadata(writer, config_, "hostile");
     const std::vector<float> factors = models::rope_factors(config_.rope, config_.head_width);
     writer.declare(models::kRopeFactors, {factors.size()}, io::BlockType::F32);
-    for (const models::ParameterShape& parameter : models::parameter_shapes(config_)) writer.declare(models::gguf_place(config_, parameter).name, parameter.shape, io::BlockType::F32);
+    for (const models::ParameterShape& parameter : models::parameter_shapes(config_))
+      writer.declare(models::gguf_place(config_, parameter).name, parameter.shape, io::BlockType::F32);
     writer.write(factors.data(), factors.size());
-    for (const models::ParameterShape& parameter : models::parameter_shapes(config_)) writer.write(values_.data(), parameter.shape[0] * (parameter.shape.size() == 2 ? parameter.shape[1] : 1));
+    for (const models::ParameterShape& parameter : models::parameter_shapes(config_))
+      writer.write(values_.data(), parameter.shape[0] * (parameter.shape.size() == 2 ? parameter.shape[1] : 1));
     writer.commit();
   }
-  void write(const char* name, const std::string& bytes) { std::ofstream(folder_.path(name), std::ios::binary | std::ios::trunc).write(bytes.data(), static_cast<std::streamsize>(bytes.size())); }
+  void write(const char* name, const std::string& bytes) {
+    std::ofstream(folder_.path(name), std::ios::binary | std::ios::trunc).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  }
 
   // Damages one file at a time and opens the whole; what opens is read.
   Outcome damage(const char* name, const std::string& path, std::size_t front, int rounds) {
@@ -86,13 +96,14 @@ class HostileCheckpoints : public ::testing::Test {
     Outcome outcome;
     for (int round = 0; round < rounds; ++round) {
       write(name, mutated(random_, good, front));
-      expect_well_behaved(std::string(name) + " seed " + std::to_string(seed_) + " round " + std::to_string(round), {"model_invalid", "io_error"}, (std::size_t{1} << 20) + 256 * good.size(), outcome, [&] {
-        const auto source = models::CheckpointSource::open(path);
-        for (std::size_t i = 0; i < source->tensors().size(); ++i) {
-          std::vector<float> read(source->tensors()[i].elements);
-          source->read_f32(i, read.data());
-        }
-      });
+      expect_well_behaved(std::string(name) + " seed " + std::to_string(seed_) + " round " + std::to_string(round),
+                          {"model_invalid", "io_error"}, (std::size_t{1} << 20) + 256 * good.size(), outcome, [&] {
+                            const auto source = models::CheckpointSource::open(path);
+                            for (std::size_t i = 0; i < source->tensors().size(); ++i) {
+                              std::vector<float> read(source->tensors()[i].elements);
+                              source->read_f32(i, read.data());
+                            }
+                          });
     }
     write(name, good);
     return outcome;

@@ -18,16 +18,24 @@ namespace {
 
 using Weights = std::map<std::string, std::vector<float>>;
 
-const std::string kLlama3 = R"("rope_theta":500000.0,"rope_scaling":{"rope_type":"llama3","factor":32.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":8192})";
+const std::string kLlama3 =
+    R"("rope_theta":500000.0,"rope_scaling":{"rope_type":"llama3","factor":32.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":8192})";
 
 std::string llama(const std::string& type, const std::string& more) {
-  return R"({"model_type":")" + type + R"(","vocab_size":70,"hidden_size":32,"intermediate_size":96,"num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":32,)"
-         R"("max_position_embeddings":128)" + (more.empty() ? "" : "," + more) + "}";
+  return R"({"model_type":")" + type +
+         R"(","vocab_size":70,"hidden_size":32,"intermediate_size":96,"num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":32,)"
+         R"("max_position_embeddings":128)" +
+         (more.empty() ? "" : "," + more) + "}";
 }
 const std::vector<std::string>& configs() {
-  static const std::vector<std::string> all = {llama("llama", ""), llama("llama", kLlama3 + R"(,"tie_word_embeddings":true)"), llama("llama", R"("attention_bias":true,"mlp_bias":true)"),
-                                               llama("mistral", R"("sliding_window":16)"), llama("qwen2", R"("rope_scaling":{"type":"linear","factor":2})"), llama("qwen3", R"("tie_word_embeddings":true)"),
-                                               R"({"model_type":"gpt2","vocab_size":70,"n_embd":32,"n_layer":2,"n_head":4,"n_positions":64,"n_inner":96})"};
+  static const std::vector<std::string> all = {
+      llama("llama", ""),
+      llama("llama", kLlama3 + R"(,"tie_word_embeddings":true)"),
+      llama("llama", R"("attention_bias":true,"mlp_bias":true)"),
+      llama("mistral", R"("sliding_window":16)"),
+      llama("qwen2", R"("rope_scaling":{"type":"linear","factor":2})"),
+      llama("qwen3", R"("tie_word_embeddings":true)"),
+      R"({"model_type":"gpt2","vocab_size":70,"n_embd":32,"n_layer":2,"n_head":4,"n_positions":64,"n_inner":96})"};
   return all;
 }
 
@@ -44,11 +52,13 @@ Weights random_weights(const ModelConfig& config, std::mt19937& random) {
 
 std::vector<io::TensorToWrite> to_write(const ModelConfig& config, const Weights& weights) {
   std::vector<io::TensorToWrite> out;
-  for (const ParameterShape& parameter : parameter_shapes(config)) out.push_back({parameter.name, io::StoredType::F32, parameter.shape, weights.at(parameter.name).data()});
+  for (const ParameterShape& parameter : parameter_shapes(config))
+    out.push_back({parameter.name, io::StoredType::F32, parameter.shape, weights.at(parameter.name).data()});
   return out;
 }
 
-void write_gguf(const std::string& path, const ModelConfig& config, const Weights& weights, io::BlockType type, const char* more = "general.file_type") {
+void write_gguf(const std::string& path, const ModelConfig& config, const Weights& weights, io::BlockType type,
+                const char* more = "general.file_type") {
   io::GgufWriter writer(path);
   write_gguf_metadata(writer, config, "test");
   writer.set_u32("tokenizer.ggml.eos_token_id", 2);
@@ -122,7 +132,8 @@ TEST(CheckpointSource, ReadsTheSameModelFromAllForms) {
     io::write_safetensors(folder.path("model-00001-of-00002.safetensors"), first);
     io::write_safetensors(folder.path("model-00002-of-00002.safetensors"), second);
     std::string map;
-    for (std::size_t i = 0; i < tensors.size(); ++i) map += (i > 0 ? "," : "") + ("\"" + tensors[i].name + "\":\"model-0000") + (i < 5 ? "1" : "2") + "-of-00002.safetensors\"";
+    for (std::size_t i = 0; i < tensors.size(); ++i)
+      map += (i > 0 ? "," : "") + ("\"" + tensors[i].name + "\":\"model-0000") + (i < 5 ? "1" : "2") + "-of-00002.safetensors\"";
     io::write_file(folder.path("model.safetensors.index.json"), "{\"metadata\":{\"total_size\":1},\"weight_map\":{" + map + "}}");
     expect_same(*CheckpointSource::open(folder.path()), config, weights, 0);
 
@@ -139,8 +150,10 @@ TEST(CheckpointSource, ReadsTheSameModelFromAllForms) {
 // Larger than the buffer, in every layout.
 TEST(CheckpointSource, ReadsLargeTensorsInPieces) {
   std::mt19937 random(std::random_device{}());
-  for (const char* text : {R"({"model_type":"llama","vocab_size":10,"hidden_size":320,"intermediate_size":96,"num_hidden_layers":1,"num_attention_heads":10,"max_position_embeddings":128})",
-                           R"({"model_type":"gpt2","vocab_size":10,"n_embd":160,"n_layer":1,"n_head":4,"n_positions":64})"}) {
+  for (
+      const char* text :
+      {R"({"model_type":"llama","vocab_size":10,"hidden_size":320,"intermediate_size":96,"num_hidden_layers":1,"num_attention_heads":10,"max_position_embeddings":128})",
+       R"({"model_type":"gpt2","vocab_size":10,"n_embd":160,"n_layer":1,"n_head":4,"n_positions":64})"}) {
     const TemporaryFolder folder;
     const ModelConfig config = ModelConfig::from_json(text, "config.json");
     const Weights weights = random_weights(config, random);
@@ -163,7 +176,8 @@ TEST(CheckpointSource, ReadsTextsAndOldNames) {
   io::write_file(folder.path("config.json"), configs().back());
   io::write_file(folder.path("generation_config.json"), R"({"eos_token_id":[69,3]})");
   io::write_file(folder.path("tokenizer.json"), "{\"a\": 1}");
-  io::write_file(folder.path("tokenizer_config.json"), R"({"chat_template":[{"name":"tools","template":"x"},{"name":"default","template":"{{ a }}"}]})");
+  io::write_file(folder.path("tokenizer_config.json"),
+                 R"({"chat_template":[{"name":"tools","template":"x"},{"name":"default","template":"{{ a }}"}]})");
   const auto source = CheckpointSource::open(folder.path());
   expect_same(*source, config, weights, 0);
   EXPECT_EQ(source->config().eos, (std::vector<int>{69, 3}));
@@ -197,7 +211,8 @@ TEST_F(Refusals, TensorsThatAreNotTheModels) {
   tensors[0].shape = {35, 64};
   tensors.push_back({"model.layers.0.adapter.weight", io::StoredType::F32, {1}, weights_.begin()->second.data()});
   io::write_safetensors(folder_.path("model.safetensors"), tensors);
-  expect(folder_.path(), {"1 missing", "1 of another shape", "1 not known", "model.layers.0.self_attn.k_proj.weight", "model.embed_tokens.weight has [35, 64], [70, 32] is needed", "model.layers.0.adapter.weight"});
+  expect(folder_.path(), {"1 missing", "1 of another shape", "1 not known", "model.layers.0.self_attn.k_proj.weight",
+                          "model.embed_tokens.weight has [35, 64], [70, 32] is needed", "model.layers.0.adapter.weight"});
   auto whole = to_write(config_, weights_);
   whole[2].type = io::StoredType::I32;
   io::write_safetensors(folder_.path("model.safetensors"), whole);

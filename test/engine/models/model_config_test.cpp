@@ -23,11 +23,14 @@ std::string refusal(const std::string& text) {
 }
 
 std::string llama(const std::string& more, const std::string& type = "llama") {
-  return R"({"model_type":")" + type + R"(","vocab_size":100,"hidden_size":64,"intermediate_size":96,"num_hidden_layers":4,"num_attention_heads":4,)"
-         R"("num_key_value_heads":2,"max_position_embeddings":128,"some_unknown_key":{"a":[1]})" + (more.empty() ? "" : "," + more) + "}";
+  return R"({"model_type":")" + type +
+         R"(","vocab_size":100,"hidden_size":64,"intermediate_size":96,"num_hidden_layers":4,"num_attention_heads":4,)"
+         R"("num_key_value_heads":2,"max_position_embeddings":128,"some_unknown_key":{"a":[1]})" +
+         (more.empty() ? "" : "," + more) + "}";
 }
 std::string gpt2(const std::string& more) {
-  return R"({"model_type":"gpt2","vocab_size":100,"n_embd":64,"n_layer":2,"n_head":4,"n_positions":128)" + (more.empty() ? "" : "," + more) + "}";
+  return R"({"model_type":"gpt2","vocab_size":100,"n_embd":64,"n_layer":2,"n_head":4,"n_positions":128)" +
+         (more.empty() ? "" : "," + more) + "}";
 }
 
 TEST(ModelConfig, TakesTheDefaultsOfEachType) {
@@ -61,8 +64,10 @@ TEST(ModelConfig, TakesTheDefaultsOfEachType) {
 }
 
 TEST(ModelConfig, ReadsBothFormsOfTheRotation) {
-  const ModelConfig old = read(llama(R"("rope_theta":500000.0,"rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":64})"));
-  const ModelConfig current = read(llama(R"("rope_parameters":{"rope_theta":500000.0,"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":64})"));
+  const ModelConfig old = read(llama(
+      R"("rope_theta":500000.0,"rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":64})"));
+  const ModelConfig current = read(llama(
+      R"("rope_parameters":{"rope_theta":500000.0,"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":64})"));
   for (const ModelConfig& config : {old, current}) {
     EXPECT_EQ(config.rope.kind, RopeKind::Llama3);
     EXPECT_EQ(config.rope.base, 500000);
@@ -74,7 +79,9 @@ TEST(ModelConfig, ReadsBothFormsOfTheRotation) {
   EXPECT_EQ(linear.rope.base, 20000);
   EXPECT_EQ(linear.rope.factor, 2.5);
   EXPECT_EQ(read(llama(R"("rope_parameters":{"rope_theta":7e5,"rope_type":"default"},"rope_scaling":null)")).rope.base, 7e5);
-  EXPECT_EQ(refusal(llama(R"("rope_parameters":{"rope_theta":1e4,"rope_type":"linear","factor":2},"rope_scaling":{"type":"linear","factor":2})")), "");
+  EXPECT_EQ(
+      refusal(llama(R"("rope_parameters":{"rope_theta":1e4,"rope_type":"linear","factor":2},"rope_scaling":{"type":"linear","factor":2})")),
+      "");
   // Frequencies: linear divides all, llama3 leaves the fast ones and divides the slow ones.
   const auto plain = rope_frequencies({}, 16), divided = rope_frequencies(linear.rope, 16), scaled = rope_frequencies(old.rope, 16);
   EXPECT_EQ(plain[0], 1);
@@ -87,13 +94,17 @@ TEST(ModelConfig, ReadsBothFormsOfTheRotation) {
 }
 
 TEST(ModelConfig, ReadsWindowsAndTokens) {
-  const ModelConfig a = read(llama(R"("use_sliding_window":true,"sliding_window":32,"max_window_layers":2,"eos_token_id":[5,6,5,900],"bos_token_id":null,"pad_token_id":-1)", "qwen2"));
+  const ModelConfig a = read(llama(
+      R"("use_sliding_window":true,"sliding_window":32,"max_window_layers":2,"eos_token_id":[5,6,5,900],"bos_token_id":null,"pad_token_id":-1)",
+      "qwen2"));
   EXPECT_EQ(a.window, 32);
   EXPECT_EQ(a.slides, (std::vector<bool>{false, false, true, true}));
   EXPECT_EQ(a.eos, (std::vector<int>{5, 6}));
   EXPECT_FALSE(a.bos.has_value() || a.pad.has_value());
   EXPECT_EQ(read(llama(R"("use_sliding_window":false,"sliding_window":32,"max_window_layers":0)", "qwen2")).window, 0);
-  const ModelConfig b = read(llama(R"("use_sliding_window":true,"sliding_window":32,"layer_types":["sliding_attention","full_attention","full_attention","full_attention"])", "qwen3"));
+  const ModelConfig b = read(llama(
+      R"("use_sliding_window":true,"sliding_window":32,"layer_types":["sliding_attention","full_attention","full_attention","full_attention"])",
+      "qwen3"));
   EXPECT_EQ(b.slides, (std::vector<bool>{true, false, false, false}));
   EXPECT_EQ(read(llama(R"("dtype":"bfloat16")")).stored_type, "bfloat16");
   EXPECT_EQ(read(llama(R"("torch_dtype":"float16")")).stored_type, "float16");
@@ -107,7 +118,8 @@ TEST(ModelConfig, RefusesByFieldValueAndWhatIsSupported) {
       {R"({"model_type":"mamba","vocab_size":1})", {"model_type", "mamba", "gpt2, llama, mistral, qwen2, qwen3"}},
       {R"({"vocab_size":1})", {"model_type"}},
       {"[1]", {""}},
-      {llama(R"("architectures":["LlamaForSequenceClassification"])"), {"architectures", "LlamaForSequenceClassification", "LlamaForCausalLM"}},
+      {llama(R"("architectures":["LlamaForSequenceClassification"])"),
+       {"architectures", "LlamaForSequenceClassification", "LlamaForCausalLM"}},
       {llama(R"("quantization_config":{"quant_method":"gptq","bits":4})"), {"quantization_config", "gptq"}},
       {llama(R"("hidden_act":"gelu")"), {"hidden_act", "gelu", "silu"}},
       {llama(R"("rope_scaling":{"type":"yarn","factor":4})"), {"rope_scaling.rope_type", "yarn", "default, linear, llama3"}},
@@ -115,21 +127,31 @@ TEST(ModelConfig, RefusesByFieldValueAndWhatIsSupported) {
       {llama(R"("rope_parameters":{"full_attention":{"rope_type":"default"}})"), {"rope_parameters", "kind of layer"}},
       {llama(R"("rope_scaling":{"type":"linear"})"), {"rope_scaling.factor", "missing"}},
       {llama(R"("rope_scaling":{"type":"linear","factor":-2})"), {"rope_scaling.factor"}},
-      {llama(R"("rope_scaling":{"rope_type":"llama3","factor":8,"low_freq_factor":4,"high_freq_factor":4,"original_max_position_embeddings":64})"), {"high_freq_factor"}},
-      {llama(R"("rope_scaling":{"rope_type":"llama3","factor":8,"low_freq_factor":1,"high_freq_factor":4})"), {"original_max_position_embeddings", "missing"}},
-      {llama(R"("rope_scaling":{"type":"linear","factor":2},"rope_parameters":{"rope_type":"default","rope_theta":1e4})"), {"rope_scaling", "rope_parameters"}},
+      {llama(
+           R"("rope_scaling":{"rope_type":"llama3","factor":8,"low_freq_factor":4,"high_freq_factor":4,"original_max_position_embeddings":64})"),
+       {"high_freq_factor"}},
+      {llama(R"("rope_scaling":{"rope_type":"llama3","factor":8,"low_freq_factor":1,"high_freq_factor":4})"),
+       {"original_max_position_embeddings", "missing"}},
+      {llama(R"("rope_scaling":{"type":"linear","factor":2},"rope_parameters":{"rope_type":"default","rope_theta":1e4})"),
+       {"rope_scaling", "rope_parameters"}},
       {llama(R"("partial_rotary_factor":0.5)"), {"partial_rotary_factor"}},
       {llama(R"("rope_theta":0)"), {"rope_theta"}},
       {llama(R"("rms_norm_eps":-1)"), {"rms_norm_eps"}},
       {llama(R"("head_dim":15)"), {"15"}},
       {llama(R"("layer_types":["full_attention"])", "qwen3"), {"layer_types", "1 layers"}},
-      {llama(R"("layer_types":["full_attention","chunked_attention","full_attention","full_attention"])", "qwen3"), {"chunked_attention", "full_attention, sliding_attention"}},
+      {llama(R"("layer_types":["full_attention","chunked_attention","full_attention","full_attention"])", "qwen3"),
+       {"chunked_attention", "full_attention, sliding_attention"}},
       {llama(R"("layer_types":["sliding_attention","full_attention","full_attention","full_attention"])", "qwen3"), {"sliding_window"}},
-      {R"({"model_type":"llama","vocab_size":100,"hidden_size":65536000,"intermediate_size":1,"num_hidden_layers":1,"num_attention_heads":1,"max_position_embeddings":1})", {"hidden_size", "65536"}},
-      {R"({"model_type":"llama","vocab_size":100,"hidden_size":64,"intermediate_size":1,"num_hidden_layers":1,"num_attention_heads":3,"max_position_embeddings":1})", {"num_attention_heads", "3 heads"}},
-      {R"({"model_type":"llama","vocab_size":100,"hidden_size":64,"num_hidden_layers":1,"num_attention_heads":4,"max_position_embeddings":1})", {"intermediate_size", "missing"}},
-      {R"({"model_type":"qwen2","vocab_size":100,"hidden_size":64,"intermediate_size":9,"num_hidden_layers":1,"num_attention_heads":4,"max_position_embeddings":1})", {"num_key_value_heads", "missing"}},
-      {R"({"model_type":"llama","vocab_size":100,"hidden_size":64,"intermediate_size":9,"num_hidden_layers":1,"num_attention_heads":4,"num_key_value_heads":3,"max_position_embeddings":1})", {"3 key/value heads"}},
+      {R"({"model_type":"llama","vocab_size":100,"hidden_size":65536000,"intermediate_size":1,"num_hidden_layers":1,"num_attention_heads":1,"max_position_embeddings":1})",
+       {"hidden_size", "65536"}},
+      {R"({"model_type":"llama","vocab_size":100,"hidden_size":64,"intermediate_size":1,"num_hidden_layers":1,"num_attention_heads":3,"max_position_embeddings":1})",
+       {"num_attention_heads", "3 heads"}},
+      {R"({"model_type":"llama","vocab_size":100,"hidden_size":64,"num_hidden_layers":1,"num_attention_heads":4,"max_position_embeddings":1})",
+       {"intermediate_size", "missing"}},
+      {R"({"model_type":"qwen2","vocab_size":100,"hidden_size":64,"intermediate_size":9,"num_hidden_layers":1,"num_attention_heads":4,"max_position_embeddings":1})",
+       {"num_key_value_heads", "missing"}},
+      {R"({"model_type":"llama","vocab_size":100,"hidden_size":64,"intermediate_size":9,"num_hidden_layers":1,"num_attention_heads":4,"num_key_value_heads":3,"max_position_embeddings":1})",
+       {"3 key/value heads"}},
       {gpt2(R"("activation_function":"relu")"), {"activation_function", "relu", "gelu_new"}},
       {gpt2(R"("scale_attn_weights":false)"), {"scale_attn_weights"}},
       {gpt2(R"("scale_attn_by_inverse_layer_idx":true)"), {"scale_attn_by_inverse_layer_idx"}},
@@ -145,12 +167,17 @@ TEST(ModelConfig, RefusesByFieldValueAndWhatIsSupported) {
 
 // What is written is read back to the same model.
 TEST(ModelConfig, WritesWhatItReads) {
-  const std::string forms[] = {llama(R"("rope_theta":5e5,"attention_bias":true,"mlp_bias":true,"tie_word_embeddings":true,"eos_token_id":[3,4],"torch_dtype":"bfloat16")"),
-                               llama(R"("rope_scaling":{"rope_type":"llama3","factor":32.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":64})"),
-                               llama(R"("sliding_window":77,"rms_norm_eps":1e-05)", "mistral"),
-                               llama(R"("sliding_window":null,"rope_scaling":{"type":"linear","factor":3})", "mistral"),
-                               llama(R"("use_sliding_window":true,"sliding_window":32,"max_window_layers":2)", "qwen2"),
-                               llama(R"("head_dim":32,"attention_bias":true)", "qwen3"), gpt2(R"("n_inner":100,"tie_word_embeddings":false)"), gpt2("")};
+  const std::string forms[] = {
+      llama(
+          R"("rope_theta":5e5,"attention_bias":true,"mlp_bias":true,"tie_word_embeddings":true,"eos_token_id":[3,4],"torch_dtype":"bfloat16")"),
+      llama(
+          R"("rope_scaling":{"rope_type":"llama3","factor":32.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":64})"),
+      llama(R"("sliding_window":77,"rms_norm_eps":1e-05)", "mistral"),
+      llama(R"("sliding_window":null,"rope_scaling":{"type":"linear","factor":3})", "mistral"),
+      llama(R"("use_sliding_window":true,"sliding_window":32,"max_window_layers":2)", "qwen2"),
+      llama(R"("head_dim":32,"attention_bias":true)", "qwen3"),
+      gpt2(R"("n_inner":100,"tie_word_embeddings":false)"),
+      gpt2("")};
   for (const std::string& form : forms) {
     const ModelConfig a = read(form), b = read(a.to_json());
     EXPECT_EQ(a.to_json(), b.to_json());
@@ -166,7 +193,8 @@ TEST(ModelConfig, WritesWhatItReads) {
     EXPECT_EQ(rope_frequencies(a.rope, 16), rope_frequencies(b.rope, 16));
     const auto shapes_a = parameter_shapes(a), shapes_b = parameter_shapes(b);
     ASSERT_EQ(shapes_a.size(), shapes_b.size());
-    for (std::size_t i = 0; i < shapes_a.size(); ++i) EXPECT_TRUE(shapes_a[i].name == shapes_b[i].name && shapes_a[i].shape == shapes_b[i].shape);
+    for (std::size_t i = 0; i < shapes_a.size(); ++i)
+      EXPECT_TRUE(shapes_a[i].name == shapes_b[i].name && shapes_a[i].shape == shapes_b[i].shape);
   }
 }
 
