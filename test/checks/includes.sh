@@ -24,6 +24,7 @@ src/engine/backend: src/engine/core
 src/engine/graph: src/engine/backend src/engine/core
 src/engine/io: src/engine/core
 src/engine/tokenizers: src/engine/core
+src/engine/templates: src/engine/core
 src/engine/data: src/engine/tokenizers src/engine/core
 src/engine/models: src/engine/graph src/engine/backend src/engine/io src/engine/core
 src/engine/train: src/engine/models src/engine/data src/engine/tokenizers src/engine/graph src/engine/backend src/engine/io src/engine/core
