@@ -335,6 +335,7 @@ comment on function pgtrain_private.give_checkpoint_up(bigint, integer, text) is
 -- running -> succeeded. One commit with the artifacts, which the worker has added in the same transaction.
 create or replace function pgtrain_private.publish_run(run_id bigint, attempt integer, result jsonb, artifacts jsonb) returns bigint[]
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
 declare
     owner bigint := pgtrain_private.fence_attempt(publish_run.run_id, publish_run.attempt);
     run pgtrain.training_runs;
@@ -353,7 +354,7 @@ begin
     insert into pgtrain.artifacts (run_id, owner_id, name, file_id, bytes, sha256)
     select run.id, owner, a.name, a.file_id, a.bytes, a.sha256
       from jsonb_to_recordset(publish_run.artifacts) a (name text, file_id bigint, bytes bigint, sha256 text)
-    on conflict on constraint artifacts_run_id_name_key do update
+    on conflict (run_id, (name || '')) do update
        set file_id = excluded.file_id, bytes = excluded.bytes, sha256 = excluded.sha256, created_at = clock_timestamp();
     -- It may get another name, when the owner has a model of that name already.
     model := pgtrain_private.publish_model(run.id, owner, coalesce(run.publish_as, run.name), jsonb_build_object(
@@ -507,7 +508,7 @@ declare
 begin
     insert into pgtrain.compute_nodes as n (name, status, status_text, cpu_count, memory_bytes, last_contact_at)
     values (node_name, 'activated', note, cpus, sync_devices.memory_bytes, now())
-    on conflict (name) where owner_id is null do update set status = 'activated', status_text = excluded.status_text, cpu_count = excluded.cpu_count,
+    on conflict ((name || '')) where owner_id is null do update set status = 'activated', status_text = excluded.status_text, cpu_count = excluded.cpu_count,
         memory_bytes = excluded.memory_bytes, last_contact_at = now()
     returning n.id into node;
     insert into pgtrain.devices as d (node_id, instance_id, kind, selector, name, memory_bytes, detail, status)

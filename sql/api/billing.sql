@@ -135,6 +135,7 @@ comment on function pgtrain_private.end_billing_event(text, bigint, text, bigint
 create or replace function pgtrain_private.start_subscription(user_id bigint, plan pgtrain.plans, status pgtrain.subscription_status,
     subscription_id text, trial_days integer default 0) returns bigint
     language plpgsql set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
 declare
     made bigint;
     trial_end timestamptz := case when trial_days > 0 then now() + trial_days * interval '24 hours' end;
@@ -148,7 +149,7 @@ begin
                  else coalesce(trial_end, pgtrain_private.next_period_end(now(), plan, now())) end,
             coalesce(trial_end, now()),
             case when trial_end is not null then now() end, trial_end)
-    on conflict on constraint user_subscriptions_subscription_id_key do nothing
+    on conflict ((subscription_id || '')) do nothing
     returning id into made;
     if made is null then
         raise exception using errcode = '23505', message = format('there is a subscription "%s" already', start_subscription.subscription_id);

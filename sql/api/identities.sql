@@ -56,12 +56,13 @@ comment on function pgtrain.distrust_connection_role(text, text) is 'Takes that 
 
 create or replace function pgtrain_private.insert_connection(account_id bigint, provider_name text, provider_id text) returns bigint
     language plpgsql set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
 declare
     new_id bigint;
 begin
     insert into pgtrain.connections (user_id, provider_name, provider_id)
     values (account_id, insert_connection.provider_name, insert_connection.provider_id)
-    on conflict on constraint connections_provider_name_provider_id_key do nothing returning id into new_id;
+    on conflict ((provider_name || ''), (provider_id || '')) do nothing returning id into new_id;
     if new_id is null then
         raise exception using errcode = '23505', message = format('this identity at "%s" is linked to an account already', provider_name),
             hint = 'Unlink it there first.';
@@ -124,7 +125,7 @@ begin
     perform pgtrain_private.require_writable('login_with_connection');
     perform pgtrain_private.check_provider(provider_name, provider_id);
     select u.* into account from pgtrain.connections c join pgtrain.users u on u.id = c.user_id
-     where c.provider_name = login_with_connection.provider_name and c.provider_id = login_with_connection.provider_id
+     where c.provider_name || '' = login_with_connection.provider_name and c.provider_id || '' = login_with_connection.provider_id
        and u.is_active and (u.is_verified or not current_setting('pgtrain.login_needs_verification')::boolean);
     if account.id is not null and code is null and pgtrain_private.has_second_factor(account.id) then
         raise exception using errcode = 'PT428', message = 'a one-time code is needed',

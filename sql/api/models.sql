@@ -58,7 +58,7 @@ begin
         insert into pgtrain.models (owner_id, kind, name, run_id, metadata, context_length)
         values (publish_model.owner_id, 'local', left(publish_model.name, 200 - length(mark)) || mark, publish_model.run_id,
                 coalesce(publish_model.metadata, '{}'), nullif((publish_model.metadata #>> '{config,context}')::integer, 0))
-        on conflict (owner_id, name) do nothing
+        on conflict (owner_id, (name || '')) do nothing
         returning id into published;
         exit when found;
     end loop;

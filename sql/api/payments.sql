@@ -17,12 +17,12 @@ begin
     end if;
     insert into pgtrain.payment_history (user_id, subscription_id, payment_intent_id, amount, currency, status, payment_method, metadata)
     values (user_id, subscription, payment_intent_id, amount, currency, status, payment_method, coalesce(metadata, '{}'))
-    on conflict on constraint payment_history_payment_intent_id_key do nothing returning id into payment_id;
+    on conflict do nothing returning id into payment_id;
     is_news := found;
     if is_news then
         return;
     end if;
-    select * into strict former from pgtrain.payment_history p where p.payment_intent_id = write_payment.payment_intent_id for update;
+    select * into strict former from pgtrain.payment_history p where p.payment_intent_id || '' = write_payment.payment_intent_id for update;
     if (former.user_id, former.amount, former.currency::text) <> (user_id, amount, currency) then
         raise exception using errcode = 'PT409', message = format('payment "%s" was recorded with another user or amount', payment_intent_id),
             detail = format('It is %s %s of user %s.', former.amount, former.currency, former.user_id);
@@ -127,7 +127,7 @@ declare
     given bigint;
 begin
     perform pgtrain_private.require_billing_right('refund_payment', null, false);
-    select * into payment from pgtrain.payment_history p where p.payment_intent_id = refund_payment.payment_intent_id;
+    select * into payment from pgtrain.payment_history p where p.payment_intent_id || '' = refund_payment.payment_intent_id;
     if not found then
         raise exception using errcode = 'PT404', message = format('payment "%s" does not exist', coalesce(payment_intent_id, 'null'));
     end if;

@@ -9,7 +9,7 @@ comment on type pgtrain.payment_status is 'Life of a payment';
 create table pgtrain.user_subscriptions (
     id bigint generated always as identity primary key,
     user_id bigint not null references pgtrain.users on delete cascade,
-    subscription_id text not null unique,
+    subscription_id text not null,
     plan_id bigint not null references pgtrain.plans,
     status pgtrain.subscription_status not null,
     current_period_start timestamptz not null default now(),
@@ -25,6 +25,7 @@ create table pgtrain.user_subscriptions (
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now()
 );
+create unique index user_subscriptions_subscription_id_key on pgtrain.user_subscriptions ((subscription_id || ''));
 create unique index user_subscriptions_live_key on pgtrain.user_subscriptions (user_id) where status in ('active', 'trialing', 'past_due');
 create index user_subscriptions_user_id_idx on pgtrain.user_subscriptions (user_id);
 create index user_subscriptions_plan_id_idx on pgtrain.user_subscriptions (plan_id);
@@ -55,7 +56,7 @@ create table pgtrain.payment_history (
     id bigint generated always as identity primary key,
     user_id bigint not null references pgtrain.users on delete restrict,
     subscription_id bigint references pgtrain.user_subscriptions on delete set null,
-    payment_intent_id text not null unique,
+    payment_intent_id text not null,
     amount bigint not null check (amount >= 0),
     refunded_amount bigint not null default 0 check (refunded_amount between 0 and amount),
     currency char(3) not null check (currency ~ '^[A-Z]{3}$'),
@@ -66,6 +67,7 @@ create table pgtrain.payment_history (
     updated_at timestamptz not null default now()
 );
 create index payment_history_user_id_idx on pgtrain.payment_history (user_id);
+create unique index payment_history_payment_intent_id_key on pgtrain.payment_history ((payment_intent_id || ''));
 create index payment_history_subscription_id_idx on pgtrain.payment_history (subscription_id);
 comment on table pgtrain.payment_history is 'Payments; a user who has paid is deactivated, not deleted';
 comment on column pgtrain.payment_history.id is 'Key';
@@ -90,6 +92,7 @@ create table pgtrain.billing_events (
     created_at timestamptz not null default clock_timestamp()
 );
 create index billing_events_user_id_idx on pgtrain.billing_events (user_id);
+insert into pgtrain_private.hidden_columns values ('billing_events', 'event_id');
 comment on table pgtrain.billing_events is 'Events of payment services that were acted on; a second delivery finds its row and changes nothing';
 comment on column pgtrain.billing_events.event_id is 'Name of the event at the payment service';
 comment on column pgtrain.billing_events.user_id is 'User; no foreign key, the record outlives the account';

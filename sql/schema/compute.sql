@@ -42,8 +42,8 @@ create table pgtrain.compute_nodes (
     unique (id, owner_id)  -- what grants refer to
 );
 -- A user's machine can never take the place of the server's own, whatever it is called.
-create unique index compute_nodes_name_key on pgtrain.compute_nodes (name) where owner_id is null;
-create unique index compute_nodes_owner_id_name_key on pgtrain.compute_nodes (owner_id, name);
+create unique index compute_nodes_name_key on pgtrain.compute_nodes ((name || '')) where owner_id is null;
+create unique index compute_nodes_owner_id_name_key on pgtrain.compute_nodes (owner_id, (name || ''));
 comment on table pgtrain.compute_nodes is 'Machines that execute runs and instances; the row of this server is written by its scheduler';
 comment on column pgtrain.compute_nodes.id is 'Key';
 comment on column pgtrain.compute_nodes.owner_id is 'User who brought it, null for the server''s own';

@@ -31,7 +31,7 @@ create table pgtrain.datasets (
     updated_at timestamptz not null default now(),
     check (owner_id is not null or is_public)
 ) with (fillfactor = 70);
-create unique index datasets_owner_id_name_key on pgtrain.datasets (owner_id, name);
+create unique index datasets_owner_id_name_key on pgtrain.datasets (owner_id, (name || ''));  -- see guarded text in foundation.sql
 create index datasets_public_idx on pgtrain.datasets (id) where is_public;
 comment on table pgtrain.datasets is 'Datasets of users, and of the catalogue (owner null)';
 comment on column pgtrain.datasets.id is 'Key';
@@ -123,9 +123,9 @@ create table pgtrain.training_images (
     height integer check (height > 0),
     is_resized boolean not null default false,
     created_at timestamptz not null default now(),
-    updated_at timestamptz not null default now(),
-    unique (training_id, name)
+    updated_at timestamptz not null default now()
 );
+create unique index training_images_training_id_name_key on pgtrain.training_images (training_id, (name || ''));
 create index training_images_owner_id_idx on pgtrain.training_images (owner_id);
 comment on table pgtrain.training_images is 'Images of a training';
 comment on column pgtrain.training_images.id is 'Key';

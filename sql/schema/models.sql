@@ -32,7 +32,7 @@ create table pgtrain.models (
     updated_at timestamptz not null default now(),
     check (owner_id is not null or is_public)
 );
-create unique index models_owner_id_name_key on pgtrain.models (owner_id, name);
+create unique index models_owner_id_name_key on pgtrain.models (owner_id, (name || ''));
 create index models_public_idx on pgtrain.models (id) where is_public;
 comment on table pgtrain.models is 'Models: trained here, offered as templates, or reached elsewhere';
 comment on column pgtrain.models.id is 'Key';

@@ -27,9 +27,9 @@ create table pgtrain.instance_images (
     native_created_at timestamptz,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
-    unique (node_id, key),
     unique (id, owner_id)
 );
+create unique index instance_images_node_id_key_key on pgtrain.instance_images (node_id, (key || ''));
 create index instance_images_owner_id_idx on pgtrain.instance_images (owner_id);
 comment on table pgtrain.instance_images is 'Images on machines, of which instances are made';
 comment on column pgtrain.instance_images.id is 'Key';
@@ -75,10 +75,10 @@ create table pgtrain.instances (
     base_image text,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
-    unique (node_id, key),
-    unique (node_id, name),
     unique (id, owner_id)
 );
+create unique index instances_node_id_key_key on pgtrain.instances (node_id, (key || ''));
+create unique index instances_node_id_name_key on pgtrain.instances (node_id, (name || ''));
 create index instances_owner_id_idx on pgtrain.instances (owner_id);
 create index instances_image_id_idx on pgtrain.instances (image_id);
 create index instances_ssh_key_id_idx on pgtrain.instances (ssh_key_id);

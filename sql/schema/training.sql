@@ -390,9 +390,9 @@ create table pgtrain.artifacts (
     file_id bigint not null references pgtrain_private.stored_files on delete cascade,
     bytes bigint not null,
     sha256 text not null,
-    created_at timestamptz not null default clock_timestamp(),
-    unique (run_id, name)
+    created_at timestamptz not null default clock_timestamp()
 );
+create unique index artifacts_run_id_name_key on pgtrain.artifacts (run_id, (name || ''));
 create index artifacts_file_id_idx on pgtrain.artifacts (file_id);
 comment on table pgtrain.artifacts is 'Files that a run produced: model.safetensors, config.json, tokenizer.json';
 comment on column pgtrain.artifacts.id is 'Key';

@@ -75,9 +75,9 @@ create table pgtrain.connections (
     provider_name text not null,
     provider_id text not null,
     created_at timestamptz not null default now(),
-    updated_at timestamptz not null default now(),
-    unique (provider_name, provider_id)
+    updated_at timestamptz not null default now()
 );
+create unique index connections_provider_name_provider_id_key on pgtrain.connections ((provider_name || ''), (provider_id || ''));
 create index connections_user_id_idx on pgtrain.connections (user_id);
 comment on table pgtrain.connections is 'Identities at outside login providers';
 comment on column pgtrain.connections.id is 'Key';

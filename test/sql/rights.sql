@@ -39,6 +39,18 @@ select p.polrelid::regclass, m[1]
    and p.polrelid::regclass::text not in ('pgtrain.run_metrics', 'pgtrain.dataset_samples',  -- by the million, and asked for by run and dataset
                                           'pgtrain.outbox', 'pgtrain.connection_roles')  -- few rows
  group by 1, 2 order by 1::text;
+\echo 'text in an index that a caller''s own condition could be looked up in before the policy is asked:'
+select i.indexrelid::regclass, a.attname
+  from pg_index i join pg_class c on c.oid = i.indrelid
+ cross join lateral unnest(i.indkey::int2[]) with ordinality k (number, place)
+  join pg_attribute a on a.attrelid = c.oid and a.attnum = k.number
+ where c.relnamespace = 'pgtrain'::regnamespace and c.relrowsecurity and a.atttypid in ('text'::regtype, 'varchar'::regtype, 'bytea'::regtype, 'jsonb'::regtype)
+   and (c.relname, a.attname) not in (('favorites', 'entity'), ('training_tasks', 'message_id'),  -- words and numbers, no content
+                                      ('datasets', 'dataset_id'), ('connection_roles', 'provider_name'), ('plans', 'name'))  -- the administrator's own
+   and not exists (select from pgtrain_private.hidden_columns h where h.table_name = c.relname and coalesce(h.column_name, a.attname) = a.attname)
+   and not (k.place > 1 and (select count(*) = 1 and bool_and(pg_get_expr(p.polqual, p.polrelid) ~ ('^pgtrain_private.in_scope\(' || pg_get_indexdef(i.indexrelid, 1, true)))
+                               from pg_policy p where p.polrelid = c.oid and p.polcmd in ('r', '*')))
+ order by 1::text;
 \echo 'function that asks for a permission that does not exist:'
 select f.proname, m[1], m[2]
   from pg_proc f, regexp_matches(f.prosrc, '(?:require_permission|has_permission|may_access)\((?:[a-z_.]+, )?''([a-z]+)'', ''([a-z_]+)''', 'g') m

@@ -33,6 +33,7 @@ select pgtrain.register_user('vic', 'canary@attack.test', 'canary password 1');
 select pgtrain.register_user('eve', 'eve@attack.test', 'a long enough secret');
 select pgtrain.register_user('root', 'root@attack.test', 'canary password 2');
 select pgtrain.grant_role(3, 'admin');
+insert into pgtrain.connections (user_id, provider_name, provider_id) values (1, 'discord', 'canary identity');
 insert into pgtrain.compute_nodes (owner_id, name) values (1, 'canary node');
 insert into pgtrain.instance_images (node_id, owner_id, name) select id, 1, 'canary image' from pgtrain.compute_nodes where owner_id = 1;
 insert into pgtrain.instances (node_id, owner_id, name) select id, 1, 'canary' from pgtrain.compute_nodes where owner_id = 1;
@@ -54,7 +55,7 @@ SQL
 my $hash = $node->safe_psql('postgres', 'select hash from pgtrain.passwords where user_id = 1');
 $node->safe_psql('postgres', 'vacuum analyze');
 # What must never be seen: the victim's words, his tokens, and what is stored of them.
-my $canary = join '|', map { quotemeta } 'canary data', 'canary description', 'canary text', 'canary run', 'canary model', 'canary training', 'canary node',
+my $canary = join '|', map { quotemeta } 'canary data', 'canary description', 'canary text', 'canary run', 'canary model', 'canary training', 'canary node', 'canary identity',
   'canary image', 'canary@attack', 'canary-secret', 'canary key', 'canary password', 'pi_vic"', $vic_token, $vic_key, $vic_hash, $hash;
 
 # Everything that is not Eve's own: rows, and who may do what with which object. Failed logins count against the victim, as they must.
