@@ -1,113 +1,151 @@
-// Encoding by a heap over merge ranks: a piece of n bytes costs n log n, however long it is.
+// Encoding: added tokens out of the raw text, normalize what is between, added tokens out of that, split, merge.
 #include "engine/tokenizers/tokenizer.hpp"
 
 #include <algorithm>
-#include <queue>
 
-#include "engine/tokenizers/pretokenizer.hpp"
+#include "engine/core/error.hpp"
+#include "engine/core/json.hpp"
+#include "engine/tokenizers/byte_characters.hpp"
 
 namespace pgtrain::engine::tokenizers {
 namespace {
 
-constexpr std::size_t kCachedWords = 1 << 17, kCachedBytes = 64;
+constexpr std::size_t kLongestText = std::size_t{1} << 31;  // merging counts symbols in 32 bits
 
 }  // namespace
 
-Tokenizer Tokenizer::bytes() { return from_merges({}); }
+Tokenizer::Id Tokenizer::end_of_text() const {
+  if (end_of_text_ >= 0) return end_of_text_;
+  if (special_ids_.eos >= 0) return special_ids_.eos;
+  throw core::Error("model_invalid", "the tokenizer names no token that ends a text", "",
+                    "Put tokenizer_config.json with eos_token, or config.json with eos_token_id, beside tokenizer.json.");
+}
 
-Tokenizer Tokenizer::from_merges(const std::vector<Merge>& merges) {
-  Tokenizer made;
-  for (int byte = 0; byte < 256; ++byte) {
-    made.tokens_.emplace_back(1, static_cast<char>(byte));
-    made.byte_ids_[byte] = byte;
+std::string Tokenizer::token_text(Id id) const {
+  if (id >= model_.size()) {
+    const auto found =
+        std::lower_bound(added_.begin(), added_.end(), id, [](const AddedToken& token, Id value) { return token.id < value; });
+    return found != added_.end() && found->id == id ? found->content : "";
   }
-  made.end_of_text_ = 256;
-  made.tokens_.emplace_back(kEndOfText);
-  for (const Merge& merge : merges) {
-    made.merges_.emplace(key(merge.left, merge.right), Merged{static_cast<std::int32_t>(made.merge_list_.size()), made.vocab_size()});
-    made.tokens_.push_back(made.tokens_[merge.left] + made.tokens_[merge.right]);
-    made.merge_list_.push_back(merge);
+  return model_.byte_level && model_.is_findable(id) ? spell(model_.token(id)) : model_.token(id);
+}
+
+std::optional<Tokenizer::Id> Tokenizer::find_token(std::string_view text) const {
+  if (const auto found = added_ids_.find(std::string(text)); found != added_ids_.end()) return found->second;
+  std::string bytes;
+  if (model_.byte_level && !unspell(text, bytes)) return std::nullopt;
+  const Id id = model_.find(model_.byte_level ? bytes : text);
+  return id < 0 ? std::nullopt : std::optional(id);
+}
+
+void Tokenizer::take_config(std::string_view json, const std::string& name) {
+  const core::JsonValue root = core::JsonValue::parse(json, name);
+  const auto take = [&](const char* field, Id& id) {
+    const core::JsonValue* value = root.find(field);
+    if (value == nullptr || value->is_null()) return;
+    const std::string& text = value->kind() == core::JsonValue::Kind::Object ? value->at("content").as_string() : value->as_string();
+    const std::optional<Id> found = find_token(text);
+    if (!found)
+      throw core::Error("model_invalid", name + ": " + field + " \"" + core::printable(text) + "\" is not in the vocabulary", "",
+                        "The file does not belong to this tokenizer.json; take both from the same model.");
+    id = *found;
+  };
+  take("bos_token", special_ids_.bos);
+  take("eos_token", special_ids_.eos);
+  take("pad_token", special_ids_.pad);
+  take("unk_token", special_ids_.unknown);
+}
+
+void Tokenizer::encode_parts(const std::vector<TextPart>& parts, bool adds_special, std::vector<Id>& out) const {
+  std::string joined;
+  Marking marking;
+  std::size_t size = 0;
+  for (const TextPart& part : parts) {
+    if (marking.stretches.empty() || marking.stretches.back().allows_special != part.is_template)
+      marking.stretches.push_back({size, part.is_template});
+    size += part.text.size();
   }
-  made.special_.assign(made.tokens_.size(), false);
-  made.special_[made.end_of_text_] = true;
+  if (size > kLongestText)
+    throw core::Error("data_invalid", "a text of " + std::to_string(size) + " bytes is too long to encode", "", "Cut texts at 2 GiB.");
+  std::string_view text = parts.empty() ? std::string_view() : parts[0].text;
+  if (parts.size() > 1) {
+    joined.reserve(size);
+    for (const TextPart& part : parts) joined.append(part.text);
+    text = joined;
+  }
+  if (adds_special)
+    for (const auto& [name, id] : before_) out.push_back(id);
+  if (is_plain_bytes_ && (marking.stretches.size() < 2) && (parts.empty() || !parts[0].is_template)) {
+    out.reserve(out.size() + text.size());
+    for (const char c : text) out.push_back(model_.byte_token(static_cast<unsigned char>(c)));
+  } else if (!text.empty()) {
+    std::vector<AddedTokenMatcher::Match> matches;
+    raw_.split(text, marking, 0, matches);
+    for (const auto& match : matches) {
+      if (match.id >= 0)
+        out.push_back(match.id);
+      else
+        encode_stretch(text.substr(match.begin, match.end - match.begin), match.begin, marking, out);
+    }
+  }
+  if (adds_special)
+    for (const auto& [name, id] : after_) out.push_back(id);
+}
+
+void Tokenizer::encode_stretch(std::string_view text, std::size_t begin, const Marking& marking, std::vector<Id>& out) const {
+  std::string storage;
+  const std::string_view normal = normalize(normalizers_, text, storage);
+  const auto encode_piece = [&](std::string_view piece) { model_.encode(piece, out); };
+  if (normalized_.is_empty()) {
+    pre_tokenize(pre_tokenizers_, 0, normal, begin == 0, encode_piece);
+    return;
+  }
+  std::vector<AddedTokenMatcher::Match> matches;
+  normalized_.split(normal, marking_after_normalizing(marking, text, begin, normal), 0, matches);
+  for (const auto& match : matches) {
+    if (match.id >= 0)
+      out.push_back(match.id);
+    else
+      pre_tokenize(pre_tokenizers_, 0, normal.substr(match.begin, match.end - match.begin), begin == 0 && match.begin == 0, encode_piece);
+  }
+}
+
+Marking Tokenizer::marking_after_normalizing(const Marking& marking, std::string_view text, std::size_t begin,
+                                             std::string_view normalized) const {
+  Marking made;
+  made.stretches.push_back({0, marking.allows_at(begin)});
+  if (!has_normalized_special_) return made;
+  for (const auto& stretch : marking.stretches) {
+    if (stretch.begin <= begin || stretch.begin >= begin + text.size()) continue;
+    // Where what stands before the boundary ends up.
+    std::string storage;
+    const std::size_t at = std::min(normalize(normalizers_, text.substr(0, stretch.begin - begin), storage).size(), normalized.size());
+    made.stretches.push_back({std::max(at, made.stretches.back().begin), stretch.allows_special});
+  }
   return made;
 }
 
-void Tokenizer::encode(std::string_view text, std::vector<Id>& out) const {
-  if (is_plain_bytes()) {
-    out.reserve(out.size() + text.size());
-    for (const char c : text) out.push_back(byte_ids_[static_cast<unsigned char>(c)]);
-    return;
-  }
-  for_each_piece(text, [&](std::string_view piece) { encode_piece(piece, out); });
+std::string Tokenizer::spelling_for_decoding(Id id) const {
+  const auto changed = decoded_as_.find(id);
+  return changed != decoded_as_.end() ? changed->second : token_text(id);
 }
 
-void Tokenizer::encode_piece(std::string_view piece, std::vector<Id>& out) const {
-  if (piece.size() == 1) {
-    out.push_back(byte_ids_[static_cast<unsigned char>(piece[0])]);
-    return;
+std::string Tokenizer::decode_as(const std::vector<Id>& ids, bool skips_special, bool keeps_bytes) const {
+  const bool is_byte_level =
+      model_.byte_level && decoders_.size() == 1 && decoders_[0].kind == DecoderStep::Kind::ByteLevel && decoded_as_.empty();
+  std::string bytes;
+  std::vector<std::string> tokens;
+  for (const Id id : ids) {
+    if (id < 0 || id >= vocab_size() || (skips_special && special_[id])) continue;
+    if (is_byte_level)
+      bytes += token_bytes(id);
+    else
+      tokens.push_back(spelling_for_decoding(id));
   }
-  if (piece.size() > kCachedBytes) {
-    merge_piece(piece, out);
-    return;
-  }
-  std::string word(piece);
-  auto found = cache_.find(word);
-  if (found == cache_.end()) {
-    if (cache_.size() >= kCachedWords) cache_.clear();
-    std::vector<Id> ids;
-    merge_piece(piece, ids);
-    found = cache_.emplace(std::move(word), std::move(ids)).first;
-  }
-  out.insert(out.end(), found->second.begin(), found->second.end());
-}
-
-void Tokenizer::merge_piece(std::string_view piece, std::vector<Id>& out) const {
-  struct Symbol {
-    Id id;
-    std::int64_t previous, next;  // -1 = none; id -1 = merged away
-  };
-  struct Candidate {
-    std::int32_t rank;
-    std::int64_t at;
-    Id made;
-    bool operator>(const Candidate& other) const { return rank != other.rank ? rank > other.rank : at > other.at; }
-  };
-  const std::int64_t count = static_cast<std::int64_t>(piece.size());
-  std::vector<Symbol> symbols(piece.size());
-  std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> heap;
-  const auto consider = [&](std::int64_t at) {
-    if (at < 0 || symbols[at].next < 0) return;
-    const auto found = merges_.find(key(symbols[at].id, symbols[symbols[at].next].id));
-    if (found != merges_.end()) heap.push({found->second.rank, at, found->second.id});
-  };
-  for (std::int64_t i = 0; i < count; ++i)
-    symbols[i] = {byte_ids_[static_cast<unsigned char>(piece[i])], i - 1, i + 1 < count ? i + 1 : -1};
-  for (std::int64_t i = 0; i < count; ++i) consider(i);
-  while (!heap.empty()) {
-    const Candidate best = heap.top();
-    heap.pop();
-    Symbol& left = symbols[best.at];
-    if (left.id < 0 || left.next < 0) continue;
-    Symbol& right = symbols[left.next];
-    // The neighbours may have changed since this was pushed; then the pair is another or none.
-    const auto found = merges_.find(key(left.id, right.id));
-    if (found == merges_.end() || found->second.id != best.made) continue;
-    left.id = best.made;
-    left.next = right.next;
-    right.id = -1;
-    if (left.next >= 0) symbols[left.next].previous = best.at;
-    consider(best.at);
-    consider(left.previous);
-  }
-  for (std::int64_t i = 0; i >= 0; i = symbols[i].next) out.push_back(symbols[i].id);
-}
-
-std::string Tokenizer::decode(const std::vector<Id>& ids) const {
-  std::string out;
-  for (const Id id : ids)
-    if (id >= 0 && id < vocab_size() && !special_[id]) out += tokens_[id];
-  return out;
+  if (is_byte_level) return keeps_bytes ? bytes : repair_as_rust(bytes);
+  if (!decoders_.empty()) return decode_tokens(decoders_, std::move(tokens), keeps_bytes);
+  for (std::size_t i = 0; i < tokens.size(); ++i) bytes.append(i > 0 ? " " : "").append(tokens[i]);
+  return bytes;
 }
 
 }  // namespace pgtrain::engine::tokenizers

@@ -167,7 +167,8 @@ TEST_F(Hostile, TokenizersAreReadOrRefused) {
       const auto tokenizer = tokenizers::Tokenizer::from_json(file, "mutated");
       std::vector<tokenizers::Tokenizer::Id> ids;
       tokenizer.encode(text, ids);
-      EXPECT_EQ(tokenizer.decode(ids), text) << trace(round);
+      for (const tokenizers::Tokenizer::Id id : ids) EXPECT_TRUE(id >= 0 && id < tokenizer.vocab_size()) << trace(round);
+      tokenizer.decode_text(ids, false);
     });
   }
   EXPECT_GT(outcome.refused, 300);
