@@ -72,5 +72,15 @@ my ($rc, $out, $err) = $node->psql('postgres', "select pgtrain.authenticate('$to
 set statement_timeout = '2s'; select pgtrain.deactivate_user(password => 'correct horse battery')");
 like($err, qr/statement timeout/, 'what somebody does to his own account waits');
 ok(survives($session), 'and ends nobody');
+# Nor does it keep logins to his account waiting, those that succeed and those that fail.
+query("select pgtrain.activate_user($ann)");
+my $holder = open_session("update pgtrain.users set name = 'I hold'");
+for my $case ([ 'correct horse battery', 'right' ], [ 'not his password', 'wrong' ])
+{
+	my ($rc, $out, $err) = $node->psql('postgres', "set statement_timeout = '20s'; select session_token is not null from pgtrain.login('ann', '$case->[0]')");
+	unlike($err, qr/timeout/, "a login with the $case->[1] password is answered while he holds his row");
+	is($out, $case->[1] eq 'right' ? 't' : '', 'as it is without');
+}
+ok(survives($holder), 'and his session stays');
 $node->stop;
 done_testing();

@@ -33,6 +33,9 @@ struct Logins {
 std::map<int64_t, Logins> logins;
 std::set<int64_t> used_sessions, used_keys, replayed_sessions;
 
+// Locked first, and without waiting: see write_login.
+const call::Statement lock_statement{
+    "select u.id from pgtrain.users u where u.id = $1 for no key update skip locked", {call::Type::Int8}};
 const call::Statement success_statement{
     "update pgtrain.users set failed_login_count = 0, locked_until = null, last_login_at = pg_catalog.now() where id = $1",
     {call::Type::Int8}};
@@ -72,6 +75,21 @@ void clear() {
 
 bool is_empty() { return logins.empty() && used_sessions.empty() && used_keys.empty() && replayed_sessions.empty(); }
 
+// Others log in to the same account at this moment, which is over soon. But who has SQL of his own may hold his account's row as long
+// as he likes, and would keep each login there waiting: what is then not written in the table, shared memory has counted.
+bool lock_account(const call::Spi &spi, int64_t user_id) {
+  constexpr int tries = 60;
+  constexpr long nap_us = 5000;
+  for (int i = 0; i < tries; ++i) {
+    if (!lock_statement.execute(spi, {user_id}).empty()) return true;
+    call::guarded([] {
+      CHECK_FOR_INTERRUPTS();
+      pg_usleep(nap_us);
+    });
+  }
+  return false;
+}
+
 void write_notes() {
   // The extension may have been dropped in this very transaction.
   if (XactReadOnly || marker_table() == InvalidOid) return;
@@ -79,9 +97,10 @@ void write_notes() {
   as_owner([] {
     call::Spi spi;
     for (const auto &[user_id, login] : logins) {
-      if (login.has_succeeded) success_statement.execute(spi, {user_id});
+      const bool is_locked = lock_account(spi, user_id);
+      if (is_locked && login.has_succeeded) success_statement.execute(spi, {user_id});
       if (login.failures == 0) continue;
-      failure_statement.execute(spi, {user_id, login.failures});
+      if (is_locked) failure_statement.execute(spi, {user_id, login.failures});
       failure_audit.execute(spi, {user_id, login.failures, login.address});
     }
     for (const int64_t session_id : replayed_sessions) {
