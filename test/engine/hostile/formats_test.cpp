@@ -124,7 +124,7 @@ TEST_F(HostileCheckpoints, AreReadOrRefused) {
   for (const auto& file : files) {
     const Outcome outcome = damage(file.name, folder_.path(), file.front, 1500);
     EXPECT_GT(outcome.refused, 300) << file.name;
-    EXPECT_GT(outcome.accepted, 10) << file.name;
+    EXPECT_GT(outcome.accepted, 2) << file.name;  // a few bits that mean nothing, among many that do
   }
   const Outcome outcome = damage("model.gguf", folder_.path("model.gguf"), 2500, 3000);
   EXPECT_GT(outcome.refused, 500);
