@@ -27,6 +27,7 @@ class RoundedMemory {
   }
   void release(void* memory) noexcept { std::free(memory); }
   void stored(void*, std::size_t) {}
+  void copied(void*, const void*, std::size_t) {}
   double get(core::DType type, const void* x, std::int64_t i) const {
     return type == core::DType::Bf16 ? core::to_float(static_cast<const core::Bf16*>(x)[i]) : static_cast<const float*>(x)[i];
   }
@@ -58,6 +59,8 @@ class ExactMemory {
   void stored(void* memory, std::size_t bytes) {
     for (std::size_t i = 0; i < bytes / sizeof(float); ++i) beside(memory)[i] = static_cast<const float*>(memory)[i];
   }
+  // What a device's copy moves, the doubles beside it too.
+  void copied(void* to, const void* from, std::size_t bytes) { std::memmove(beside(to), beside(from), bytes / sizeof(float) * sizeof(double)); }
   double get(core::DType, const void* x, std::int64_t i) const { return beside(x)[i]; }
   void put(core::DType, void* x, std::int64_t i, double value) {
     static_cast<float*>(x)[i] = static_cast<float>(value);
@@ -114,7 +117,10 @@ class ReferenceBackend : public backend::Backend {
     memory_.stored(to, bytes);
   }
   void download(void* to, const void* from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
-  void copy(void* to, const void* from, std::size_t bytes) override { upload(to, from, bytes); }
+  void copy(void* to, const void* from, std::size_t bytes) override {
+    std::memmove(to, from, bytes);
+    memory_.copied(to, from, bytes);
+  }
   void zero(void* memory, std::size_t bytes) override {
     std::memset(memory, 0, bytes);
     memory_.stored(memory, bytes);

@@ -18,9 +18,18 @@ void require(bool holds, const char* operation, const char* what) {
 
 }  // namespace
 
-std::int64_t Graph::parameter_count() const {
-  return parameters.empty() ? 0 : parameters.back().offset + parameters.back().count;
+namespace {
+
+std::int64_t end_of(const std::vector<Parameter>& parameters, bool trains) {
+  for (std::size_t i = parameters.size(); i-- > 0;)
+    if (parameters[i].trains == trains) return parameters[i].offset + parameters[i].count;
+  return 0;
 }
+
+}  // namespace
+
+std::int64_t Graph::parameter_count() const { return end_of(parameters, true); }
+std::int64_t Graph::frozen_count() const { return end_of(parameters, false); }
 
 Builder::Builder(DType compute) { graph_.compute = compute; }
 
@@ -41,13 +50,25 @@ Value Builder::statistic(std::int64_t rows, std::int64_t columns) {
 }
 
 Value Builder::parameter(const std::string& name, const std::vector<std::int64_t>& shape, bool decays) {
+  return add_parameter({name, shape, decays});
+}
+
+Value Builder::frozen(const std::string& name, const std::vector<std::int64_t>& shape) {
+  return add_parameter({.name = name, .shape = shape, .trains = false});
+}
+
+Value Builder::add_parameter(Parameter parameter) {
+  const std::vector<std::int64_t> shape = parameter.shape;
   require(shape.size() == 1 || shape.size() == 2, "parameter", "only vectors and matrices");
   std::int64_t count = 1;
   for (std::int64_t size : shape) {
     require(size > 0, "parameter", "an empty dimension");
     count *= size;
   }
-  Parameter parameter{name, shape, decays, graph_.parameter_count(), count};
+  // Frozen weights begin where a device's loads are aligned.
+  constexpr std::int64_t kFrozenAlignment = 64;
+  parameter.offset = parameter.trains ? graph_.parameter_count() : (graph_.frozen_count() + kFrozenAlignment - 1) / kFrozenAlignment * kFrozenAlignment;
+  parameter.count = count;
   graph_.parameters.push_back(std::move(parameter));
   const std::int64_t rows = shape.size() == 2 ? shape[0] : 1;
   graph_.values.push_back({ValueKind::Parameter, graph_.compute, rows, shape.back(), static_cast<std::int32_t>(graph_.parameters.size() - 1)});
@@ -107,15 +128,100 @@ Value Builder::linear(Value x, Value weight, Value bias, Activation activation_k
   return out;
 }
 
-Value Builder::attention(Value qkv, Value segments, std::int64_t batch, std::int64_t length, std::int64_t heads) {
+Value Builder::projection(Value x, Value weight, Value bias, Value adapted, const std::vector<Adapter>& adapters) {
+  require(info(weight).kind == ValueKind::Parameter, "projection", "the weight must be a parameter");
+  require(info(x).columns == info(weight).columns, "projection", "x is not as wide as the weight");
+  if (bias.id >= 0) require(info(bias).kind == ValueKind::Parameter && info(bias).count() == info(weight).rows, "projection", "the bias is no parameter as wide as the output");
+  const std::int64_t rows = info(x).rows, columns = info(weight).rows;
+  const Value out = activation(rows, columns);
+  Node node{.kind = OpKind::Linear, .inputs = {x.id, weight.id, bias.id}, .output = out.id, .is_transposed = true};
+  if (!adapters.empty()) {
+    node.adapted = adapted.id >= 0 ? adapted.id : x.id;
+    require(info({node.adapted}).rows == rows && info({node.adapted}).columns == info(x).columns, "projection", "what the adapters read is not of the shape of x");
+  }
+  for (const Adapter& adapter : adapters) {
+    const ValueInfo down = info(adapter.down), up = info(adapter.up);
+    require(down.kind == ValueKind::Parameter && up.kind == ValueKind::Parameter, "projection", "an adapter's parts must be parameters");
+    require(down.columns == info(x).columns && up.columns == down.rows, "projection", "an adapter's parts do not fit together or to x");
+    require(adapter.column >= 0 && adapter.column + up.rows <= columns, "projection", "an adapter reaches beyond the output");
+    node.adapters.push_back({adapter.down.id, adapter.up.id, activation(rows, down.rows).id, adapter.column, adapter.scale});
+  }
+  graph_.nodes.push_back(std::move(node));
+  return out;
+}
+
+Value Builder::constant(std::int64_t rows, std::int64_t columns, std::vector<float> values) {
+  require(rows > 0 && columns > 0 && static_cast<std::int64_t>(values.size()) == rows * columns, "constant", "it has not rows times columns values");
+  graph_.values.push_back({ValueKind::Constant, DType::F32, rows, columns, static_cast<std::int32_t>(graph_.constants.size())});
+  graph_.constants.push_back(std::move(values));
+  return {static_cast<std::int32_t>(graph_.values.size() - 1)};
+}
+
+Value Builder::rms_norm(Value x, Value gain, float epsilon) {
+  require(info(gain).count() == info(x).columns, "rms_norm", "the gain is not as wide as x");
+  const std::int64_t rows = info(x).rows;
+  const Value out = activation(rows, info(x).columns), rstd = statistic(1, rows);
+  graph_.nodes.push_back({.kind = OpKind::RmsNorm, .inputs = {x.id, gain.id}, .output = out.id, .saved = {rstd.id, -1}, .epsilon = epsilon});
+  return out;
+}
+
+Builder::SumAndNorm Builder::add_rms_norm(Value a, Value b, Value gain, float epsilon) {
+  require(info(a).rows == info(b).rows && info(a).columns == info(b).columns, "add_rms_norm", "the shapes differ");
+  require(info(gain).count() == info(a).columns, "add_rms_norm", "the gain is not as wide as x");
+  const std::int64_t rows = info(a).rows, columns = info(a).columns;
+  const Value sum = activation(rows, columns), norm = activation(rows, columns), rstd = statistic(1, rows);
+  graph_.nodes.push_back({.kind = OpKind::AddRmsNorm, .inputs = {a.id, b.id, gain.id}, .output = norm.id, .second = sum.id, .saved = {rstd.id, -1}, .epsilon = epsilon});
+  return {sum, norm};
+}
+
+Value Builder::head_norm(Value qkv, Value q_gain, Value k_gain, const Heads& heads, float epsilon) {
+  require_heads(qkv, heads, "head_norm");
+  require(info(q_gain).count() == heads.head_size && info(k_gain).count() == heads.head_size, "head_norm", "a gain is not as wide as a head");
+  const std::int64_t rows = info(qkv).rows;
+  const Value out = activation(rows, heads.columns()), q_rstd = statistic(rows, heads.heads), k_rstd = statistic(rows, heads.kv_heads);
+  graph_.nodes.push_back({.kind = OpKind::HeadNorm, .inputs = {qkv.id, q_gain.id, k_gain.id}, .output = out.id, .saved = {q_rstd.id, k_rstd.id}, .epsilon = epsilon,
+                          .heads = heads.heads, .kv_heads = heads.kv_heads, .head_size = heads.head_size});
+  return out;
+}
+
+Value Builder::rope(Value qkv, Value positions, Value table, const Heads& heads) {
+  require_heads(qkv, heads, "rope");
+  require(heads.head_size % 2 == 0, "rope", "a head of odd width has no halves");
+  require(info(positions).count() == info(qkv).rows, "rope", "one position a row is needed");
+  require(info(table).kind == ValueKind::Constant && info(table).columns == heads.head_size, "rope", "the table is no constant as wide as a head");
+  const Value out = activation(info(qkv).rows, heads.columns());
+  graph_.nodes.push_back({.kind = OpKind::Rope, .inputs = {qkv.id, positions.id, table.id}, .output = out.id, .heads = heads.heads, .kv_heads = heads.kv_heads, .head_size = heads.head_size});
+  return out;
+}
+
+Value Builder::swiglu(Value gate_up) {
+  require(info(gate_up).columns % 2 == 0, "swiglu", "gates and ups are not equally many");
+  const Value out = activation(info(gate_up).rows, info(gate_up).columns / 2);
+  graph_.nodes.push_back({.kind = OpKind::SwiGlu, .inputs = {gate_up.id}, .output = out.id});
+  return out;
+}
+
+Value Builder::dropout(Value x, float rate) {
+  require(rate >= 0 && rate < 1, "dropout", "the rate is not in [0, 1)");
+  const Value out = activation(info(x).rows, info(x).columns);
+  graph_.nodes.push_back({.kind = OpKind::Dropout, .inputs = {x.id}, .output = out.id, .rate = rate, .ordinal = graph_.dropouts++});
+  return out;
+}
+
+void Builder::require_heads(Value qkv, const Heads& heads, const char* operation) const {
+  require(heads.heads > 0 && heads.kv_heads > 0 && heads.head_size > 0 && heads.heads % heads.kv_heads == 0, operation, "the heads are not a multiple of the key heads");
+  require(info(qkv).columns == heads.columns(), operation, "the width is not that of the heads");
+}
+
+Value Builder::attention(Value qkv, Value segments, std::int64_t batch, std::int64_t length, const Heads& heads, std::int64_t window) {
   const ValueInfo x = info(qkv);
-  require(batch > 0 && length > 0 && heads > 0 && x.rows == batch * length, "attention", "rows are not batch times length");
-  require(x.columns % (3 * heads) == 0, "attention", "the width is not three times a multiple of the heads");
+  require_heads(qkv, heads, "attention");
+  require(batch > 0 && length > 0 && window >= 0 && x.rows == batch * length, "attention", "rows are not batch times length");
   if (segments.id >= 0) require(info(segments).count() == x.rows, "attention", "one segment number a row is needed");
-  const std::int64_t width = x.columns / 3;
-  const Value out = activation(x.rows, width);
-  const Value log_sum = statistic(batch * heads, length);
-  graph_.nodes.push_back({.kind = OpKind::Attention, .inputs = {qkv.id, segments.id}, .output = out.id, .saved = {log_sum.id, -1}, .batch = batch, .length = length, .heads = heads});
+  const Value out = activation(x.rows, heads.heads * heads.head_size);
+  const Value log_sum = statistic(batch * heads.heads, length);
+  graph_.nodes.push_back({.kind = OpKind::Attention, .inputs = {qkv.id, segments.id}, .output = out.id, .saved = {log_sum.id, -1}, .batch = batch, .length = length,
+                          .heads = heads.heads, .kv_heads = heads.kv_heads, .head_size = heads.head_size, .window = window});
   return out;
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "engine/core/error.hpp"
 #include "engine/graph/plan.hpp"
@@ -15,16 +16,31 @@ namespace {
 // The largest of the products that a node makes, in what it takes of the backend's memory; as the functions below call them.
 std::uint64_t matmul_bytes(const Graph& graph, const Node& node, Mode mode, const backend::Backend& backend) {
   if (node.kind != OpKind::Linear && node.kind != OpKind::LinearCrossEntropy) return 0;
-  const ValueInfo &x = graph.values[static_cast<std::size_t>(node.inputs[0])], &w = graph.values[static_cast<std::size_t>(node.inputs[1])];
-  const bool is_loss = node.kind == OpKind::LinearCrossEntropy;
-  const std::int64_t rows = is_loss ? std::min(x.rows, logits_rows(graph, node)) : x.rows, in = x.columns, out = is_loss ? w.rows : w.columns;
+  const auto about = [&](std::int32_t value) -> const ValueInfo& { return graph.values[static_cast<std::size_t>(value)]; };
+  const ValueInfo &x = about(node.inputs[0]), &w = about(node.inputs[1]);
+  const bool is_loss = node.kind == OpKind::LinearCrossEntropy, is_out_first = is_loss || node.is_transposed, trains = mode == Mode::Train;
+  const std::int64_t rows = is_loss ? std::min(x.rows, logits_rows(graph, node)) : x.rows, in = x.columns, out = is_out_first ? w.rows : w.columns;
   const std::int64_t pitch = is_loss ? logits_pitch(graph, node) : out;
   const backend::DType type = graph.compute;
-  std::uint64_t most = backend.matmul_workspace_bytes({.m = rows, .n = out, .k = in, .transpose_b = is_loss, .c_pitch = pitch, .in = type, .out = type});
-  if (mode != Mode::Train) return most;
-  const std::int64_t weight_rows = is_loss ? out : in, weight_columns = is_loss ? in : out;
-  most = std::max(most, backend.matmul_workspace_bytes({.m = weight_rows, .n = weight_columns, .k = rows, .transpose_a = true, .a_pitch = is_loss ? pitch : 0, .in = type, .out = DType::F32}));
-  return std::max(most, backend.matmul_workspace_bytes({.m = rows, .n = in, .k = out, .transpose_b = !is_loss, .a_pitch = is_loss ? pitch : 0, .in = type, .out = type}));
+  std::uint64_t most = 0;
+  const auto consider = [&](const backend::Matmul& product) { most = std::max(most, backend.matmul_workspace_bytes(product)); };
+  consider({.m = rows, .n = out, .k = in, .transpose_b = is_out_first, .c_pitch = pitch, .in = type, .out = type});
+  if (trains) {
+    const std::int64_t weight_rows = is_out_first ? out : in, weight_columns = is_out_first ? in : out;
+    consider({.m = weight_rows, .n = weight_columns, .k = rows, .transpose_a = true, .a_pitch = is_loss ? pitch : 0, .in = type, .out = DType::F32});
+    consider({.m = rows, .n = in, .k = out, .transpose_b = !is_out_first, .a_pitch = is_loss ? pitch : 0, .in = type, .out = type});
+  }
+  for (const AdapterUse& adapter : node.adapters) {
+    const std::int64_t rank = about(adapter.down).rows, width = about(adapter.up).rows;
+    consider({.m = rows, .n = rank, .k = in, .transpose_b = true, .in = type, .out = type});
+    consider({.m = rows, .n = width, .k = rank, .transpose_b = true, .c_pitch = out, .in = type, .out = type, .beta = 1.0f});
+    if (!trains) continue;
+    consider({.m = rows, .n = rank, .k = width, .a_pitch = out, .in = type, .out = type});
+    consider({.m = width, .n = rank, .k = rows, .transpose_a = true, .a_pitch = out, .in = type, .out = DType::F32, .beta = 1.0f});
+    consider({.m = rank, .n = in, .k = rows, .transpose_a = true, .in = type, .out = DType::F32, .beta = 1.0f});
+    consider({.m = rows, .n = in, .k = rank, .in = type, .out = type, .beta = 1.0f});
+  }
+  return most;
 }
 
 }  // namespace
@@ -32,7 +48,7 @@ std::uint64_t matmul_bytes(const Graph& graph, const Node& node, Mode mode, cons
 MemoryUse plan_memory(const Graph& graph, Mode mode, const backend::Backend& backend) {
   const auto count = static_cast<std::uint64_t>(graph.parameter_count());
   MemoryUse use;
-  use.weight_bytes = count * 4 + (graph.compute == DType::Bf16 ? count * 2 : 0);
+  use.weight_bytes = count * 4 + (graph.compute == DType::Bf16 ? count * 2 : 0) + static_cast<std::uint64_t>(graph.frozen_count()) * core::size_of(graph.compute);
   if (mode == Mode::Train) {
     use.gradient_bytes = count * 4;
     use.optimizer_bytes = count * 8;
@@ -42,7 +58,7 @@ MemoryUse plan_memory(const Graph& graph, Mode mode, const backend::Backend& bac
   for (const Node& node : graph.nodes) {
     matmul = std::max(matmul, matmul_bytes(graph, node, mode, backend));
     if (node.kind == OpKind::Attention)
-      attention = std::max(attention, backend.attention_workspace_bytes(node.length, graph.values[static_cast<std::size_t>(node.output)].columns / node.heads));
+      attention = std::max(attention, backend.attention_workspace_bytes(node.length, node.head_size));
   }
   use.workspace_bytes = backend.workspace_bytes() + attention + matmul;
   return use;
@@ -58,6 +74,9 @@ struct Executor::Plan {
       backend.release(arena);
       throw;
     }
+    for (std::size_t id = 0; id < graph.values.size(); ++id)
+      if (const ValueInfo& constant = graph.values[id]; constant.kind == ValueKind::Constant)
+        backend.upload(value(static_cast<std::int32_t>(id)), graph.constants[static_cast<std::size_t>(constant.index)].data(), static_cast<std::size_t>(constant.count()) * sizeof(float));
   }
   ~Plan() {
     backend.release(arena);
@@ -70,15 +89,26 @@ struct Executor::Plan {
   void* value(std::int32_t id) const { return at(plan.value_buffer[static_cast<std::size_t>(id)]); }
   float* floats(std::int32_t id) const { return static_cast<float*>(value(id)); }
   const std::int32_t* ids(std::int32_t id) const { return id < 0 ? nullptr : static_cast<const std::int32_t*>(value(id)); }
-  const void* weight(std::int32_t id) const { return store.compute_pointer(parameter(id)); }
-  float* gradient(std::int32_t id) const { return store.gradients() + parameter(id).offset; }
+  const void* weight(std::int32_t id) const { return id < 0 ? nullptr : store.compute_pointer(parameter(id)); }
+  // Null where nothing trains.
+  float* gradient(std::int32_t id) const { return id < 0 || !parameter(id).trains ? nullptr : store.gradients() + parameter(id).offset; }
+
+  void* columns_from(void* rows, std::int64_t column) const { return static_cast<char*>(rows) + static_cast<std::size_t>(column) * core::size_of(graph.compute); }
 
   void forward(const Step& step);
   void backward(const Step& step);
   void linear_forward(const Node& node);
   void linear_backward(const Node& node, const Step& step);
+  void adapters_forward(const Node& node);
+  void adapters_backward(const Node& node, const Step& step, const void* dout);
   void layer_norm_forward(const Node& node);
   void layer_norm_backward(const Node& node, const Step& step);
+  void rms_norm_forward(const Node& node);
+  void rms_norm_backward(const Node& node, const Step& step);
+  void head_norm_forward(const Node& node);
+  void head_norm_backward(const Node& node, const Step& step);
+  void rope(const Node& node, void* y, const void* x, bool inverse);
+  void dropout(const Node& node, void* y, const void* x, bool accumulates);
   void attention_forward(const Node& node);
   void attention_backward(const Node& node, const Step& step);
   void cross_entropy(const Node& node, const Step& step);
@@ -91,30 +121,68 @@ struct Executor::Plan {
   char* arena = nullptr;
   float* total = nullptr;
   bool wants_gradients = false;
+  std::uint64_t dropout_seed = 0, dropout_draw = 0;
   float loss_scale = 1.0f;
 };
 
 void Executor::Plan::linear_forward(const Node& node) {
-  const ValueInfo &x = info(node.inputs[0]), &w = info(node.inputs[1]);
+  const ValueInfo &x = info(node.inputs[0]), &y = info(node.output);
   const bool gelu = node.activation == Activation::Gelu;
-  backend.matmul({.m = x.rows, .n = w.columns, .k = w.rows, .a = value(node.inputs[0]), .b = weight(node.inputs[1]), .c = value(node.output),
-                  .in = graph.compute, .out = graph.compute, .bias = weight(node.inputs[2]), .gelu = gelu,
+  backend.matmul({.m = x.rows, .n = y.columns, .k = x.columns, .transpose_b = node.is_transposed, .a = value(node.inputs[0]), .b = weight(node.inputs[1]),
+                  .c = value(node.output), .in = graph.compute, .out = graph.compute, .bias = weight(node.inputs[2]), .gelu = gelu,
                   .gelu_input = gelu && mode == Mode::Train ? value(node.saved[0]) : nullptr});
+  adapters_forward(node);
 }
 
 void Executor::Plan::linear_backward(const Node& node, const Step& step) {
-  const ValueInfo &x = info(node.inputs[0]), &w = info(node.inputs[1]);
+  const ValueInfo &x = info(node.inputs[0]), &w = info(node.inputs[1]), &y = info(node.output);
   const void* dout = at(step.dout);
   if (node.activation == Activation::Gelu) {
-    backend.gelu_backward(graph.compute, at(step.scratch), dout, value(node.saved[0]), info(node.output).count());
+    backend.gelu_backward(graph.compute, at(step.scratch), dout, value(node.saved[0]), y.count());
     dout = at(step.scratch);
   }
-  backend.column_sum(graph.compute, gradient(node.inputs[2]), dout, x.rows, w.columns);
-  backend.matmul({.m = w.rows, .n = w.columns, .k = x.rows, .transpose_a = true, .a = value(node.inputs[0]), .b = dout, .c = gradient(node.inputs[1]),
-                  .in = graph.compute, .out = DType::F32, .beta = 1.0f});
+  if (float* dbias = gradient(node.inputs[2])) backend.column_sum(graph.compute, dbias, dout, x.rows, y.columns);
+  if (float* dweight = gradient(node.inputs[1])) {
+    const void *left = value(node.inputs[0]), *right = dout;
+    if (node.is_transposed) std::swap(left, right);
+    backend.matmul({.m = w.rows, .n = w.columns, .k = x.rows, .transpose_a = true, .a = left, .b = right, .c = dweight, .in = graph.compute, .out = DType::F32, .beta = 1.0f});
+  }
   if (step.dx >= 0)
-    backend.matmul({.m = x.rows, .n = w.rows, .k = w.columns, .transpose_b = true, .a = dout, .b = weight(node.inputs[1]), .c = at(step.dx),
+    backend.matmul({.m = x.rows, .n = x.columns, .k = y.columns, .transpose_b = !node.is_transposed, .a = dout, .b = weight(node.inputs[1]), .c = at(step.dx),
                     .in = graph.compute, .out = graph.compute, .beta = step.dx_accumulates ? 1.0f : 0.0f});
+  adapters_backward(node, step, dout);
+}
+
+void Executor::Plan::adapters_forward(const Node& node) {
+  for (const AdapterUse& adapter : node.adapters) {
+    const ValueInfo &x = info(node.adapted), &y = info(node.output), &down = info(adapter.down), &up = info(adapter.up);
+    backend.matmul({.m = x.rows, .n = down.rows, .k = x.columns, .transpose_b = true, .a = value(node.adapted), .b = weight(adapter.down), .c = value(adapter.low),
+                    .in = graph.compute, .out = graph.compute});
+    backend.matmul({.m = x.rows, .n = up.rows, .k = up.columns, .transpose_b = true, .a = value(adapter.low), .b = weight(adapter.up),
+                    .c = columns_from(value(node.output), adapter.column), .c_pitch = y.columns, .in = graph.compute, .out = graph.compute, .alpha = adapter.scale, .beta = 1.0f});
+  }
+}
+
+void Executor::Plan::adapters_backward(const Node& node, const Step& step, const void* dout) {
+  const std::int32_t dx = node.adapted == node.inputs[0] ? step.dx : step.dadapted;
+  bool adds = node.adapted == node.inputs[0] || step.dadapted_accumulates;
+  for (const AdapterUse& adapter : node.adapters) {
+    const ValueInfo &x = info(node.adapted), &y = info(node.output), &down = info(adapter.down), &up = info(adapter.up);
+    const void* dpart = columns_from(const_cast<void*>(dout), adapter.column);
+    void* dlow = at(step.dlow);
+    if (float* dup = gradient(adapter.up))
+      backend.matmul({.m = up.rows, .n = up.columns, .k = x.rows, .transpose_a = true, .a = dpart, .b = value(adapter.low), .c = dup, .a_pitch = y.columns,
+                      .in = graph.compute, .out = DType::F32, .alpha = adapter.scale, .beta = 1.0f});
+    backend.matmul({.m = x.rows, .n = down.rows, .k = up.rows, .a = dpart, .b = weight(adapter.up), .c = dlow, .a_pitch = y.columns, .in = graph.compute,
+                    .out = graph.compute, .alpha = adapter.scale});
+    if (float* ddown = gradient(adapter.down))
+      backend.matmul({.m = down.rows, .n = down.columns, .k = x.rows, .transpose_a = true, .a = dlow, .b = value(node.adapted), .c = ddown, .in = graph.compute,
+                      .out = DType::F32, .beta = 1.0f});
+    if (dx < 0) continue;
+    backend.matmul({.m = x.rows, .n = x.columns, .k = down.rows, .a = dlow, .b = weight(adapter.down), .c = at(dx), .in = graph.compute, .out = graph.compute,
+                    .beta = adds ? 1.0f : 0.0f});
+    adds = true;
+  }
 }
 
 void Executor::Plan::layer_norm_forward(const Node& node) {
@@ -133,18 +201,66 @@ void Executor::Plan::layer_norm_backward(const Node& node, const Step& step) {
                                .rows = info(x).rows, .width = info(x).columns});
 }
 
+void Executor::Plan::rms_norm_forward(const Node& node) {
+  const bool adds = node.kind == OpKind::AddRmsNorm;
+  backend.rms_norm_forward({.type = graph.compute, .y = value(node.output), .rstd = floats(node.saved[0]), .x = value(node.inputs[0]), .gain = weight(node.inputs[adds ? 2 : 1]),
+                            .residual = adds ? value(node.inputs[1]) : nullptr, .sum = adds ? value(node.second) : nullptr, .rows = info(node.output).rows,
+                            .width = info(node.output).columns, .epsilon = node.epsilon});
+}
+
+void Executor::Plan::rms_norm_backward(const Node& node, const Step& step) {
+  const bool adds = node.kind == OpKind::AddRmsNorm;
+  const std::int32_t gain = node.inputs[adds ? 2 : 1], x = adds ? node.second : node.inputs[0];
+  backend.rms_norm_backward({.type = graph.compute, .dx = at(step.dx), .accumulate_dx = step.dx_accumulates, .dgain = gradient(gain), .dy = at(step.dout), .x = value(x),
+                             .gain = weight(gain), .rstd = floats(node.saved[0]), .rows = info(x).rows, .width = info(x).columns});
+}
+
+void Executor::Plan::head_norm_forward(const Node& node) {
+  const ValueInfo& x = info(node.inputs[0]);
+  backend.copy(value(node.output), value(node.inputs[0]), static_cast<std::size_t>(x.count()) * core::size_of(graph.compute));
+  const auto run = [&](std::int64_t column, std::int64_t groups, std::int32_t gain, std::int32_t rstd) {
+    backend.rms_norm_forward({.type = graph.compute, .y = columns_from(value(node.output), column), .rstd = floats(rstd), .x = columns_from(value(node.inputs[0]), column),
+                              .gain = weight(gain), .rows = x.rows, .width = node.head_size, .groups = groups, .pitch = x.columns, .epsilon = node.epsilon});
+  };
+  run(0, node.heads, node.inputs[1], node.saved[0]);
+  run(node.heads * node.head_size, node.kv_heads, node.inputs[2], node.saved[1]);
+}
+
+void Executor::Plan::head_norm_backward(const Node& node, const Step& step) {
+  const ValueInfo& x = info(node.inputs[0]);
+  if (step.dx != step.dout) backend.copy(at(step.dx), at(step.dout), static_cast<std::size_t>(x.count()) * core::size_of(graph.compute));
+  const auto run = [&](std::int64_t column, std::int64_t groups, std::int32_t gain, std::int32_t rstd) {
+    void* place = columns_from(at(step.dx), column);
+    backend.rms_norm_backward({.type = graph.compute, .dx = place, .dgain = gradient(gain), .dy = place, .x = columns_from(value(node.inputs[0]), column), .gain = weight(gain),
+                               .rstd = floats(rstd), .rows = x.rows, .width = node.head_size, .groups = groups, .pitch = x.columns});
+  };
+  run(0, node.heads, node.inputs[1], node.saved[0]);
+  run(node.heads * node.head_size, node.kv_heads, node.inputs[2], node.saved[1]);
+}
+
+void Executor::Plan::rope(const Node& node, void* y, const void* x, bool inverse) {
+  const ValueInfo &rows = info(node.output), &table = info(node.inputs[2]);
+  backend.rope({.type = graph.compute, .y = y, .x = x, .positions = ids(node.inputs[1]), .table = floats(node.inputs[2]), .rows = rows.rows, .heads = node.heads + node.kv_heads,
+                .columns = rows.columns, .head_size = node.head_size, .context = table.rows, .inverse = inverse});
+}
+
+// Evaluation drops nothing.
+void Executor::Plan::dropout(const Node& node, void* y, const void* x, bool accumulates) {
+  backend.dropout({.type = graph.compute, .y = y, .x = x, .count = info(node.output).count(), .rate = wants_gradients ? node.rate : 0.0f, .seed = dropout_seed,
+                   .stream = dropout_draw * static_cast<std::uint64_t>(graph.dropouts) + static_cast<std::uint64_t>(node.ordinal), .accumulate = accumulates});
+}
+
 void Executor::Plan::attention_forward(const Node& node) {
-  const std::int64_t head_size = info(node.output).columns / node.heads;
-  backend.attention_forward({.type = graph.compute, .qkv = value(node.inputs[0]), .out = value(node.output), .log_sum = floats(node.saved[0]),
-                             .segments = ids(node.inputs[1]), .batch = node.batch, .length = node.length, .heads = node.heads, .head_size = head_size,
-                             .scale = 1.0f / std::sqrt(static_cast<float>(head_size))});
+  backend.attention_forward({.type = graph.compute, .qkv = value(node.inputs[0]), .out = value(node.output), .log_sum = floats(node.saved[0]), .segments = ids(node.inputs[1]),
+                             .batch = node.batch, .length = node.length, .heads = node.heads, .head_size = node.head_size,
+                             .scale = 1.0f / std::sqrt(static_cast<float>(node.head_size)), .kv_heads = node.kv_heads, .window = node.window});
 }
 
 void Executor::Plan::attention_backward(const Node& node, const Step& step) {
-  const std::int64_t head_size = info(node.output).columns / node.heads;
   backend.attention_backward({.type = graph.compute, .qkv = value(node.inputs[0]), .out = value(node.output), .dout = at(step.dout), .log_sum = floats(node.saved[0]),
-                              .delta = static_cast<float*>(at(step.scratch)), .segments = ids(node.inputs[1]), .dqkv = at(step.dx), .batch = node.batch,
-                              .length = node.length, .heads = node.heads, .head_size = head_size, .scale = 1.0f / std::sqrt(static_cast<float>(head_size))});
+                              .delta = static_cast<float*>(at(step.scratch)), .segments = ids(node.inputs[1]), .dqkv = at(step.dx), .batch = node.batch, .length = node.length,
+                              .heads = node.heads, .head_size = node.head_size, .scale = 1.0f / std::sqrt(static_cast<float>(node.head_size)), .kv_heads = node.kv_heads,
+                              .window = node.window});
 }
 
 // The head and the loss over chunks of rows, so that only a part of the logits ever exists.
@@ -161,9 +277,11 @@ void Executor::Plan::cross_entropy(const Node& node, const Step& step) {
     backend.cross_entropy({.type = graph.compute, .logits = logits, .pitch = pitch, .losses = floats(node.output) + begin,
                            .targets = ids(node.inputs[2]) + begin, .rows = rows, .vocabulary = w.rows, .scale = loss_scale, .gradient = wants_gradients});
     if (!wants_gradients) continue;
-    backend.matmul({.m = w.rows, .n = x.columns, .k = rows, .transpose_a = true, .a = logits, .b = x_rows, .c = gradient(node.inputs[1]), .a_pitch = pitch,
-                    .in = graph.compute, .out = DType::F32, .beta = 1.0f});
-    backend.matmul({.m = rows, .n = x.columns, .k = w.rows, .a = logits, .b = weight(node.inputs[1]),
+    if (float* dweight = gradient(node.inputs[1]))
+      backend.matmul({.m = w.rows, .n = x.columns, .k = rows, .transpose_a = true, .a = logits, .b = x_rows, .c = dweight, .a_pitch = pitch, .in = graph.compute,
+                      .out = DType::F32, .beta = 1.0f});
+    if (step.dx >= 0)
+      backend.matmul({.m = rows, .n = x.columns, .k = w.rows, .a = logits, .b = weight(node.inputs[1]),
                     .c = static_cast<char*>(at(step.dx)) + static_cast<std::size_t>(begin) * row_bytes, .a_pitch = pitch, .in = graph.compute, .out = graph.compute});
   }
 }
@@ -179,6 +297,17 @@ void Executor::Plan::forward(const Step& step) {
     case OpKind::LayerNorm:
     case OpKind::AddLayerNorm:
       return layer_norm_forward(node);
+    case OpKind::RmsNorm:
+    case OpKind::AddRmsNorm:
+      return rms_norm_forward(node);
+    case OpKind::HeadNorm:
+      return head_norm_forward(node);
+    case OpKind::Rope:
+      return rope(node, value(node.output), value(node.inputs[0]), false);
+    case OpKind::SwiGlu:
+      return backend.swiglu_forward({.type = graph.compute, .y = value(node.output), .gate_up = value(node.inputs[0]), .rows = info(node.output).rows, .width = info(node.output).columns});
+    case OpKind::Dropout:
+      return dropout(node, value(node.output), value(node.inputs[0]), false);
     case OpKind::Linear:
       return linear_forward(node);
     case OpKind::Attention:
@@ -192,11 +321,24 @@ void Executor::Plan::backward(const Step& step) {
   const Node& node = graph.nodes[static_cast<std::size_t>(step.node)];
   switch (node.kind) {
     case OpKind::Embedding:
+      if (gradient(node.inputs[0]) == nullptr) return;
       return backend.embedding_backward({.type = graph.compute, .dtable = gradient(node.inputs[0]), .dout = at(step.dout), .ids = ids(node.inputs[1]),
                                          .rows = info(node.output).rows, .width = info(node.output).columns, .vocabulary = info(node.inputs[0]).rows});
     case OpKind::LayerNorm:
     case OpKind::AddLayerNorm:
       return layer_norm_backward(node, step);
+    case OpKind::RmsNorm:
+    case OpKind::AddRmsNorm:
+      return rms_norm_backward(node, step);
+    case OpKind::HeadNorm:
+      return head_norm_backward(node, step);
+    case OpKind::Rope:
+      return rope(node, at(step.dx), at(step.dout), true);
+    case OpKind::SwiGlu:
+      return backend.swiglu_backward({.type = graph.compute, .dgate_up = at(step.dx), .dy = at(step.dout), .gate_up = value(node.inputs[0]), .rows = info(node.output).rows,
+                                      .width = info(node.output).columns});
+    case OpKind::Dropout:
+      return dropout(node, at(step.dx), at(step.dout), step.dx_accumulates);
     case OpKind::Linear:
       return linear_backward(node, step);
     case OpKind::Attention:
@@ -217,6 +359,11 @@ void Executor::set_input(const std::string& name, const std::int32_t* host) {
     if (input.name == name)
       return plan_->backend.upload(plan_->value(input.value), host, static_cast<std::size_t>(plan_->info(input.value).count()) * sizeof(std::int32_t));
   throw core::Error("config_invalid", "the graph has no input named \"" + name + "\"");
+}
+
+void Executor::set_dropout(std::uint64_t seed, std::uint64_t draw) {
+  plan_->dropout_seed = seed;
+  plan_->dropout_draw = draw;
 }
 
 void Executor::forward() {

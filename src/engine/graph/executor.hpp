@@ -17,7 +17,7 @@ namespace pgtrain::engine::graph {
 enum class Mode { Train, Evaluate };
 
 struct MemoryUse {
-  std::uint64_t weight_bytes = 0;      // fp32 masters and, with bf16, their shadow
+  std::uint64_t weight_bytes = 0;      // fp32 masters and, with bf16, their shadow; frozen weights
   std::uint64_t gradient_bytes = 0, optimizer_bytes = 0;
   std::uint64_t activation_bytes = 0;  // the arena and the inputs
   std::uint64_t workspace_bytes = 0;   // what the backend holds for itself
@@ -25,7 +25,8 @@ struct MemoryUse {
 };
 MemoryUse plan_memory(const Graph& graph, Mode mode, const backend::Backend& backend);
 
-// Weights, gradients and AdamW moments of a model, each in one flat float buffer in the order of graph.parameters.
+// Weights, gradients and AdamW moments of what trains, each in one flat float buffer in the order of graph.parameters; beside them
+// what is frozen, in the compute type.
 class ParameterStore {
  public:
   ParameterStore(const Graph& graph, backend::Backend& backend, Mode mode);  // Evaluate: no gradients, no moments
@@ -33,8 +34,11 @@ class ParameterStore {
   ParameterStore(const ParameterStore&) = delete;
   ParameterStore& operator=(const ParameterStore&) = delete;
 
-  const std::vector<Parameter>& parameters() const { return parameters_; }
-  std::int64_t count() const { return count_; }
+  const std::vector<Parameter>& parameters() const { return parameters_; }  // that train
+  std::int64_t count() const { return count_; }                             // their elements
+  const std::vector<Parameter>& frozen() const { return frozen_parameters_; }
+  // Puts one frozen parameter's values in place; host holds parameter.count floats.
+  void upload_frozen(const Parameter& parameter, const float* host);
   // Host copies in the flat order; upload_weights also refreshes the bf16 shadow.
   void upload_weights(const float* host);
   void download_weights(float* host) const;
@@ -48,18 +52,21 @@ class ParameterStore {
   float* first_moments() { return m_; }
   float* second_moments() { return v_; }
   void* shadow() { return shadow_; }
-  // What the operations read: the shadow with bf16, else the masters.
+  // What the operations read: frozen weights, or the shadow with bf16, else the masters.
   const void* compute_pointer(const Parameter& parameter) const;
   DType compute() const { return compute_; }
   backend::Backend& backend() { return backend_; }
 
  private:
+  void release_all() noexcept;
+
   backend::Backend& backend_;
   DType compute_;
-  std::vector<Parameter> parameters_;
+  std::vector<Parameter> parameters_, frozen_parameters_;
   std::int64_t count_ = 0;
   float *weights_ = nullptr, *gradients_ = nullptr, *m_ = nullptr, *v_ = nullptr;
   void* shadow_ = nullptr;
+  char* frozen_ = nullptr;
 };
 
 class Executor {
@@ -70,6 +77,7 @@ class Executor {
   Executor& operator=(const Executor&) = delete;
 
   void set_input(const std::string& name, const std::int32_t* host);  // all of it, as long as Builder::input said
+  void set_dropout(std::uint64_t seed, std::uint64_t draw);  // equal ones drop alike; a draw for each forward_backward()
   void forward();                          // Evaluate or Train: losses only
   void forward_backward(float loss_scale); // adds loss_scale * d(sum of losses) to the store's gradients
   double loss_sum();                       // of the last run, over all rows; waits for the device

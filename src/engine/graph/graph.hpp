@@ -20,33 +20,51 @@ struct Value {
 };
 enum class Activation { None, Gelu };
 
-// A trained tensor; it lies in the flat buffers of a ParameterStore at `offset` (elements).
+// A tensor of the model. What trains lies in the flat float buffers of a ParameterStore, what is frozen beside them in the compute
+// type; `offset` (elements) counts within its own kind.
 struct Parameter {
   std::string name;
   std::vector<std::int64_t> shape;
   bool decays = false;  // weight decay touches it
   std::int64_t offset = 0, count = 0;
+  bool trains = true;
 };
 
-enum class OpKind : std::uint8_t { Embedding, Add, AddLayerNorm, LayerNorm, Linear, Attention, LinearCrossEntropy };
+// What a frozen weight gets beside it (LoRA, Hu et al. 2021): in columns [column, column + up's rows) of the output,
+// + scale (x down^T) up^T with down [rank, in] and up [width, rank].
+struct AdapterUse {
+  std::int32_t down = -1, up = -1;
+  std::int32_t low = -1;  // x down^T, kept for the backward
+  std::int64_t column = 0;
+  float scale = 1;
+};
+
+enum class OpKind : std::uint8_t {
+  Embedding, Add, AddLayerNorm, LayerNorm, AddRmsNorm, RmsNorm, HeadNorm, Rope, Linear, Attention, SwiGlu, Dropout, LinearCrossEntropy
+};
 
 struct Node {
   OpKind kind;
   std::vector<std::int32_t> inputs;  // value ids, in the operation's own order
   std::int32_t output = -1;
-  std::int32_t second = -1;          // AddLayerNorm: the sum; else -1
+  std::int32_t second = -1;          // AddLayerNorm, AddRmsNorm: the sum; else -1
   std::int32_t saved[2] = {-1, -1};  // statistics or pre-activations kept for the backward
-  float epsilon = 0, scale = 0;
+  float epsilon = 0;
   Activation activation = Activation::None;
-  std::int64_t batch = 0, length = 0, heads = 0;
+  std::int64_t batch = 0, length = 0, heads = 0, kv_heads = 0, head_size = 0, window = 0;
+  float rate = 0;                      // Dropout
+  std::int64_t ordinal = 0;            // Dropout: its place among those of the graph
+  bool is_transposed = false;          // Linear: the weight is stored [out, in]
+  std::vector<AdapterUse> adapters{};  // Linear
+  std::int32_t adapted = -1;           // what the adapters read: x, or x after dropout
 };
 
-enum class ValueKind : std::uint8_t { Activation, Parameter, Input, Statistic };
+enum class ValueKind : std::uint8_t { Activation, Parameter, Input, Statistic, Constant };
 struct ValueInfo {
   ValueKind kind;
   DType type;
   std::int64_t rows = 0, columns = 0;  // a vector has rows 1
-  std::int32_t index = -1;             // into parameters or inputs
+  std::int32_t index = -1;             // into parameters, inputs or constants
   std::int64_t count() const { return rows * columns; }
 };
 struct Input {
@@ -60,8 +78,11 @@ struct Graph {
   std::vector<Node> nodes;
   std::vector<Parameter> parameters;
   std::vector<Input> inputs;
+  std::vector<std::vector<float>> constants;
+  std::int64_t dropouts = 0;
   std::int32_t losses = -1;  // per-row losses (float), when the graph ends in a cross-entropy
-  std::int64_t parameter_count() const;
+  std::int64_t parameter_count() const;  // elements that train
+  std::int64_t frozen_count() const;
 };
 
 class Builder {
@@ -69,7 +90,10 @@ class Builder {
   explicit Builder(DType compute);
 
   Value parameter(const std::string& name, const std::vector<std::int64_t>& shape, bool decays);
+  Value frozen(const std::string& name, const std::vector<std::int64_t>& shape);
   Value input(const std::string& name, std::int64_t count);  // int32 [count], uploaded before each run
+
+  Value constant(std::int64_t rows, std::int64_t columns, std::vector<float> values);
 
   // [count, width] from table [vocabulary, width] and ids [count].
   Value embedding(Value table, Value ids);
@@ -81,19 +105,45 @@ class Builder {
     Value sum, norm;
   };
   SumAndNorm add_layer_norm(Value a, Value b, Value gain, Value bias, float epsilon);
+  // x / root mean square, times gain; as layer_norm and add_layer_norm otherwise.
+  Value rms_norm(Value x, Value gain, float epsilon);
+  SumAndNorm add_rms_norm(Value a, Value b, Value gain, float epsilon);
+  // How a row of packed projections is cut: q, then k, then v, in heads of head_size.
+  struct Heads {
+    std::int64_t heads = 0, kv_heads = 0, head_size = 0;
+    std::int64_t columns() const { return (heads + 2 * kv_heads) * head_size; }
+  };
+  // The root-mean-square norm of each head of q and of k by itself (Qwen3).
+  Value head_norm(Value qkv, Value q_gain, Value k_gain, const Heads& heads, float epsilon);
+  // q and k turned by their positions [rows]; table [context, head_size] has the cosines of half a head, then the sines.
+  Value rope(Value qkv, Value positions, Value table, const Heads& heads);
+  // silu(gate) up of a row that holds all gates, then all ups.
+  Value swiglu(Value gate_up);
+  // In training each element is zero with probability `rate`, and the others are 1 / (1 - rate) times as large.
+  Value dropout(Value x, float rate);
   // x [rows, in] times weight [in, out] + bias [out].
   Value linear(Value x, Value weight, Value bias, Activation activation = Activation::None);
-  // qkv [batch*length, 3*heads*head_size], causal; segments int32 [batch*length] (a handle of id -1: none).
-  Value attention(Value qkv, Value segments, std::int64_t batch, std::int64_t length, std::int64_t heads);
+  // The same with a weight stored [out, in], perhaps no bias (a handle of id -1), and adapters that read `adapted`.
+  struct Adapter {
+    Value down, up;
+    std::int64_t column = 0;
+    float scale = 1;
+  };
+  Value projection(Value x, Value weight, Value bias, Value adapted = {}, const std::vector<Adapter>& adapters = {});
+  // qkv [batch*length, heads.columns()], causal; segments int32 [batch*length] (a handle of id -1: none). A query sees the last
+  // `window` keys up to its own, 0 = all.
+  Value attention(Value qkv, Value segments, std::int64_t batch, std::int64_t length, const Heads& heads, std::int64_t window = 0);
   // Ends the graph: per-row losses of x [rows, width] times weight [vocabulary, width] transposed; targets int32, -1 = none.
   Value linear_cross_entropy(Value x, Value weight, Value targets);
 
   Graph finish() &&;
 
  private:
+  Value add_parameter(Parameter parameter);
   Value activation(std::int64_t rows, std::int64_t columns);
   Value statistic(std::int64_t rows, std::int64_t columns);
   const ValueInfo& info(Value value) const;
+  void require_heads(Value qkv, const Heads& heads, const char* operation) const;
   Graph graph_;
 };
 

@@ -24,12 +24,14 @@ class Compiler {
     plan_.value_buffer.assign(graph_.values.size(), -1);
     gradient_.assign(graph_.values.size(), -1);
     is_pending_.assign(graph_.values.size(), false);
+    find_needs();
     for (std::size_t id = 0; id < graph_.values.size(); ++id) {
       const ValueInfo& value = graph_.values[id];
       if (value.kind == ValueKind::Parameter) continue;
       plan_.value_buffer[id] = new_buffer(static_cast<std::uint64_t>(value.count()) * core::size_of(value.type));
       if (value.kind == ValueKind::Input) plan_.buffers.back().first = 0;
     }
+    share_places();
     for (std::size_t node = 0; node < graph_.nodes.size(); ++node) forward(static_cast<std::int32_t>(node));
     if (trains_)
       for (std::size_t node = graph_.nodes.size(); node-- > 0;) backward(static_cast<std::int32_t>(node));
@@ -43,12 +45,40 @@ class Compiler {
     plan_.buffers.push_back({aligned(bytes), INT32_MAX, -1, 0});
     return static_cast<std::int32_t>(plan_.buffers.size() - 1);
   }
+  // What is turned by position is turned where it lies, when nobody else reads it as it was.
+  void share_places() {
+    readers_.assign(graph_.values.size(), 0);
+    for (const Node& node : graph_.nodes) {
+      for (std::int32_t value : node.inputs)
+        if (value >= 0) ++readers_[static_cast<std::size_t>(value)];
+      if (node.adapted >= 0) ++readers_[static_cast<std::size_t>(node.adapted)];
+    }
+    for (const Node& node : graph_.nodes)
+      if (node.kind == OpKind::Rope && is_read_once(node.inputs[0])) plan_.value_buffer[static_cast<std::size_t>(node.output)] = plan_.value_buffer[static_cast<std::size_t>(node.inputs[0])];
+  }
+  bool is_read_once(std::int32_t value) const { return readers_[static_cast<std::size_t>(value)] == 1; }
   std::int32_t new_gradient(std::int32_t value) {
     const ValueInfo& info = graph_.values[static_cast<std::size_t>(value)];
     return new_buffer(static_cast<std::uint64_t>(info.count()) * core::size_of(info.type));
   }
   std::int64_t count_of(std::int32_t value) const { return graph_.values[static_cast<std::size_t>(value)].count(); }
-  bool is_activation(std::int32_t value) const { return graph_.values[static_cast<std::size_t>(value)].kind == ValueKind::Activation; }
+
+  // A value needs a gradient when something that trains lies behind it.
+  bool needs(std::int32_t value) const { return value >= 0 && needs_[static_cast<std::size_t>(value)]; }
+  bool trains(std::int32_t value) const { return needs(value) && graph_.values[static_cast<std::size_t>(value)].kind == ValueKind::Parameter; }
+  void find_needs() {
+    needs_.assign(graph_.values.size(), false);
+    for (std::size_t id = 0; id < graph_.values.size(); ++id)
+      if (const ValueInfo& value = graph_.values[id]; value.kind == ValueKind::Parameter)
+        needs_[id] = graph_.parameters[static_cast<std::size_t>(value.index)].trains;
+    for (const Node& node : graph_.nodes) {
+      bool is_needed = needs(node.adapted);
+      for (std::int32_t value : node.inputs) is_needed = is_needed || needs(value);
+      for (const AdapterUse& adapter : node.adapters) is_needed = is_needed || needs(adapter.down) || needs(adapter.up);
+      needs_[static_cast<std::size_t>(node.output)] = is_needed;
+      if (node.second >= 0) needs_[static_cast<std::size_t>(node.second)] = is_needed;
+    }
+  }
 
   void touch(std::int32_t buffer) {
     if (buffer < 0) return;
@@ -61,7 +91,7 @@ class Compiler {
     if (value >= 0) touch(plan_.value_buffer[static_cast<std::size_t>(value)]);
   }
   void emit(const Step& step) {
-    for (std::int32_t buffer : {step.dout, step.dsum, step.dx, step.scratch, step.out, step.a, step.b}) touch(buffer);
+    for (std::int32_t buffer : {step.dout, step.dsum, step.dx, step.scratch, step.out, step.a, step.b, step.dadapted, step.dlow}) touch(buffer);
     plan_.steps.push_back(step);
   }
 
@@ -72,9 +102,11 @@ class Compiler {
     touch_value(node.output);
     touch_value(node.second);
     for (std::int32_t value : node.saved) touch_value(value);
+    touch_value(node.adapted);
+    for (const AdapterUse& adapter : node.adapters) touch_value(adapter.low);
     if (node.kind == OpKind::LinearCrossEntropy) {
       step.scratch = new_buffer(static_cast<std::uint64_t>(logits_rows(graph_, node) * logits_pitch(graph_, node)) * core::size_of(graph_.compute));
-      if (trains_) {
+      if (trains_ && needs(node.inputs[0])) {
         step.dx = new_gradient(node.inputs[0]);
         set_gradient(node.inputs[0], step.dx);
       }
@@ -115,6 +147,7 @@ class Compiler {
   }
   // The gradient in `buffer` belongs to `value` as well.
   void share(std::int32_t value, std::int32_t buffer) {
+    if (!needs(value)) return;
     if (gradient(value) < 0) return set_gradient(value, buffer);
     const std::int32_t old = gradient(value);
     const std::int32_t out = is_alone(value) ? old : new_gradient(value);
@@ -139,10 +172,22 @@ class Compiler {
         share(node.inputs[1], dout);
         break;
       case OpKind::LayerNorm:
-        layer_norm(node, step, node.inputs[0], alone);
+      case OpKind::RmsNorm:
+      case OpKind::HeadNorm:
+        norm(node, step, node.inputs[0], alone);
         break;
       case OpKind::AddLayerNorm:
-        add_layer_norm(node, step, alone);
+      case OpKind::AddRmsNorm:
+        add_norm(node, step, alone);
+        break;
+      case OpKind::Rope:
+        in_place(node, step, alone, false);
+        break;
+      case OpKind::Dropout:
+        in_place(node, step, alone, true);
+        break;
+      case OpKind::SwiGlu:
+        swiglu(node, step);
         break;
       case OpKind::Linear:
         linear(node, step, alone);
@@ -155,40 +200,79 @@ class Compiler {
     }
   }
 
-  void layer_norm(const Node& node, Step step, std::int32_t x, bool alone) {
-    const Target target = gradient(x) < 0 && alone ? Target{step.dout, false, -1} : target_for(x, true, step.dout);
+  void norm(const Node& node, Step step, std::int32_t x, bool alone) {
+    // When only its gain and bias train, what falls out for x is written all the same, and left.
+    const Target target = gradient(x) < 0 && alone ? Target{step.dout, false, -1} : target_for(x, node.kind != OpKind::HeadNorm, step.dout);
     touch_value(x);
     for (std::int32_t value : node.saved) touch_value(value);
+    step.dx = target.buffer;
+    step.dx_accumulates = target.accumulates;
+    emit(step);
+    if (needs(x)) settle(x, target);
+  }
+
+  void add_norm(const Node& node, Step step, bool alone) {
+    if (step.dout >= 0) norm(node, step, node.second, alone);
+    const std::int32_t whole = gradient(node.second);
+    if (whole < 0) return;
+    is_pending_[static_cast<std::size_t>(node.second)] = false;
+    share(node.inputs[0], whole);
+    share(node.inputs[1], whole);
+  }
+
+  // Its backward may write where it reads, and needs nothing that the forward has seen but constants and inputs.
+  void in_place(const Node& node, Step step, bool alone, bool can_accumulate) {
+    const std::int32_t x = node.inputs[0];
+    if (!needs(x)) return;
+    const Target target = gradient(x) < 0 && alone ? Target{step.dout, false, -1} : target_for(x, can_accumulate, step.dout);
+    for (std::size_t i = 1; i < node.inputs.size(); ++i) touch_value(node.inputs[i]);
     step.dx = target.buffer;
     step.dx_accumulates = target.accumulates;
     emit(step);
     settle(x, target);
   }
 
-  void add_layer_norm(const Node& node, Step step, bool alone) {
-    if (step.dout >= 0) layer_norm(node, step, node.second, alone);
-    const std::int32_t whole = gradient(node.second);
-    is_pending_[static_cast<std::size_t>(node.second)] = false;
-    share(node.inputs[0], whole);
-    share(node.inputs[1], whole);
+  // The gradient takes the place of what it is made from.
+  void swiglu(const Node& node, Step step) {
+    const std::int32_t x = node.inputs[0];
+    if (!needs(x)) return;
+    const Target target = gradient(x) < 0 && is_read_once(x) ? Target{plan_.value_buffer[static_cast<std::size_t>(x)], false, -1} : target_for(x, false, step.dout);
+    touch_value(x);
+    step.dx = target.buffer;
+    emit(step);
+    settle(x, target);
   }
 
   void linear(const Node& node, Step step, bool alone) {
     const std::int32_t x = node.inputs[0];
     if (node.activation == Activation::Gelu) {
-      const bool is_read_later = is_activation(x) && gradient(x) == step.dout;
+      const bool is_read_later = needs(x) && gradient(x) == step.dout;
       step.scratch = alone && !is_read_later ? step.dout : new_gradient(node.output);
       touch_value(node.saved[0]);
     }
-    touch_value(x);
-    Target target;
-    if (is_activation(x)) {
+    // x is read for the gradients of what trains only.
+    if (trains(node.inputs[1])) touch_value(x);
+    std::int64_t widest = 0;
+    for (const AdapterUse& adapter : node.adapters) {
+      touch_value(node.adapted);
+      touch_value(adapter.low);
+      widest = std::max(widest, count_of(adapter.low));
+    }
+    if (widest > 0) step.dlow = new_buffer(static_cast<std::uint64_t>(widest) * core::size_of(graph_.compute));
+    Target target, adapted;
+    if (needs(x)) {
       target = target_for(x, true, step.dout);
       step.dx = target.buffer;
       step.dx_accumulates = target.accumulates;
     }
+    if (node.adapted != x && needs(node.adapted)) {
+      adapted = target_for(node.adapted, true, step.dout);
+      step.dadapted = adapted.buffer;
+      step.dadapted_accumulates = adapted.accumulates;
+    }
     emit(step);
-    if (is_activation(x)) settle(x, target);
+    if (step.dx >= 0) settle(x, target);
+    if (step.dadapted >= 0) settle(node.adapted, adapted);
   }
 
   void attention(const Node& node, Step step) {
@@ -204,7 +288,7 @@ class Compiler {
   void keep_to_the_end() {
     const auto end = static_cast<std::int32_t>(plan_.steps.size());
     for (std::size_t id = 0; id < graph_.values.size(); ++id)
-      if (graph_.values[id].kind == ValueKind::Input || static_cast<std::int32_t>(id) == graph_.losses) {
+      if (graph_.values[id].kind == ValueKind::Input || graph_.values[id].kind == ValueKind::Constant || static_cast<std::int32_t>(id) == graph_.losses) {
         Buffer& buffer = plan_.buffers[static_cast<std::size_t>(plan_.value_buffer[id])];
         buffer.first = std::min(buffer.first, 0);
         buffer.last = end;
@@ -242,6 +326,8 @@ class Compiler {
   ExecutionPlan plan_;
   std::vector<std::int32_t> gradient_;  // buffer by value id
   std::vector<bool> is_pending_;        // its producer has yet to read its gradient
+  std::vector<bool> needs_;             // by value id
+  std::vector<int> readers_;            // how many nodes read it
 };
 
 }  // namespace

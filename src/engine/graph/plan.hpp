@@ -24,6 +24,9 @@ struct Step {
   // Buffers of gradients, -1 where there is none. AddGradients: out = a + b.
   std::int32_t dout = -1, dsum = -1, dx = -1, scratch = -1;
   bool dx_accumulates = false;
+  // Of a projection with adapters: the gradient of what they read, when that is not x, and of their low-rank products.
+  std::int32_t dadapted = -1, dlow = -1;
+  bool dadapted_accumulates = false;
   std::int32_t out = -1, a = -1, b = -1;
   std::int64_t count = 0;
 };

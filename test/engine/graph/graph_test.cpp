@@ -32,7 +32,7 @@ Graph tangled(DType type) {
   const Value meeting = b.add(linear("left", doubled, Activation::Gelu), linear("right", doubled, Activation::None));
   const auto [sum, norm] = b.add_layer_norm(meeting, doubled, gain, shift, 1e-5f);
   const Value packed_weight = b.parameter("qkv.weight", {kWidth, 3 * kWidth}, true), packed_bias = b.parameter("qkv.bias", {3 * kWidth}, false);
-  const Value mixed = b.attention(b.linear(norm, packed_weight, packed_bias), b.input("segments", kRows), 2, kRows / 2, 2);
+  const Value mixed = b.attention(b.linear(norm, packed_weight, packed_bias), b.input("segments", kRows), 2, kRows / 2, {2, 2, kWidth / 2});
   const Value last = b.layer_norm(b.add(b.add(mixed, sum), z), gain2, shift2, 1e-5f);
   b.linear_cross_entropy(last, table, b.input("targets", kRows));
   return std::move(b).finish();
@@ -105,6 +105,96 @@ TEST(Graph, ExactGradientsOfTangledValuesEqualDifferences) {
     std::mt19937 same(seed);
     set_inputs(executor, same);
   }, random);
+}
+
+// Frozen weights with adapters: two beside one packed projection, one that reads something else than the projection does, one whose
+// input needs no gradient, a frozen norm and a frozen head; and one projection that trains whole.
+Graph adapted(DType type) {
+  Builder b(type);
+  const Value table = b.frozen("table", {kVocabulary, kWidth}), head = b.frozen("head", {kVocabulary, kWidth});
+  const Value gain = b.frozen("gain", {kWidth}), shift = b.frozen("shift", {kWidth});
+  const auto adapter = [&](const std::string& name, std::int64_t in, std::int64_t out, std::int64_t column, float scale) {
+    return Builder::Adapter{b.parameter(name + ".down", {3, in}, true), b.parameter(name + ".up", {out, 3}, true), column, scale};
+  };
+  const Value x = b.embedding(table, b.input("ids", kRows));
+  const Value first = b.layer_norm(x, gain, shift, 1e-5f);
+  const Value packed = b.projection(first, b.frozen("packed", {2 * kWidth + 5, kWidth}), b.frozen("packed.bias", {2 * kWidth + 5}), {},
+                                    {adapter("left", kWidth, kWidth, 0, 0.5f), adapter("right", kWidth, 7, kWidth + 1, 2.0f)});
+  const Value narrow = b.projection(packed, b.parameter("narrow", {kWidth, 2 * kWidth + 5}, true), b.parameter("narrow.bias", {kWidth}, false));
+  const auto [sum, norm] = b.add_layer_norm(narrow, x, gain, shift, 1e-5f);
+  const Value other = b.add(norm, narrow);
+  const Value last = b.projection(norm, b.frozen("last", {kWidth, kWidth}), {}, other, {adapter("aside", kWidth, kWidth, 0, 1.0f)});
+  const Value mixed = b.attention(b.projection(last, b.frozen("qkv", {3 * kWidth, kWidth}), {}), b.input("segments", kRows), 2, kRows / 2, {2, 2, kWidth / 2});
+  b.linear_cross_entropy(b.add(mixed, sum), head, b.input("targets", kRows));
+  return std::move(b).finish();
+}
+
+TEST(Graph, ExactGradientsOfAdaptersEqualDifferences) {
+  const unsigned seed = std::random_device{}();
+  SCOPED_TRACE(seed);
+  std::mt19937 random(seed);
+  const Graph graph = adapted(DType::F32);
+  expect_exact_gradients(graph, random_weights(graph, random), [&](Executor& executor) {
+    std::mt19937 same(seed);
+    set_inputs(executor, same);
+  }, random);
+}
+
+// A block as Llama's families have them: root-mean-square norms, heads that share keys, each normed by itself and turned, a window,
+// gates, and dropout in front of adapters. The turned projection is read twice, so it cannot be turned where it lies.
+Graph modern(DType type, bool is_read_twice, float rate) {
+  Builder b(type);
+  const Builder::Heads heads{4, 2, 6};
+  std::vector<float> angles;
+  for (int position = 0; position < 7; ++position) {
+    for (int i = 0; i < 3; ++i) angles.push_back(std::cos(static_cast<float>(position) / static_cast<float>(1 + i)));
+    for (int i = 0; i < 3; ++i) angles.push_back(std::sin(static_cast<float>(position) / static_cast<float>(1 + i)));
+  }
+  const Value table = b.parameter("table", {kVocabulary, kWidth}, true), turns = b.constant(7, heads.head_size, angles);
+  const Value gain = b.parameter("gain", {kWidth}, false), gain2 = b.parameter("gain2", {kWidth}, false);
+  const Value x = b.embedding(table, b.input("ids", kRows));
+  const Value first = b.rms_norm(x, gain, 1e-5f), dropped = b.dropout(first, rate);
+  const Builder::Adapter adapter{b.parameter("down", {2, kWidth}, true), b.parameter("up", {heads.columns(), 2}, true), 0, 0.7f};
+  const Value qkv = b.projection(first, b.parameter("qkv", {heads.columns(), kWidth}, true), b.parameter("qkv.bias", {heads.columns()}, false), dropped, {adapter});
+  const Value normed = b.head_norm(qkv, b.parameter("q_gain", {heads.head_size}, false), b.parameter("k_gain", {heads.head_size}, false), heads, 1e-6f);
+  const Value turned = b.rope(normed, b.input("positions", kRows), turns, heads);
+  const Value mixed = b.attention(turned, b.input("segments", kRows), 2, kRows / 2, heads, 3);
+  Value branch = b.projection(mixed, b.parameter("out", {kWidth, 24}, true), {});
+  if (is_read_twice) branch = b.add(branch, b.projection(normed, b.parameter("aside", {kWidth, heads.columns()}, true), {}));
+  const auto [sum, norm] = b.add_rms_norm(x, branch, gain2, 1e-5f);
+  const Value hidden = b.swiglu(b.projection(norm, b.parameter("gate_up", {20, kWidth}, true), {}));
+  const Value last = b.add(sum, b.dropout(b.projection(hidden, b.parameter("down_proj", {kWidth, 10}, true), {}), rate));
+  b.linear_cross_entropy(last, table, b.input("targets", kRows));
+  return std::move(b).finish();
+}
+
+TEST(Graph, ExactGradientsOfAModernBlockEqualDifferences) {
+  const unsigned seed = std::random_device{}();
+  SCOPED_TRACE(seed);
+  std::mt19937 random(seed);
+  for (const bool is_read_twice : {false, true}) {
+    const Graph graph = modern(DType::F32, is_read_twice, 0.0f);
+    expect_exact_gradients(graph, random_weights(graph, random), [&](Executor& executor) {
+      std::mt19937 same(seed);
+      set_inputs(executor, same);
+      std::vector<std::int32_t> positions(kRows);
+      for (std::int32_t i = 0; i < kRows; ++i) positions[static_cast<std::size_t>(i)] = i % 6 < 4 ? i % 6 : i % 6 - 4;
+      executor.set_input("positions", positions.data());
+    }, random);
+  }
+}
+
+TEST(Graph, FrozenWeightsTakeNoGradientsAndNoMoments) {
+  const auto cpu = backend::open("cpu");
+  for (const DType type : {DType::F32, DType::Bf16}) {
+    const Graph graph = adapted(type);
+    const MemoryUse use = plan_memory(graph, Mode::Train, *cpu);
+    const auto trained = static_cast<std::uint64_t>(graph.parameter_count()), frozen = static_cast<std::uint64_t>(graph.frozen_count());
+    EXPECT_GT(frozen, trained);
+    EXPECT_EQ(use.gradient_bytes, trained * 4);
+    EXPECT_EQ(use.optimizer_bytes, trained * 8);
+    EXPECT_EQ(use.weight_bytes, type == DType::Bf16 ? trained * 6 + frozen * 2 : (trained + frozen) * 4);
+  }
 }
 
 TEST(Graph, GradientsOfTangledValuesEqualDifferences) {
@@ -224,7 +314,7 @@ TEST(Builder, RefusesShapesThatDoNotFit) {
   const Value table = b.parameter("table", {5, 4}, true), other = b.parameter("other", {3, 4}, true), bias = b.parameter("bias", {4}, false);
   const Value x = b.embedding(table, b.input("ids", 6));
   EXPECT_THROW(b.linear(x, other, bias), core::Error);
-  EXPECT_THROW(b.attention(x, {}, 2, 3, 3), core::Error);
+  EXPECT_THROW(b.attention(x, {}, 2, 3, {3, 3, 16}), core::Error);
   EXPECT_THROW(b.linear_cross_entropy(x, table, b.input("targets", 5)), core::Error);
   EXPECT_THROW(b.parameter("empty", {0, 4}, false), core::Error);
   EXPECT_THROW(b.add(x, Value{99}), core::Error);

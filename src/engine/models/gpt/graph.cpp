@@ -31,7 +31,7 @@ graph::Graph build_gpt(const GptConfig& config, graph::DType compute, std::int64
   for (int layer = 0; layer < config.layers; ++layer) {
     const std::string block = "h." + std::to_string(layer) + ".";
     const graph::Value qkv = linear(normed, block + "attn.c_attn");
-    join(linear(builder.attention(qkv, segments, batch, length, config.heads), block + "attn.c_proj"), block + "ln_2");
+    join(linear(builder.attention(qkv, segments, batch, length, {config.heads, config.heads, config.head_width()}), block + "attn.c_proj"), block + "ln_2");
     const graph::Value hidden = linear(normed, block + "mlp.c_fc", graph::Activation::Gelu);
     join(linear(hidden, block + "mlp.c_proj"), layer + 1 < config.layers ? "h." + std::to_string(layer + 1) + ".ln_1" : "ln_f");
   }
