@@ -286,6 +286,23 @@ class ReferenceBackend : public backend::Backend {
       if (a.shadow != nullptr) memory_.put(DType::Bf16, a.shadow, i, memory_.get(DType::F32, a.parameter, i));
     }
   }
+  void adamw_8bit(const backend::AdamW8bit& a) override {
+    double factor = a.gradient_scale;
+    if (a.squared_norm != nullptr && a.clip > 0) factor = std::min(factor, a.clip / std::sqrt(memory_.get(DType::F32, a.squared_norm, 0)));
+    reference::Moments8 m{{a.m, a.m + a.count}, read(DType::F32, a.m_scale, (a.count + 255) / 256), read(DType::F32, a.m_book, 256)};
+    reference::Moments8 v{{a.v, a.v + a.count}, read(DType::F32, a.v_scale, (a.count + 255) / 256), read(DType::F32, a.v_book, 256)};
+    Vector new_m = m.values(), new_v = v.values();
+    for (std::int64_t i = 0; i < a.count; ++i) {
+      const double g = memory_.get(DType::F32, a.gradient, i) * factor, p = memory_.get(DType::F32, a.parameter, i);
+      double &first = new_m[reference::size(i)], &second = new_v[reference::size(i)];
+      first = a.beta1 * first + (1.0 - a.beta1) * g, second = a.beta2 * second + (1.0 - a.beta2) * g * g;
+      memory_.put(DType::F32, a.parameter, i, p * (1.0 - static_cast<double>(a.learning_rate) * a.weight_decay) - a.learning_rate * (first * a.correction1) / (std::sqrt(second * a.correction2) + a.epsilon));
+      if (a.shadow != nullptr) memory_.put(DType::Bf16, a.shadow, i, memory_.get(DType::F32, a.parameter, i));
+    }
+    m.assign(new_m), v.assign(new_v);
+    std::copy(m.codes.begin(), m.codes.end(), a.m), std::copy(v.codes.begin(), v.codes.end(), a.v);
+    write(DType::F32, a.m_scale, m.scales), write(DType::F32, a.v_scale, v.scales);
+  }
 
  private:
   static const void* at(DType type, const void* x, std::int64_t i) { return static_cast<const char*>(x) + i * static_cast<std::int64_t>(core::size_of(type)); }

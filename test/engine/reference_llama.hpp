@@ -110,4 +110,26 @@ inline float nf4_nested_scale(float code, float nested_absmax, float offset) {
   return product + offset;
 }
 
+// Moments of 8 bits: codes into a book, a scale for each block of 256.
+struct Moments8 {
+  std::vector<std::uint8_t> codes;
+  Vector scales, book;
+
+  Vector values() const {
+    Vector out;
+    for (std::size_t i = 0; i < codes.size(); ++i) out.push_back(book[codes[i]] * scales[i / 256]);
+    return out;
+  }
+  // The nearest entry of the book, the lower one of two as near.
+  void assign(const Vector& values) {
+    std::fill(scales.begin(), scales.end(), 0.0);
+    for (std::size_t i = 0; i < values.size(); ++i) scales[i / 256] = std::max(scales[i / 256], std::abs(values[i]));
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const double share = scales[i / 256] > 0 ? values[i] / scales[i / 256] : 0.0;
+      const auto nearest = std::min_element(book.begin(), book.end(), [&](double a, double b) { return std::abs(a - share) < std::abs(b - share); });
+      codes[i] = static_cast<std::uint8_t>(nearest - book.begin());
+    }
+  }
+};
+
 }  // namespace pgtrain::reference

@@ -145,6 +145,13 @@ struct Dropout {
   bool accumulate = false;
 };
 
+// Words below this are dropped; the kept ones are multiplied by dropout_factor.
+inline std::uint32_t dropout_threshold(float rate) {
+  const double words = static_cast<double>(rate) * 4294967296.0 + 0.5;
+  return words < 4294967295.0 ? static_cast<std::uint32_t>(words) : 4294967295u;
+}
+inline float dropout_factor(float rate) { return 1.0f / (1.0f - rate); }
+
 // Softmax attention over packed q,k,v; causal; documents (equal numbers in runs of `segments`) do not see each other. Each of
 // the kv_heads serves heads / kv_heads consecutive query heads.
 struct AttentionForward {
@@ -209,6 +216,22 @@ struct AdamW {
   DType moments_type = DType::F32;
 };
 
+// The same with moments of 8 bits, as bitsandbytes stores them: of each block of 256, codes into a sorted book of 256 numbers and
+// the float that they are shares of, the largest there is. Both books are of dynamic_map.hpp: m's signed, v's not.
+struct AdamW8bit {
+  float* parameter = nullptr;
+  std::uint8_t *m = nullptr, *v = nullptr;         // whole blocks, 4-byte aligned; what lies past `count` means nothing
+  float *m_scale = nullptr, *v_scale = nullptr;    // [(count + 255) / 256]
+  const float *m_book = nullptr, *v_book = nullptr;  // [256]
+  const float* gradient = nullptr;
+  void* shadow = nullptr;                          // this and what follows as in AdamW
+  const float* squared_norm = nullptr;
+  std::int64_t count = 0;
+  float learning_rate = 0, beta1 = 0.9f, beta2 = 0.95f, epsilon = 1e-8f, weight_decay = 0;
+  float correction1 = 1, correction2 = 1;
+  float gradient_scale = 1, clip = 0;
+};
+
 // NF4 (Dettmers and others 2023) to numbers, bit for bit as bitsandbytes does it: out[i] = level(code i) * absmax(i / 64). The scale of
 // a block is absmax[i / 64], or where that is null code_book[absmax8[i / 64]] * nested_absmax[i / 64 / 256] + nested_offset.
 struct Nf4Dequantize {
@@ -271,6 +294,7 @@ struct Backend {
   virtual void sum(float* out, const float* x, std::int64_t count, bool accumulate) = 0;
   virtual void sum_of_squares(float* out, const float* x, std::int64_t count, bool accumulate) = 0;
   virtual void adamw(const AdamW& a) = 0;
+  virtual void adamw_8bit(const AdamW8bit& a) = 0;
 };
 
 }  // namespace pgtrain::engine::backend

@@ -77,6 +77,7 @@ class MeasuredBackend : public backend::Backend {
   void sum(float* out, const float* x, std::int64_t count, bool accumulate) override { inner_.sum(out, x, count, accumulate); }
   void sum_of_squares(float* out, const float* x, std::int64_t count, bool accumulate) override { inner_.sum_of_squares(out, x, count, accumulate); }
   void adamw(const backend::AdamW& a) override { inner_.adamw(a); }
+  void adamw_8bit(const backend::AdamW8bit& a) override { inner_.adamw_8bit(a); }
 
  private:
   // The backend's own memory for one kind of operation, of the largest shape that ran.

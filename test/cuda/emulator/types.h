@@ -56,6 +56,8 @@ inline __nv_bfloat16 __float2bfloat16(float f) {
 }
 
 // Functions CUDA has and <cmath> lacks. Full precision where the GPU's form is approximate.
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __fdividef(float a, float b) { return a / b; }

@@ -7,6 +7,7 @@ namespace {
 struct Shape {
   int batch, length, heads, head_size;
   bool packed;
+  int kv_heads = 0, window = 0;
 };
 std::vector<std::int32_t> random_documents(const Shape& s) {
   std::vector<std::int32_t> segments;
@@ -17,26 +18,27 @@ std::vector<std::int32_t> random_documents(const Shape& s) {
 
 void check_attention(Backend& backend, DType type, const Shape& s) {
   const std::int64_t rows = std::int64_t(s.batch) * s.length, channels = std::int64_t(s.heads) * s.head_size;
-  const auto qkv = random_values(type, rows * 3 * channels), dout = random_values(type, rows * channels);
+  const std::int64_t columns = channels + 2 * std::int64_t(s.kv_heads > 0 ? s.kv_heads : s.heads) * s.head_size;
+  const auto qkv = random_values(type, rows * columns), dout = random_values(type, rows * channels);
   const auto segments = random_documents(s);
   const float scale = float(1 / std::sqrt(double(s.head_size)));
-  const reference::AttentionShape shape{s.batch, s.length, s.heads, s.head_size, scale};
+  const reference::AttentionShape shape{s.batch, s.length, s.heads, s.head_size, scale, s.kv_heads, s.window};
   const auto seen = s.packed ? segments : std::vector<std::int32_t>{};
   const reference::Attention want = reference::attention(shape, widen(qkv), seen);
   const reference::Vector want_dqkv = reference::attention_backward(shape, widen(qkv), seen, widen(dout));
 
   Buffer dqkv_in(backend, type, qkv), ddout(backend, type, dout), numbers(backend, segments);
   Buffer out(backend, type, rows * channels), log_sum(backend, DType::F32, rows * s.heads), delta(backend, DType::F32, rows * s.heads);
-  Buffer dqkv(backend, type, rows * 3 * channels);
+  Buffer dqkv(backend, type, rows * columns);
   engine::backend::AttentionForward f;
   f.type = type, f.qkv = dqkv_in.get(), f.out = out.get(), f.log_sum = log_sum.floats();
   f.segments = s.packed ? numbers.numbers() : nullptr;
-  f.batch = s.batch, f.length = s.length, f.heads = s.heads, f.head_size = s.head_size, f.scale = scale;
+  f.batch = s.batch, f.length = s.length, f.heads = s.heads, f.head_size = s.head_size, f.scale = scale, f.kv_heads = s.kv_heads, f.window = s.window;
   backend.attention_forward(f);
   engine::backend::AttentionBackward g;
   g.type = type, g.qkv = dqkv_in.get(), g.out = out.get(), g.dout = ddout.get(), g.log_sum = log_sum.floats(), g.delta = delta.floats();
   g.segments = f.segments, g.dqkv = dqkv.get();
-  g.batch = s.batch, g.length = s.length, g.heads = s.heads, g.head_size = s.head_size, g.scale = scale;
+  g.batch = s.batch, g.length = s.length, g.heads = s.heads, g.head_size = s.head_size, g.scale = scale, g.kv_heads = s.kv_heads, g.window = s.window;
   backend.attention_backward(g);
 
   const bool narrow = type == DType::Bf16;
@@ -88,10 +90,11 @@ std::vector<Case> cases() {
   std::vector<Case> all;
   for (DType type : kTypes) {
     const Shape shapes[] = {{1, 1, 1, 32, false}, {2, 63, 2, 32, false}, {1, 65, 2, 64, true}, {2, 200, 1, 64, true},
-                            {1, 150, 2, 128, false}, {1, 70, 3, 20, true}, {1, 40, 2, 5, false}};
+                            {1, 150, 2, 128, false}, {1, 70, 3, 20, true}, {1, 40, 2, 5, false},
+                            {2, 70, 6, 32, false, 2}, {1, 140, 3, 64, true, 1}, {1, 150, 2, 32, false, 0, 40}, {1, 200, 4, 20, true, 2, 70}, {1, 66, 2, 64, false, 1, 1}};
     for (const Shape& s : shapes)
       all.push_back({"attention " + type_name(type) + " " + std::to_string(s.batch) + "x" + std::to_string(s.length) + " heads " + std::to_string(s.heads) +
-                         "x" + std::to_string(s.head_size) + (s.packed ? " packed" : ""),
+                         "x" + std::to_string(s.head_size) + (s.packed ? " packed" : "") + (s.kv_heads > 0 ? " over " + std::to_string(s.kv_heads) : "") + (s.window > 0 ? " window " + std::to_string(s.window) : ""),
                      [=](Backend& b) { check_attention(b, type, s); }});
     all.push_back({"attention decode " + type_name(type), [=](Backend& b) {
                      check_decode(b, type, {1, 11, 2, 2, 32, 0});

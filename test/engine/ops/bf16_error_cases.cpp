@@ -1,6 +1,7 @@
 // Our bf16 error against double beside PyTorch's on the same inputs: at most 1.2 times that. A bar of a type's rounding alone
 // would let an operation round more often than it must.
 #include "../bf16_errors.hpp"
+#include "../reference_llama.hpp"
 #include "cases.hpp"
 
 namespace pgtrain::test {
@@ -73,6 +74,44 @@ void check_layer_norm(Backend& backend) {
   expect_no_worse("layer_norm db", dbias.read(), gradients.dbias);
 }
 
+void check_rms_norm(Backend& backend) {
+  const auto x = fixed_values(6, kRows * kOut), gain = fixed_values(7, kOut, 0.1, 1), dout = fixed_values(4, kRows * kOut);
+  const reference::RmsNorm want = reference::rms_norm(kOut, 1e-5, widen(x), widen(gain));
+  const reference::RmsNormGradients gradients = reference::rms_norm_backward(kOut, widen(x), widen(gain), want.rstd, widen(dout));
+  Buffer bx(backend, kType, x), bgain(backend, kType, gain), bdout(backend, kType, dout), y(backend, kType, kRows * kOut), dx(backend, kType, kRows * kOut);
+  Buffer rstd(backend, DType::F32, kRows), dgain(backend, DType::F32, std::vector<float>(kOut));
+  backend.rms_norm_forward({.type = kType, .y = y.get(), .rstd = rstd.floats(), .x = bx.get(), .gain = bgain.get(), .rows = kRows, .width = kOut});
+  backend.rms_norm_backward({.type = kType, .dx = dx.get(), .dgain = dgain.floats(), .dy = bdout.get(), .x = bx.get(), .gain = bgain.get(), .rstd = rstd.floats(), .rows = kRows,
+                             .width = kOut});
+  expect_no_worse("rms_norm output", y.read(), want.y);
+  expect_no_worse("rms_norm dx", dx.read(), gradients.dx);
+  expect_no_worse("rms_norm dg", dgain.read(), gradients.dgain);
+}
+
+void check_rope(Backend& backend) {
+  const auto x = fixed_values(19, kRows * kOut), dout = fixed_values(4, kRows * kOut);
+  const Vector table = reference::rotary_table(kRows, kOut / 4, 10000);
+  reference::Numbers positions(kRows);
+  std::iota(positions.begin(), positions.end(), 0);
+  Buffer bx(backend, kType, x), bdout(backend, kType, dout), numbers(backend, positions), btable(backend, DType::F32, std::vector<float>(table.begin(), table.end()));
+  Rope call{.type = kType, .y = bx.get(), .x = bx.get(), .positions = numbers.numbers(), .table = btable.floats(), .rows = kRows, .heads = 4, .columns = kOut, .head_size = kOut / 4,
+            .context = kRows};
+  backend.rope(call);
+  expect_no_worse("rope output", bx.read(), reference::rope({4, kOut, kOut / 4, false}, widen(x), table, positions));
+  call.y = bdout.get(), call.x = bdout.get(), call.inverse = true;
+  backend.rope(call);
+  expect_no_worse("rope dx", bdout.read(), reference::rope({4, kOut, kOut / 4, true}, widen(dout), table, positions));
+}
+
+void check_swiglu(Backend& backend) {
+  const auto x = fixed_values(20, kRows * 2 * kOut, 2), dout = fixed_values(4, kRows * kOut);
+  Buffer bx(backend, kType, x), bdout(backend, kType, dout), y(backend, kType, kRows * kOut);
+  backend.swiglu_forward({kType, y.get(), bx.get(), kRows, kOut});
+  backend.swiglu_backward({kType, bx.get(), bdout.get(), bx.get(), kRows, kOut});
+  expect_no_worse("swiglu output", y.read(), reference::swiglu(kOut, widen(x)));
+  expect_no_worse("swiglu dx", bx.read(), reference::swiglu_backward(kOut, widen(x), widen(dout)));
+}
+
 void check_embedding(Backend& backend) {
   const auto ids = fixed_numbers(11, kRows * 4, 16);
   const auto dout = fixed_values(13, kRows * 4 * kOut);
@@ -81,18 +120,21 @@ void check_embedding(Backend& backend) {
   expect_no_worse("embedding dtable", dtable.read(), reference::embedding_backward(16, kOut, ids, widen(dout)));
 }
 
-void check_attention(Backend& backend, const std::string& name, bool is_packed) {
-  const reference::AttentionShape shape{2, 96, 2, 32, 1 / std::sqrt(32.0)};
+void check_attention(Backend& backend, const std::string& name, bool is_packed, bool is_grouped = false) {
+  const double scale = 1 / std::sqrt(32.0);
+  const reference::AttentionShape shape = is_grouped ? reference::AttentionShape{2, 96, 6, 32, scale, 2, 40} : reference::AttentionShape{2, 96, 2, 32, scale};
   const std::int64_t rows = shape.batch * shape.length;
-  const auto qkv = fixed_values(14, rows * 3 * shape.width()), dout = fixed_values(15, rows * shape.width());
+  const auto qkv = fixed_values(is_grouped ? 21 : 14, rows * shape.columns()), dout = fixed_values(is_grouped ? 22 : 15, rows * shape.width());
   const auto segments = is_packed ? fixed_documents(16, shape.batch, shape.length) : std::vector<std::int32_t>{};
   Buffer bqkv(backend, kType, qkv), bdout(backend, kType, dout), numbers(backend, is_packed ? segments : std::vector<std::int32_t>(1));
-  Buffer out(backend, kType, rows * shape.width()), dqkv(backend, kType, rows * 3 * shape.width());
+  Buffer out(backend, kType, rows * shape.width()), dqkv(backend, kType, rows * shape.columns());
   Buffer log_sum(backend, DType::F32, rows * shape.heads), delta(backend, DType::F32, rows * shape.heads);
   const std::int32_t* seen = is_packed ? numbers.numbers() : nullptr;
-  backend.attention_forward({kType, bqkv.get(), out.get(), log_sum.floats(), seen, shape.batch, shape.length, shape.heads, shape.head_size, float(shape.scale)});
+  backend.attention_forward({kType, bqkv.get(), out.get(), log_sum.floats(), seen, shape.batch, shape.length, shape.heads, shape.head_size, float(shape.scale),
+                             shape.kv_heads, shape.window});
   backend.attention_backward({.type = kType, .qkv = bqkv.get(), .out = out.get(), .dout = bdout.get(), .log_sum = log_sum.floats(), .delta = delta.floats(), .segments = seen,
-                              .dqkv = dqkv.get(), .batch = shape.batch, .length = shape.length, .heads = shape.heads, .head_size = shape.head_size, .scale = float(shape.scale)});
+                              .dqkv = dqkv.get(), .batch = shape.batch, .length = shape.length, .heads = shape.heads, .head_size = shape.head_size, .scale = float(shape.scale),
+                              .kv_heads = shape.kv_heads, .window = shape.window});
   expect_no_worse(name + " output", out.read(), reference::attention(shape, widen(qkv), segments).out);
   expect_no_worse(name + " dqkv", dqkv.read(), reference::attention_backward(shape, widen(qkv), segments, widen(dout)));
 }
@@ -115,6 +157,10 @@ const AddCases added({{"bf16 error of linear", [](Backend& b) { check_linear(b, 
                       {"bf16 error of embedding", check_embedding},
                       {"bf16 error of attention", [](Backend& b) { check_attention(b, "attention", false); }},
                       {"bf16 error of attention packed", [](Backend& b) { check_attention(b, "attention packed", true); }},
+                      {"bf16 error of attention grouped", [](Backend& b) { check_attention(b, "attention grouped", false, true); }},
+                      {"bf16 error of rms_norm", check_rms_norm},
+                      {"bf16 error of rope", check_rope},
+                      {"bf16 error of swiglu", check_swiglu},
                       {"bf16 error of cross_entropy", check_cross_entropy}});
 }  // namespace
 }  // namespace pgtrain::test

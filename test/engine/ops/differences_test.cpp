@@ -6,7 +6,7 @@
 #include <random>
 #include <string>
 
-#include "../reference.hpp"
+#include "../reference_llama.hpp"
 
 namespace pgtrain::reference {
 namespace {
@@ -162,7 +162,7 @@ TEST_F(Differences, LayerNorm) {
 
 TEST_F(Differences, Attention) {
   for (const bool is_packed : {false, true}) {
-    const AttentionShape shape{2, 7, 2, 3, 0.6};
+    const AttentionShape shape{2, 7, 2, 3, 0.6, 0, 0};
     Numbers segments;
     for (std::int64_t b = 0; is_packed && b < shape.batch; ++b)
       for (std::int32_t t = 0, number = 0; t < shape.length; ++t) segments.push_back(number += t == 2 + b || random_() % 4 == 0);
@@ -172,6 +172,71 @@ TEST_F(Differences, Attention) {
     op.backward = [=](const std::vector<Vector>& in, const Vector& dout) { return std::vector<Vector>{attention_backward(shape, in[0], segments, dout)}; };
     check(is_packed ? "attention over packed documents" : "attention", op);
   }
+}
+
+TEST_F(Differences, AttentionOfGroupsAndWindows) {
+  for (const bool is_packed : {false, true}) {
+    const AttentionShape shape{2, 7, 6, 3, 0.6, 2, is_packed ? 4 : 3};
+    Numbers segments;
+    for (std::int64_t b = 0; is_packed && b < shape.batch; ++b)
+      for (std::int32_t t = 0, number = 0; t < shape.length; ++t) segments.push_back(number += t == 2 + b);
+    Operation op;
+    op.inputs = {values(shape.batch * shape.length * shape.columns())};
+    op.forward = [=](const std::vector<Vector>& in) { return attention(shape, in[0], segments).out; };
+    op.backward = [=](const std::vector<Vector>& in, const Vector& dout) { return std::vector<Vector>{attention_backward(shape, in[0], segments, dout)}; };
+    check(is_packed ? "grouped attention over packed documents" : "grouped attention", op);
+  }
+}
+
+TEST_F(Differences, RmsNorm) {
+  const std::int64_t runs = 5, width = 9;
+  const double epsilon = 1e-3;
+  Operation op;
+  op.inputs = {values(width), values(runs * width)};
+  op.forward = [=](const std::vector<Vector>& in) { return rms_norm(width, epsilon, in[1], in[0]).y; };
+  op.backward = [=](const std::vector<Vector>& in, const Vector& dout) {
+    const RmsNormGradients g = rms_norm_backward(width, in[1], in[0], rms_norm(width, epsilon, in[1], in[0]).rstd, dout);
+    return std::vector<Vector>{g.dgain, g.dx};
+  };
+  check("rms norm", op);
+}
+
+// The backward of a turn is the turn back, which also undoes it.
+TEST_F(Differences, Rope) {
+  const RopeShape shape{2, 17, 6, false};
+  RopeShape back = shape;
+  back.inverse = true;
+  const Vector table = rotary_table(11, shape.head_size, 100);
+  const Numbers positions = numbers(5, 11);
+  Operation op;
+  op.inputs = {values(5 * shape.columns)};
+  op.forward = [=](const std::vector<Vector>& in) { return rope(shape, in[0], table, positions); };
+  op.backward = [=](const std::vector<Vector>&, const Vector& dout) { return std::vector<Vector>{rope(back, dout, table, positions)}; };
+  check("rope", op);
+  EXPECT_LE(error(rope(back, op.forward(op.inputs), table, positions), op.inputs[0]), 1e-14);
+}
+
+TEST_F(Differences, SwiGlu) {
+  const std::int64_t width = 7;
+  Operation op;
+  op.inputs = {values(4 * 2 * width, 2)};
+  op.forward = [=](const std::vector<Vector>& in) { return swiglu(width, in[0]); };
+  op.backward = [=](const std::vector<Vector>& in, const Vector& dout) { return std::vector<Vector>{swiglu_backward(width, in[0], dout)}; };
+  check("swiglu", op);
+}
+
+TEST_F(Differences, Dropout) {
+  const Vector factors = dropout_factors(90, 0.4, 7, 9);
+  const auto masked = [=](const Vector& x) {
+    Vector y = x;
+    for (std::size_t i = 0; i < y.size(); ++i) y[i] *= factors[i];
+    return y;
+  };
+  Operation op;
+  op.inputs = {values(90)};
+  op.forward = [=](const std::vector<Vector>& in) { return masked(in[0]); };
+  op.backward = [=](const std::vector<Vector>&, const Vector& dout) { return std::vector<Vector>{masked(dout)}; };
+  check("dropout", op);
 }
 
 // The gradient comes with its scale, so the forward here is the scaled sum of the losses.

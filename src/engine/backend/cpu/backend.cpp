@@ -154,17 +154,18 @@ class CpuBackend final : public Backend {
   void sum_of_squares(float* out, const float* x, std::int64_t count, bool accumulate) override {
     *out = static_cast<float>(kernels_.sum_of_squares(x, count)) + (accumulate ? *out : 0.0f);
   }
-  void adamw(const AdamW& a) override {
-    float factor = a.gradient_scale;
-    if (a.clip > 0 && a.squared_norm != nullptr) {
-      const float norm = std::sqrt(*a.squared_norm) * a.gradient_scale;
-      if (norm > a.clip) factor *= a.clip / norm;
-    }
-    kernels_.adamw(a, factor, workers_);
-  }
+  void adamw(const AdamW& a) override { kernels_.adamw(a, gradient_factor(a), workers_); }
+  void adamw_8bit(const AdamW8bit& a) override { kernels_.adamw_8bit(a, gradient_factor(a), workers_); }
 
  private:
   static std::size_t rounded(std::size_t bytes) { return (std::max<std::size_t>(bytes, 1) + 255) / 256 * 256; }
+  // The scale, times what clipping leaves.
+  template <class Step>
+  static float gradient_factor(const Step& a) {
+    if (a.clip <= 0 || a.squared_norm == nullptr) return a.gradient_scale;
+    const float norm = std::sqrt(*a.squared_norm) * a.gradient_scale;
+    return norm > a.clip ? a.gradient_scale * (a.clip / norm) : a.gradient_scale;
+  }
   static Matmul with_pitches(Matmul a) {
     if (a.a_pitch == 0) a.a_pitch = a.transpose_a ? a.m : a.k;
     if (a.b_pitch == 0) a.b_pitch = a.transpose_b ? a.k : a.n;

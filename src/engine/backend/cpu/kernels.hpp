@@ -54,6 +54,7 @@ struct Kernels {
   void (*swiglu_backward)(const SwiGluBackward&, Workers& workers);
   void (*dropout)(const Dropout&, Workers& workers);
   void (*nf4_dequantize)(const Nf4Dequantize&, Workers& workers);
+  void (*adamw_8bit)(const AdamW8bit&, float gradient_factor, Workers& workers);
 };
 
 // x86-64-v2 (SSE4.2), v3 (AVX2, FMA), v4 (AVX-512).

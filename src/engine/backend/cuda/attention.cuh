@@ -1,6 +1,7 @@
 // What attention forward and backward share: tiles of 64 (or 32) positions, a warp for 16 rows of one, head sizes padded to 32,
 // 64 or 128 in shared memory, the mask (causal, and packed documents do not see each other), and how rows get there.
-// Packed projections: row b*T + t holds 3C elements, q then k then v, each `heads` runs of `head_size`.
+// Packed projections: row b*T + t holds q, then k, then v: `heads` runs of `head_size`, then twice `kv_heads` of them; heads
+// that lie together share keys and values.
 #pragma once
 #include "engine/backend/cuda/tensor_core.cuh"
 
@@ -13,10 +14,12 @@ template <class T, int H> constexpr int kTileOf = sizeof(T) * H > 256 ? 32 : 64;
 template <int kTile> constexpr int kThreadsOf = kTile / 16 * kWarp;
 
 // Copies up to `Tile` rows of `width` elements (row pitch `pitch`) to shared rows of H + pad; the rest becomes zero.
-template <class T, int H, int kTile = kTileOf<T, H>>
+// kAtOnce loads of a thread are under way together, each in registers of its own.
+template <class T, int H, int kTile = kTileOf<T, H>, int kAtOnce = 8>
 __device__ __forceinline__ void load_tile(T *to, const T *from, int64_t pitch, int rows, int width) {
     constexpr int kVector = 16 / int(sizeof(T)), kPitch = H + kPad<T>, kTileThreads = kThreadsOf<kTile>;
     if (width % kVector == 0 && pitch % kVector == 0) {
+#pragma unroll kAtOnce
         for (int i = threadIdx.x; i < kTile * (H / kVector); i += kTileThreads) {
             const int row = i / (H / kVector), column = i % (H / kVector) * kVector;
             Vector<T, kVector> v;
@@ -66,5 +69,9 @@ __device__ __forceinline__ void write_rows(T *to, int64_t pitch, int rows, int w
 __device__ __forceinline__ bool tile_is_visible(const int *segments, int first_query, int last_key) {
     return !segments || last_key >= first_query || segments[last_key] == segments[first_query];
 }
+// Past, future and window in one comparison: distances are negative for keys to come.
+__device__ __forceinline__ bool is_in_reach(int reach, int distance) { return unsigned(distance) < unsigned(reach); }
+// First tile of keys that queries from `first_query` on may see.
+template <int kTile> __device__ __forceinline__ int first_tile(int reach, int first_query) { return max(0, first_query - reach + 1) / kTile * kTile; }
 inline int padded_head(int head_size) { return head_size <= 32 ? 32 : head_size <= 64 ? 64 : 128; }
 }  // namespace pgtrain::engine::backend::gpu

@@ -24,123 +24,129 @@ template <class T, int H> struct BackwardShared {
     T q[kTile * (H + kPad<T>)], dout[kTile * (H + kPad<T>)], k[kTile * (H + kPad<T>)], v[kTile * (H + kPad<T>)];
     T p[kTile * (kTile + kPad<T>)];
     float log_sum[kTile], delta[kTile];
-    int segment[kTile];
+    int segment[kTile], key_segment[kTile];
+    // Where the rows of the head under way begin: in registers they would take the place of sums.
+    const T *head_q, *head_dout;
+    const float *head_log_sum, *head_delta;
 };
-// Where one block works.
+// Where the rows of a head lie in the sequence that blockIdx.z counts.
 template <class T> struct Place {
-    const T *q, *dout;
-    T *dq;
-    const float *log_sum, *delta;
-    const int *segments;
-    int64_t pitch;
-    int channels;
-    __device__ __forceinline__ explicit Place(const AttentionBackward<T> &a) {
-        const int64_t first_row = int64_t(blockIdx.z) * a.length, statistics = (int64_t(blockIdx.z) * a.heads + blockIdx.y) * a.length;
-        channels = a.heads * a.head_size;
-        pitch = 3 * int64_t(channels);
-        const int64_t head = int64_t(blockIdx.y) * a.head_size;
-        q = a.qkv + first_row * pitch + head;
-        dq = a.dqkv + first_row * pitch + head;
-        dout = a.dout + first_row * channels + head;
-        log_sum = a.log_sum + statistics;
-        delta = a.delta + statistics;
-        segments = a.segments ? a.segments + first_row : nullptr;
-    }
+    const AttentionBackward<T> &a;
+    __device__ __forceinline__ int64_t pitch() const { return int64_t(a.heads + 2 * a.kv_heads) * a.head_size; }
+    __device__ __forceinline__ int64_t channels() const { return int64_t(a.heads) * a.head_size; }
+    __device__ __forceinline__ int64_t row(int position) const { return int64_t(blockIdx.z) * a.length + position; }
+    // `column` counts heads of q, then of k, then of v.
+    __device__ __forceinline__ int64_t at(int column, int position) const { return row(position) * pitch() + int64_t(column) * a.head_size; }
+    __device__ __forceinline__ int k_of(int kv_head) const { return a.heads + kv_head; }
+    __device__ __forceinline__ int v_of(int kv_head) const { return a.heads + a.kv_heads + kv_head; }
+    __device__ __forceinline__ const T *dout(int head, int position) const { return a.dout + row(position) * channels() + int64_t(head) * a.head_size; }
+    __device__ __forceinline__ int64_t statistics(int head, int position) const { return (int64_t(blockIdx.z) * a.heads + head) * a.length + position; }
+    __device__ __forceinline__ const int *segments() const { return a.segments ? a.segments + row(0) : nullptr; }
 };
 
 // Rows of a warp are keys here, columns queries: what falls out is already transposed for dv = p^T dout and dk = ds^T q.
+// A block is one tile of keys of one group of heads, which it takes one after the other.
 template <class T, int H> __global__ void __launch_bounds__(kThreadsOf<kTileOf<T, H>>, 1) attention_backward_kv_kernel(AttentionBackward<T> a) {
     constexpr int kTile = kTileOf<T, H>, kPitch = H + kPad<T>, kScorePitch = kTile + kPad<T>, kParts = kTile / 8;
+    constexpr int kAtOnce = 1;  // the sums of dk and dv leave registers for no more
     GPU_DYNAMIC_SHARED(unsigned char, raw);
     auto &s = *reinterpret_cast<BackwardShared<T, H> *>(raw);
-    const Place<T> at(a);
+    const Place<T> place{a};
+    const int *segments = place.segments();
+    const int group = a.heads / a.kv_heads, kv_head = int(blockIdx.y);
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     const int k0 = int(blockIdx.x) * kTile, keys = min(kTile, a.length - k0);
-    load_tile<T, H>(s.k, at.q + at.channels + k0 * at.pitch, at.pitch, keys, a.head_size);
-    load_tile<T, H>(s.v, at.q + 2 * at.channels + k0 * at.pitch, at.pitch, keys, a.head_size);
-    int key_segment[2];
-    for (int i = 0; i < 2; i++) {
-        const int key = k0 + warp * 16 + lane / 4 + i * 8;
-        key_segment[i] = at.segments && key < a.length ? at.segments[key] : 0;
-    }
+    load_tile<T, H>(s.k, a.qkv + place.at(place.k_of(kv_head), k0), place.pitch(), keys, a.head_size);
+    load_tile<T, H>(s.v, a.qkv + place.at(place.v_of(kv_head), k0), place.pitch(), keys, a.head_size);
+    if (segments) load_column<kTile>(s.key_segment, segments + k0, keys, -1);
     float dk[H / 8][4], dv[H / 8][4];
     clear(dk);
     clear(dv);
     T *p = s.p + warp * 16 * kScorePitch;
 
-    for (int q0 = k0; q0 < a.length; q0 += kTile) {
-        const int queries = min(kTile, a.length - q0);
-        if (!tile_is_visible(at.segments, q0, k0 + keys - 1)) continue;
-        __syncthreads();
-        load_tile<T, H>(s.q, at.q + q0 * at.pitch, at.pitch, queries, a.head_size);
-        load_tile<T, H>(s.dout, at.dout + int64_t(q0) * at.channels, at.channels, queries, a.head_size);
-        load_column<kTile>(s.log_sum, at.log_sum + q0, queries, 0.0f);
-        load_column<kTile>(s.delta, at.delta + q0, queries, 0.0f);
-        if (at.segments) load_column<kTile>(s.segment, at.segments + q0, queries, -1);
-        __syncthreads();
+    for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
+        if (threadIdx.x == 0) {  // read between the barriers of a tile only, so nobody reads it now
+            s.head_q = a.qkv + place.at(head, 0);
+            s.head_dout = place.dout(head, 0);
+            s.head_log_sum = a.log_sum + place.statistics(head, 0);
+            s.head_delta = a.delta + place.statistics(head, 0);
+        }
+        for (int q0 = k0; q0 < a.length && q0 - (k0 + keys - 1) < a.reach; q0 += kTile) {
+            const int queries = min(kTile, a.length - q0);
+            if (!tile_is_visible(segments, q0, k0 + keys - 1)) continue;
+            __syncthreads();
+            load_tile<T, H, kTile, kAtOnce>(s.q, s.head_q + q0 * place.pitch(), place.pitch(), queries, a.head_size);
+            load_tile<T, H, kTile, kAtOnce>(s.dout, s.head_dout + q0 * place.channels(), place.channels(), queries, a.head_size);
+            load_column<kTile>(s.log_sum, s.head_log_sum + q0, queries, 0.0f);
+            load_column<kTile>(s.delta, s.head_delta + q0, queries, 0.0f);
+            if (segments) load_column<kTile>(s.segment, segments + q0, queries, -1);
+            __syncthreads();
 
-        float score[kParts][4];
-        clear(score);
-        warp_multiply<Layout::ByColumn, kParts, H>(score, s.k + warp * 16 * kPitch, kPitch, s.q, kPitch);
+            float score[kParts][4];
+            clear(score);
+            warp_multiply<Layout::ByColumn, kParts, H>(score, s.k + warp * 16 * kPitch, kPitch, s.q, kPitch);
 #pragma unroll
-        for (int n = 0; n < kParts; n++)
+            for (int n = 0; n < kParts; n++)
 #pragma unroll
-            for (int c = 0; c < 4; c++) {
-                const int query = n * 8 + lane % 4 * 2 + c % 2, key = k0 + warp * 16 + lane / 4 + c / 2 * 8;
-                const bool seen = query < queries && key < a.length && key <= q0 + query &&
-                                  (!at.segments || s.segment[query] == key_segment[c / 2]);
-                score[n][c] = seen ? expf(score[n][c] * a.scale - s.log_sum[query]) : 0.0f;
-            }
-        store_cells(p, kScorePitch, score);
-        __syncwarp();
-        warp_multiply<Layout::ByRow, H / 8, kTile>(dv, p, kScorePitch, s.dout, kPitch);
-        __syncwarp();
-        float dp[kParts][4];
-        clear(dp);
-        warp_multiply<Layout::ByColumn, kParts, H>(dp, s.v + warp * 16 * kPitch, kPitch, s.dout, kPitch);
+                for (int c = 0; c < 4; c++) {
+                    const int query = n * 8 + lane % 4 * 2 + c % 2, key = k0 + warp * 16 + lane / 4 + c / 2 * 8;
+                    // Queries past the end are zeros and add nothing; keys past it have rows that nobody writes.
+                    const bool seen = is_in_reach(a.reach, q0 + query - key) && (!segments || s.segment[query] == s.key_segment[key - k0]);
+                    score[n][c] = seen ? expf(score[n][c] * a.scale - s.log_sum[query]) : 0.0f;
+                }
+            store_cells(p, kScorePitch, score);
+            __syncwarp();
+            warp_multiply<Layout::ByRow, H / 8, kTile>(dv, p, kScorePitch, s.dout, kPitch);
+            __syncwarp();
+            float dp[kParts][4];
+            clear(dp);
+            warp_multiply<Layout::ByColumn, kParts, H>(dp, s.v + warp * 16 * kPitch, kPitch, s.dout, kPitch);
+            if constexpr (H == 64) __syncwarp();  // keeps the loads below from moving up, where registers are short
 #pragma unroll
-        for (int n = 0; n < kParts; n++)
+            for (int n = 0; n < kParts; n++)
 #pragma unroll
-            for (int c = 0; c < 4; c++) score[n][c] *= dp[n][c] - s.delta[n * 8 + lane % 4 * 2 + c % 2];
-        store_cells(p, kScorePitch, score);
-        __syncwarp();
-        warp_multiply<Layout::ByRow, H / 8, kTile>(dk, p, kScorePitch, s.q, kPitch);
-        __syncwarp();
+                for (int c = 0; c < 4; c++) score[n][c] *= dp[n][c] - s.delta[n * 8 + lane % 4 * 2 + c % 2];
+            store_cells(p, kScorePitch, score);
+            __syncwarp();
+            warp_multiply<Layout::ByRow, H / 8, kTile>(dk, p, kScorePitch, s.q, kPitch);
+            __syncwarp();
+        }
     }
     const int warp_row = k0 + warp * 16;
-    T *out = at.dq + warp_row * at.pitch + at.channels;
-    write_rows(out, at.pitch, a.length - warp_row, a.head_size, dk, a.scale, a.scale);
-    write_rows(out + at.channels, at.pitch, a.length - warp_row, a.head_size, dv, 1.0f, 1.0f);
+    write_rows(a.dqkv + place.at(place.k_of(kv_head), warp_row), place.pitch(), a.length - warp_row, a.head_size, dk, a.scale, a.scale);
+    write_rows(a.dqkv + place.at(place.v_of(kv_head), warp_row), place.pitch(), a.length - warp_row, a.head_size, dv, 1.0f, 1.0f);
 }
 
 template <class T, int H> __global__ void __launch_bounds__(kThreadsOf<kTileOf<T, H>>, 1) attention_backward_q_kernel(AttentionBackward<T> a) {
     constexpr int kTile = kTileOf<T, H>, kPitch = H + kPad<T>, kScorePitch = kTile + kPad<T>, kParts = kTile / 8;
     GPU_DYNAMIC_SHARED(unsigned char, raw);
     auto &s = *reinterpret_cast<BackwardShared<T, H> *>(raw);
-    const Place<T> at(a);
+    const Place<T> place{a};
+    const int *segments = place.segments();
+    const int head = int(blockIdx.y), kv_head = head / (a.heads / a.kv_heads);
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     const int q0 = (int(gridDim.x) - 1 - int(blockIdx.x)) * kTile, queries = min(kTile, a.length - q0);
-    load_tile<T, H>(s.q, at.q + q0 * at.pitch, at.pitch, queries, a.head_size);
-    load_tile<T, H>(s.dout, at.dout + int64_t(q0) * at.channels, at.channels, queries, a.head_size);
+    load_tile<T, H>(s.q, a.qkv + place.at(head, q0), place.pitch(), queries, a.head_size);
+    load_tile<T, H>(s.dout, place.dout(head, q0), place.channels(), queries, a.head_size);
     float log_sum[2], delta[2];
     int row_segment[2];
     for (int i = 0; i < 2; i++) {
         const int row = q0 + warp * 16 + lane / 4 + i * 8;
-        log_sum[i] = row < a.length ? at.log_sum[row] : 0.0f;
-        delta[i] = row < a.length ? at.delta[row] : 0.0f;
-        row_segment[i] = at.segments && row < a.length ? at.segments[row] : 0;
+        log_sum[i] = row < a.length ? a.log_sum[place.statistics(head, row)] : 0.0f;
+        delta[i] = row < a.length ? a.delta[place.statistics(head, row)] : 0.0f;
+        row_segment[i] = segments && row < a.length ? segments[row] : 0;
     }
     float dq[H / 8][4];
     clear(dq);
     T *p = s.p + warp * 16 * kScorePitch;
 
-    for (int k0 = 0; k0 <= q0; k0 += kTile) {
+    for (int k0 = first_tile<kTile>(a.reach, q0); k0 <= q0; k0 += kTile) {
         const int keys = min(kTile, a.length - k0);
-        if (!tile_is_visible(at.segments, q0, k0 + keys - 1)) continue;
+        if (!tile_is_visible(segments, q0, k0 + keys - 1)) continue;
         __syncthreads();
-        load_tile<T, H>(s.k, at.q + at.channels + k0 * at.pitch, at.pitch, keys, a.head_size);
-        load_tile<T, H>(s.v, at.q + 2 * at.channels + k0 * at.pitch, at.pitch, keys, a.head_size);
-        if (at.segments) load_column<kTile>(s.segment, at.segments + k0, keys, -1);
+        load_tile<T, H>(s.k, a.qkv + place.at(place.k_of(kv_head), k0), place.pitch(), keys, a.head_size);
+        load_tile<T, H>(s.v, a.qkv + place.at(place.v_of(kv_head), k0), place.pitch(), keys, a.head_size);
+        if (segments) load_column<kTile>(s.segment, segments + k0, keys, -1);
         __syncthreads();
 
         float score[kParts][4], dp[kParts][4];
@@ -153,7 +159,7 @@ template <class T, int H> __global__ void __launch_bounds__(kThreadsOf<kTileOf<T
 #pragma unroll
             for (int c = 0; c < 4; c++) {
                 const int key = n * 8 + lane % 4 * 2 + c % 2, row = q0 + warp * 16 + lane / 4 + c / 2 * 8;
-                const bool seen = key < keys && row < a.length && k0 + key <= row && (!at.segments || s.segment[key] == row_segment[c / 2]);
+                const bool seen = key < keys && row < a.length && is_in_reach(a.reach, row - k0 - key) && (!segments || s.segment[key] == row_segment[c / 2]);
                 score[n][c] = seen ? expf(score[n][c] * a.scale - log_sum[c / 2]) * (dp[n][c] - delta[c / 2]) : 0.0f;
             }
         store_cells(p, kScorePitch, score);
@@ -162,7 +168,7 @@ template <class T, int H> __global__ void __launch_bounds__(kThreadsOf<kTileOf<T
         __syncwarp();
     }
     const int warp_row = q0 + warp * 16;
-    write_rows(at.dq + warp_row * at.pitch, at.pitch, a.length - warp_row, a.head_size, dq, a.scale, a.scale);
+    write_rows(a.dqkv + place.at(head, warp_row), place.pitch(), a.length - warp_row, a.head_size, dq, a.scale, a.scale);
 }
 
 template <class T, int H> void run(const AttentionBackward<T> &a, cudaStream_t stream) {
@@ -170,10 +176,10 @@ template <class T, int H> void run(const AttentionBackward<T> &a, cudaStream_t s
     static_assert(kBytes <= kMostShared);
     const int64_t rows = int64_t(a.batch) * a.length;
     launch("attention_delta", attention_delta_kernel<T>, blocks_for(rows * a.heads, kDeltaThreads / kWarp), kDeltaThreads, 0, stream, a, rows);
-    const dim3 grid(blocks_for(a.length, kTile), unsigned(a.heads), unsigned(a.batch));
+    const dim3 grid(blocks_for(a.length, kTile), unsigned(a.heads), unsigned(a.batch)), kv_grid(grid.x, unsigned(a.kv_heads), grid.z);
     check("attention_backward: shared memory",
           cudaFuncSetAttribute(attention_backward_kv_kernel<T, H>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
-    launch("attention_backward_kv", attention_backward_kv_kernel<T, H>, grid, kTileThreads, kBytes, stream, a);
+    launch("attention_backward_kv", attention_backward_kv_kernel<T, H>, kv_grid, kTileThreads, kBytes, stream, a);
     check("attention_backward: shared memory",
           cudaFuncSetAttribute(attention_backward_q_kernel<T, H>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
     launch("attention_backward_q", attention_backward_q_kernel<T, H>, grid, kTileThreads, kBytes, stream, a);

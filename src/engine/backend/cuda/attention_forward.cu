@@ -21,8 +21,9 @@ __global__ void __launch_bounds__(kThreadsOf<kTileOf<T, H>>) attention_forward_k
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     const int q0 = (int(gridDim.x) - 1 - int(blockIdx.x)) * kTile;  // the longest first
     const int head = blockIdx.y, width = a.head_size, channels = a.heads * a.head_size;
-    const int64_t pitch = 3 * int64_t(channels), first_row = int64_t(blockIdx.z) * a.length;
-    const T *q = a.qkv + first_row * pitch + head * width;
+    const int kv_channels = a.kv_heads * width;
+    const int64_t pitch = channels + 2 * int64_t(kv_channels), first_row = int64_t(blockIdx.z) * a.length;
+    const T *q = a.qkv + first_row * pitch + head * width, *k = a.qkv + first_row * pitch + channels + head / (a.heads / a.kv_heads) * width;
     const int *segments = a.segments ? a.segments + first_row : nullptr;
 
     load_tile<T, H>(s.q, q + q0 * pitch, pitch, min(kTile, a.length - q0), width);
@@ -34,12 +35,12 @@ __global__ void __launch_bounds__(kThreadsOf<kTileOf<T, H>>) attention_forward_k
         row_segment[i] = segments && row < a.length ? segments[row] : 0;
     }
 
-    for (int k0 = 0; k0 <= q0; k0 += kTile) {
+    for (int k0 = first_tile<kTile>(a.reach, q0); k0 <= q0; k0 += kTile) {
         const int keys = min(kTile, a.length - k0);
         if (!tile_is_visible(segments, q0, k0 + keys - 1)) continue;  // the same for the whole block
         __syncthreads();
-        load_tile<T, H>(s.k, q + channels + k0 * pitch, pitch, keys, width);
-        load_tile<T, H>(s.v, q + 2 * channels + k0 * pitch, pitch, keys, width);
+        load_tile<T, H>(s.k, k + k0 * pitch, pitch, keys, width);
+        load_tile<T, H>(s.v, k + kv_channels + k0 * pitch, pitch, keys, width);
         if (segments) load_column<kTile>(s.key_segment, segments + k0, keys, -1);
         __syncthreads();
 
@@ -55,7 +56,7 @@ __global__ void __launch_bounds__(kThreadsOf<kTileOf<T, H>>) attention_forward_k
 #pragma unroll
                 for (int c = 0; c < 2; c++) {
                     const int key = n * 8 + lane % 4 * 2 + c;
-                    const bool seen = key < keys && k0 + key <= row && (!segments || s.key_segment[key] == row_segment[i]);
+                    const bool seen = key < keys && is_in_reach(a.reach, row - k0 - key) && (!segments || s.key_segment[key] == row_segment[i]);
                     float &x = score[n][i * 2 + c];
                     x = seen ? x * a.scale : -INFINITY;
                     row_top = fmaxf(row_top, x);

@@ -124,42 +124,84 @@ class CudaBackend final : public Backend {
                                      int(a.width), device_.scratch(), device_.stream());
         });
     }
-    void rms_norm_forward(const RmsNormForward &) override { require(false, "RMS norm is missing"); }
-    void rms_norm_backward(const RmsNormBackward &) override { require(false, "RMS norm is missing"); }
-    void rope(const Rope &) override { require(false, "rotary positions are missing"); }
-    void swiglu_forward(const SwiGluForward &) override { require(false, "SwiGLU is missing"); }
-    void swiglu_backward(const SwiGluBackward &) override { require(false, "SwiGLU is missing"); }
-    void dropout(const Dropout &) override { require(false, "dropout is missing"); }
-    void nf4_dequantize(const Nf4Dequantize &) override { require(false, "NF4 is missing"); }
+    void rms_norm_forward(const RmsNormForward &a) override {
+        if (a.rows == 0) return;
+        const gpu::Runs runs = runs_of(a);
+        with_type(a.type, [&](auto *t) {
+            gpu::rms_norm_forward(as(t, a.y), a.rstd, as(t, a.x), as(t, a.residual), as(t, a.sum), as(t, a.gain), runs, a.epsilon, device_.stream());
+        });
+    }
+    void rms_norm_backward(const RmsNormBackward &a) override {
+        if (a.rows == 0) return;
+        const gpu::Runs runs = runs_of(a);
+        with_type(a.type, [&](auto *t) {
+            gpu::rms_norm_backward(as(t, a.dx), a.accumulate_dx, a.dgain, as(t, a.dy), as(t, a.x), as(t, a.gain), a.rstd, runs, device_.scratch(), device_.stream());
+        });
+    }
+    void rope(const backend::Rope &a) override {
+        if (a.rows == 0) return;
+        require(a.rows <= kMostInt && a.columns <= kMostInt && a.head_size % 2 == 0, "rotary positions take even heads and at most 2^31 - 1 rows and columns");
+        with_type(a.type, [&](auto *t) {
+            using T = std::remove_pointer_t<decltype(t)>;
+            gpu::rope(gpu::Rope<T>{as(t, a.y), as(t, a.x), a.positions, a.table, a.rows, int(a.heads), int(a.columns), int(a.head_size), a.inverse}, device_.stream());
+        });
+    }
+    void swiglu_forward(const SwiGluForward &a) override {
+        if (a.rows == 0) return;
+        require_swiglu(a.rows, a.width);
+        with_type(a.type, [&](auto *t) { gpu::swiglu_forward(as(t, a.y), as(t, a.gate_up), a.rows, int(a.width), device_.stream()); });
+    }
+    void swiglu_backward(const SwiGluBackward &a) override {
+        if (a.rows == 0) return;
+        require_swiglu(a.rows, a.width);
+        with_type(a.type, [&](auto *t) { gpu::swiglu_backward(as(t, a.dgate_up), as(t, a.dy), as(t, a.gate_up), a.rows, int(a.width), device_.stream()); });
+    }
+    void dropout(const backend::Dropout &a) override {
+        if (a.count == 0) return;
+        with_type(a.type, [&](auto *t) {
+            using T = std::remove_pointer_t<decltype(t)>;
+            gpu::dropout(gpu::Dropout<T>{as(t, a.y), as(t, a.x), a.count, a.seed, a.stream, a.accumulate}, dropout_threshold(a.rate), dropout_factor(a.rate),
+                         device_.stream());
+        });
+    }
+    void nf4_dequantize(const backend::Nf4Dequantize &a) override {
+        if (a.count == 0) return;
+        with_type(a.type, [&](auto *t) {
+            using T = std::remove_pointer_t<decltype(t)>;
+            gpu::nf4_dequantize(gpu::Nf4Dequantize<T>{as(t, a.out), a.codes, a.absmax, a.absmax8, a.nested_absmax, a.code_book, a.nested_offset, a.count},
+                                device_.stream());
+        });
+    }
     void attention_forward(const backend::AttentionForward &a) override {
-        require((a.kv_heads == 0 || a.kv_heads == a.heads) && a.window == 0, "grouped heads and windows are missing");
         if (a.batch * a.length == 0) return;
         require_attention(a.batch, a.length, a.heads, a.head_size);
+        require_groups(a.heads, a.kv_heads, a.window);
         with_type(a.type, [&](auto *t) {
             using T = std::remove_pointer_t<decltype(t)>;
             gpu::attention_forward(gpu::AttentionForward<T>{as(t, a.qkv), as(t, a.out), a.log_sum, a.segments, int(a.batch), int(a.length), int(a.heads),
-                                                            int(a.head_size), a.scale},
+                                                            kv_heads_of(a), int(a.head_size), reach_of(a), a.scale},
                                    device_.stream());
         });
     }
     void attention_backward(const backend::AttentionBackward &a) override {
         if (a.batch * a.length == 0) return;
         require_attention(a.batch, a.length, a.heads, a.head_size);
+        require_groups(a.heads, a.kv_heads, a.window);
         with_type(a.type, [&](auto *t) {
             using T = std::remove_pointer_t<decltype(t)>;
             gpu::attention_backward(gpu::AttentionBackward<T>{as(t, a.qkv), as(t, a.out), as(t, a.dout), a.log_sum, a.delta, a.segments, as(t, a.dqkv),
-                                                              int(a.batch), int(a.length), int(a.heads), int(a.head_size), a.scale},
+                                                              int(a.batch), int(a.length), int(a.heads), kv_heads_of(a), int(a.head_size), reach_of(a), a.scale},
                                     device_.stream());
         });
     }
     void attention_decode(const backend::AttentionDecode &a) override {
         if (a.sequences == 0) return;
         require_attention(a.sequences, a.context, a.heads, a.head_size);
-        const std::int64_t kv_heads = a.kv_heads ? a.kv_heads : a.heads;
+        require_groups(a.heads, a.kv_heads, a.window);
         with_type(a.type, [&](auto *t) {
             using T = std::remove_pointer_t<decltype(t)>;
             gpu::attention_decode(gpu::AttentionDecode<T>{as(t, a.qkv), as(t, a.keys), as(t, a.values), as(t, a.out), a.positions, int(a.sequences),
-                                                          int(a.context), int(a.heads), int(kv_heads), int(a.head_size), int(a.window), a.scale},
+                                                          int(a.context), int(a.heads), kv_heads_of(a), int(a.head_size), int(a.window), a.scale},
                                   device_.stream());
         });
     }
@@ -203,10 +245,19 @@ class CudaBackend final : public Backend {
     }
     void adamw(const backend::AdamW &a) override {
         if (a.count == 0) return;
-        require(a.moments_type == DType::F32, "bf16 moments are missing");
-        gpu::adamw({a.parameter, static_cast<float *>(a.m), static_cast<float *>(a.v), a.gradient, static_cast<bf16 *>(a.shadow), a.squared_norm, a.count, a.learning_rate, a.beta1, a.beta2, a.epsilon,
-                    a.weight_decay, a.correction1, a.correction2, a.gradient_scale, a.clip},
-                   device_.stream());
+        with_type(a.moments_type, [&](auto *t) {
+            using M = std::remove_pointer_t<decltype(t)>;
+            gpu::adamw(gpu::AdamW<M>{a.parameter, as(t, a.m), as(t, a.v), a.gradient, static_cast<bf16 *>(a.shadow), a.squared_norm, a.count, a.learning_rate, a.beta1,
+                                     a.beta2, a.epsilon, a.weight_decay, a.correction1, a.correction2, a.gradient_scale, a.clip},
+                       device_.stream());
+        });
+    }
+
+    void adamw_8bit(const backend::AdamW8bit &a) override {
+        if (a.count == 0) return;
+        gpu::adamw_8bit({a.parameter, a.m, a.v, a.m_scale, a.v_scale, a.m_book, a.v_book, a.gradient, static_cast<bf16 *>(a.shadow), a.squared_norm, a.count,
+                         a.learning_rate, a.beta1, a.beta2, a.epsilon, a.weight_decay, a.correction1, a.correction2, a.gradient_scale, a.clip},
+                        device_.stream());
     }
 
   private:
@@ -214,6 +265,20 @@ class CudaBackend final : public Backend {
         require(head_size >= 1 && head_size <= kWidestHead, "a head has " + std::to_string(head_size) + " channels, at most " + std::to_string(kWidestHead) + " are supported");
         require(batch <= kMostGridRows && heads <= kMostGridRows, "attention takes at most 65535 sequences and heads");
         require(length <= kMostInt - 64, "sequence too long");
+    }
+    static void require_groups(std::int64_t heads, std::int64_t kv_heads, std::int64_t window) {
+        require(kv_heads >= 0 && (kv_heads == 0 || heads % kv_heads == 0), std::to_string(heads) + " heads cannot share " + std::to_string(kv_heads) + " of keys and values");
+        require(window >= 0 && window <= kMostInt / 2, "a window is 0 or at most 2^30 - 1 positions");
+    }
+    template <class Call> static int kv_heads_of(const Call &a) { return int(a.kv_heads ? a.kv_heads : a.heads); }
+    template <class Call> static int reach_of(const Call &a) { return a.window ? int(a.window) : gpu::kNoWindow; }
+    template <class Call> static gpu::Runs runs_of(const Call &a) {
+        require(a.width <= kScratchFloats / 2, "rows of an RMS norm hold at most 2^21 elements");
+        require(a.groups >= 1 && a.groups <= kMostInt && a.rows * a.groups < kMostInt * std::int64_t(8), "too many rows of an RMS norm");
+        return {a.rows * a.groups, a.pitch ? a.pitch : a.groups * a.width, int(a.groups), int(a.width)};
+    }
+    static void require_swiglu(std::int64_t rows, std::int64_t width) {
+        require(width <= kMostInt / 2 && rows * (width / 256 + 1) <= kMostInt, "SwiGLU too large");
     }
     template <class T, class B> void finish(const Matmul &a, const Product &p) {
         Finish<T, B> f{};

@@ -8,12 +8,15 @@ namespace pgtrain::engine::backend::gpu {
 // Partial sums of any reduction here fit into this many floats, for rows up to kScratchFloats / 2 wide.
 constexpr int64_t kScratchFloats = int64_t(4) << 20;
 
+constexpr int kNoWindow = 0x7fffffff;
+
 template <class T> struct AttentionForward {
-    const T *qkv;             // [batch * length, 3 * heads * head_size]
+    const T *qkv;             // [batch * length, (heads + 2 * kv_heads) * head_size]
     T *out;                   // [batch * length, heads * head_size]
     float *log_sum;           // [batch, heads, length]
     const int32_t *segments;  // [batch * length] document numbers in runs, or null
-    int batch, length, heads, head_size;
+    int batch, length, heads, kv_heads, head_size;
+    int reach;  // a query sees keys at distances below this; kNoWindow: all up to itself
     float scale;
 };
 template <class T> void attention_forward(const AttentionForward<T> &a, cudaStream_t stream);
@@ -24,7 +27,8 @@ template <class T> struct AttentionBackward {
     float *delta;  // [batch, heads, length], written and used here
     const int32_t *segments;
     T *dqkv;  // overwritten
-    int batch, length, heads, head_size;
+    int batch, length, heads, kv_heads, head_size;
+    int reach;  // a query sees keys at distances below this; kNoWindow: all up to itself
     float scale;
 };
 template <class T> void attention_backward(const AttentionBackward<T> &a, cudaStream_t stream);
@@ -52,6 +56,55 @@ void layer_norm_forward(T *y, float *mean, float *rstd, const T *x, const T *res
 template <class T>
 void layer_norm_backward(T *dx, bool accumulate_dx, float *dgain, float *dbias, const T *dy, const T *x, const T *gain, const float *mean, const float *rstd,
                          int64_t rows, int width, float *scratch, cudaStream_t stream);
+
+// Runs of `width` values that are normed each by itself: `groups` beside each other in rows of `pitch` elements.
+struct Runs {
+    int64_t count, pitch;
+    int groups, width;
+};
+// With a residual: total = x + residual first, then y of total; total may be x or residual. rstd [runs].
+template <class T>
+void rms_norm_forward(T *y, float *rstd, const T *x, const T *residual, T *total, const T *gain, const Runs &runs, float epsilon, cudaStream_t stream);
+// dgain is added to, or null; dx is added to or overwritten and may be dy's own memory.
+template <class T>
+void rms_norm_backward(T *dx, bool accumulate_dx, float *dgain, const T *dy, const T *x, const T *gain, const float *rstd, const Runs &runs, float *scratch,
+                       cudaStream_t stream);
+
+template <class T> struct Rope {
+    T *y;  // may be x
+    const T *x;
+    const int32_t *positions;  // [rows]
+    const float *table;        // [context, head_size]
+    int64_t rows;
+    int heads, columns, head_size;
+    bool inverse;
+};
+template <class T> void rope(const Rope<T> &a, cudaStream_t stream);
+
+template <class T> void swiglu_forward(T *y, const T *gate_up, int64_t rows, int width, cudaStream_t stream);
+// dgate_up may be gate_up.
+template <class T> void swiglu_backward(T *dgate_up, const T *dy, const T *gate_up, int64_t rows, int width, cudaStream_t stream);
+
+template <class T> struct Dropout {
+    T *y;  // may be x
+    const T *x;
+    int64_t count;
+    uint64_t seed, stream;
+    bool accumulate;
+};
+// Keeps what draws at least `threshold`, times `factor`.
+template <class T> void dropout(const Dropout<T> &a, unsigned threshold, float factor, cudaStream_t stream);
+
+template <class T> struct Nf4Dequantize {
+    T *out;
+    const uint8_t *codes;
+    const float *absmax;  // or null: then the three below
+    const uint8_t *absmax8;
+    const float *nested_absmax, *code_book;
+    float nested_offset;
+    int64_t count;
+};
+template <class T> void nf4_dequantize(const Nf4Dequantize<T> &a, cudaStream_t stream);
 
 template <class T> void gelu_forward(T *y, const T *x, int64_t n, cudaStream_t stream);
 template <class T> void gelu_backward(T *dx, const T *dy, const T *x, int64_t n, cudaStream_t stream);
@@ -88,8 +141,9 @@ template <class T>
 void cross_entropy(T *logits, int64_t pitch, float *losses, const int32_t *targets, int64_t rows, int vocabulary, float scale, bool gradient,
                    cudaStream_t stream);
 
-struct AdamW {
-    float *parameter, *m, *v;
+template <class M> struct AdamW {
+    float *parameter;
+    M *m, *v;
     const float *gradient;
     bf16 *shadow;               // or null
     const float *squared_norm;  // of the unscaled gradient, on the device; or null: no clipping
@@ -98,5 +152,19 @@ struct AdamW {
     float correction1, correction2;  // 1 / (1 - beta^step)
     float gradient_scale, clip;      // clip 0: none
 };
-void adamw(const AdamW &a, cudaStream_t stream);
+template <class M> void adamw(const AdamW<M> &a, cudaStream_t stream);
+struct AdamW8bit {
+    float *parameter;
+    uint8_t *m, *v;
+    float *m_scale, *v_scale;      // a block of 256 each
+    const float *m_book, *v_book;  // [256]
+    const float *gradient;
+    bf16 *shadow;  // the rest as in AdamW
+    const float *squared_norm;
+    int64_t count;
+    float learning_rate, beta1, beta2, epsilon, weight_decay;
+    float correction1, correction2;
+    float gradient_scale, clip;
+};
+void adamw_8bit(const AdamW8bit &a, cudaStream_t stream);
 }  // namespace pgtrain::engine::backend::gpu

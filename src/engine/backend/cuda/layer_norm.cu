@@ -87,7 +87,7 @@ __global__ void layer_norm_backward_sum_kernel(float *dgain, float *dbias, const
         gain_sum += parts[(int64_t(i) * 2) * width + column];
         bias_sum += parts[(int64_t(i) * 2 + 1) * width + column];
     }
-    dgain[column] += gain_sum;
+    if (dgain) dgain[column] += gain_sum;
     if (dbias) dbias[column] += bias_sum;
 }
 }  // namespace
@@ -102,7 +102,7 @@ template <class T>
 void layer_norm_backward(T *dx, bool accumulate_dx, float *dgain, float *dbias, const T *dy, const T *x, const T *gain, const float *mean, const float *rstd,
                          int64_t rows, int width, float *scratch, cudaStream_t stream) {
     // The parts first: dx may overwrite dy.
-    if (dgain) {
+    if (dgain || dbias) {
         const int64_t most = min(int64_t(kMaxChunks), kScratchFloats / (2 * int64_t(width)));
         const int64_t rows_per_chunk = max(int64_t(16), (rows + most - 1) / most);
         const unsigned chunks = blocks_for(rows, rows_per_chunk), slices = blocks_for(width, kColumns);

@@ -14,6 +14,8 @@ namespace {
 
 #include "engine/backend/cpu/kernels/elementwise.inl"
 
+#include "engine/backend/cpu/kernels/optimizer.inl"
+
 #include "engine/backend/cpu/kernels/layer_norm.inl"
 
 #include "engine/backend/cpu/kernels/rms_norm.inl"
@@ -31,7 +33,8 @@ const Kernels& PGTRAIN_ISA_TABLE() {
   static const Kernels table = {
       PGTRAIN_ISA_NAME,   layer_norm_forward, layer_norm_backward, attention_forward, attention_backward, attention_decode, attention_floats, cross_entropy, embedding_backward,
       gelu_forward,       gelu_backward,      add,                 scale,             cast,               column_sum,       add_bias,      sum,
-      sum_of_squares,     adamw,              rms_norm_forward,    rms_norm_backward, rope,              swiglu_forward,   swiglu_backward,  dropout,       nf4_dequantize};
+      sum_of_squares,     adamw,              rms_norm_forward,    rms_norm_backward, rope,              swiglu_forward,   swiglu_backward,  dropout,       nf4_dequantize,
+      adamw_8bit};
   return table;
 }
 

@@ -1,4 +1,4 @@
-// One pass over memory each: gelu and its derivative, sums, casts, AdamW.
+// One pass over memory each: gelu and its derivative, sums, casts, SwiGLU, dropout.
 constexpr std::int64_t kGrain = 4096;
 
 template <class Body, class T>
@@ -186,8 +186,8 @@ inline void philox16(std::uint64_t seed, std::uint64_t stream, std::uint64_t fir
 
 void dropout(const Dropout& a, Workers& workers) {
   constexpr std::int64_t kRun = 64;  // elements of 16 counters
-  const auto threshold = static_cast<std::uint32_t>(std::min(std::llround(static_cast<double>(a.rate) * 4294967296.0), 4294967295LL));
-  const float factor = 1.0f / (1.0f - a.rate);
+  const std::uint32_t threshold = dropout_threshold(a.rate);
+  const float factor = dropout_factor(a.rate);
   by_type(a.type, [&](auto tag) {
     using T = decltype(tag);
     split(a.count, kGrain, workers, [&](std::int64_t begin, std::int64_t end, int) {
@@ -207,26 +207,4 @@ void dropout(const Dropout& a, Workers& workers) {
       }
     });
   });
-}
-
-template <class T>
-void adamw_moments(const AdamW& a, float gradient_factor, Workers& workers) {
-  auto* shadow = static_cast<Bf16*>(a.shadow);
-  T *first = static_cast<T*>(a.m), *second = static_cast<T*>(a.v);
-  split(a.count, kGrain, workers, [&](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t i = begin; i < end; i += W) {
-      const vf g = load_part(a.gradient, i, end) * gradient_factor;
-      const vf m = load_part(first, i, end) * a.beta1 + g * (1.0f - a.beta1);
-      const vf v = load_part(second, i, end) * a.beta2 + g * g * (1.0f - a.beta2);
-      vf p = load_part(a.parameter, i, end);
-      vf root = v * a.correction2;
-      for (std::int64_t lane = 0; lane < W; ++lane) root[lane] = std::sqrt(root[lane]);
-      p = p - a.learning_rate * a.weight_decay * p - a.learning_rate * (m * a.correction1) / (root + a.epsilon);
-      store_part(first, i, end, m), store_part(second, i, end, v), store_part(a.parameter, i, end, p);
-      if (shadow != nullptr) store_part(shadow, i, end, p);
-    }
-  });
-}
-void adamw(const AdamW& a, float gradient_factor, Workers& workers) {
-  by_type(a.moments_type, [&](auto tag) { adamw_moments<decltype(tag)>(a, gradient_factor, workers); });
 }
