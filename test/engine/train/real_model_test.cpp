@@ -14,6 +14,7 @@ namespace {
 
 TEST(RealModel, KnowsEnglish) {
   const char* path = std::getenv("PGTRAIN_TEST_GGUF");
+  // A hundred megabytes that are not in the tree; the run of the tests counts and names what it skipped.
   if (path == nullptr) GTEST_SKIP() << "PGTRAIN_TEST_GGUF names no model";
   const auto source = models::CheckpointSource::open(path);
   const auto tokenizer = open_tokenizer(*source);
