@@ -31,13 +31,13 @@ void expect_reason(const std::string &name, const std::string &part) {
     expect(name + " has no usable device", !pgtrain_cuda_describe(0, &info, error, sizeof error));
     expect(name + " is told", has(error, part), error);
     error[0] = 0;
-    const std::unique_ptr<backend::Backend> backend(pgtrain_cuda_open_2(0, 0, error, sizeof error));
+    const std::unique_ptr<backend::Backend> backend(pgtrain_cuda_open_3(0, 0, error, sizeof error));
     expect(name + " opens nothing", backend == nullptr);
     expect(name + " is told on opening", has(error, part), error);
 }
 std::unique_ptr<backend::Backend> open_device(std::uint64_t memory_limit_bytes = 0) {
     char error[512] = "";
-    std::unique_ptr<backend::Backend> backend(pgtrain_cuda_open_2(0, memory_limit_bytes, error, sizeof error));
+    std::unique_ptr<backend::Backend> backend(pgtrain_cuda_open_3(0, memory_limit_bytes, error, sizeof error));
     expect("the usual machine opens", backend != nullptr, error);
     return backend;
 }
@@ -64,7 +64,7 @@ void test_listing() {
         for (const char *call : {"cudaMalloc", "cudaSetDevice", "cudaStreamCreateWithFlags"}) emu_control::fail_next(call, cudaErrorDevicesUnavailable);
         expect("a busy one is found", pgtrain_cuda_describe(i, &info, error, sizeof error) && info.name == "cuda:" + std::to_string(i), error);
         for (const char *call : {"cudaMalloc", "cudaSetDevice", "cudaStreamCreateWithFlags"}) emu_control::fail_next(call, cudaSuccess, 1 << 30);
-        const std::unique_ptr<backend::Backend> device(pgtrain_cuda_open_2(i, 0, error, sizeof error));
+        const std::unique_ptr<backend::Backend> device(pgtrain_cuda_open_3(i, 0, error, sizeof error));
         expect("one behind an old one opens under its own number", device && device->info().name == info.name, error);
     }
     emu_control::fail_next("cudaGetDeviceProperties", cudaErrorInvalidValue);
@@ -85,7 +85,7 @@ void test_reasons() {
     emu_control::set_machine(2, 13000, 9, kMemory);
     char error[512] = "x";
     expect("two devices are counted", pgtrain_cuda_count(error, sizeof error) == 2 && error[0] == 0, error);
-    const std::unique_ptr<backend::Backend> third(pgtrain_cuda_open_2(2, 0, error, sizeof error));
+    const std::unique_ptr<backend::Backend> third(pgtrain_cuda_open_3(2, 0, error, sizeof error));
     expect("a third one is refused", !third && has(error, "CUDA device 2 does not exist"), error);
     test_listing();
     for (const auto &[code, part] : {std::pair(cudaErrorSystemNotReady, "nvidia-fabricmanager"), std::pair(cudaErrorOperatingSystem, "sandbox")}) {
@@ -249,7 +249,7 @@ void test_nothing_leaks() {
         for (int after : {0, 1}) {
             emu_control::fail_next(call, cudaErrorMemoryAllocation, after);
             char error[512] = "";
-            const std::unique_ptr<backend::Backend> backend(pgtrain_cuda_open_2(0, 0, error, sizeof error));
+            const std::unique_ptr<backend::Backend> backend(pgtrain_cuda_open_3(0, 0, error, sizeof error));
             expect(std::string("opening with a failing ") + call + " tells it", backend || has(error, call), error);
             emu_control::fail_next(call, cudaSuccess, 1 << 30);  // whatever was not used up
         }

@@ -238,8 +238,10 @@ class ReferenceBackend : public backend::Backend {
   }
   void cross_entropy(const backend::CrossEntropy& a) override {
     const std::int64_t pitch = a.pitch != 0 ? a.pitch : a.vocabulary;
-    const reference::Loss result = reference::cross_entropy(a.vocabulary, read(a.type, a.logits, a.rows, a.vocabulary, pitch), {a.targets, a.targets + a.rows}, a.scale);
+    const reference::Loss result = reference::cross_entropy(a.vocabulary, read(a.type, a.logits, a.rows, a.vocabulary, pitch), {a.targets, a.targets + a.rows}, a.scale,
+                                                            a.weights != nullptr ? read(DType::F32, a.weights, a.rows) : Vector{});
     write(DType::F32, a.losses, result.losses);
+    if (a.hits != nullptr) write(DType::F32, a.hits, result.hits);
     if (a.gradient) write(a.type, a.logits, a.rows, a.vocabulary, pitch, result.gradient);
   }
   void gelu_forward(DType type, void* y, const void* x, std::int64_t count) override {

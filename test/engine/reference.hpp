@@ -177,20 +177,21 @@ inline Vector attention_backward(const AttentionShape& s, const Vector& qkv, con
   return dqkv;
 }
 
-// Rows whose target is negative have loss and gradient 0.
+// Rows whose target is negative have loss, hit and gradient 0. A hit is a target that is the first of the highest logits.
 struct Loss {
-  Vector losses, gradient;
+  Vector losses, gradient, hits;
 };
-inline Loss cross_entropy(std::int64_t vocabulary, const Vector& logits, const Numbers& targets, double scale) {
-  Loss r{Vector(targets.size()), Vector(logits.size())};
+inline Loss cross_entropy(std::int64_t vocabulary, const Vector& logits, const Numbers& targets, double scale, const Vector& weights = {}) {
+  Loss r{Vector(targets.size()), Vector(logits.size()), Vector(targets.size())};
   for (std::size_t row = 0; row < targets.size(); ++row) {
     if (targets[row] < 0) continue;
     const double* at = logits.data() + row * size(vocabulary);
-    const double most = *std::max_element(at, at + vocabulary);
+    const double most = *std::max_element(at, at + vocabulary), factor = weights.empty() ? scale : scale * weights[row];
+    r.hits[row] = std::max_element(at, at + vocabulary) - at == targets[row];
     double total = 0;
     for (std::int64_t c = 0; c < vocabulary; ++c) total += std::exp(at[c] - most);
     r.losses[row] = most + std::log(total) - at[targets[row]];
-    for (std::int64_t c = 0; c < vocabulary; ++c) r.gradient[row * size(vocabulary) + size(c)] = scale * (std::exp(at[c] - most) / total - (c == targets[row] ? 1.0 : 0.0));
+    for (std::int64_t c = 0; c < vocabulary; ++c) r.gradient[row * size(vocabulary) + size(c)] = factor * (std::exp(at[c] - most) / total - (c == targets[row] ? 1.0 : 0.0));
   }
   return r;
 }

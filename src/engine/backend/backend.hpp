@@ -190,12 +190,15 @@ struct AttentionDecode {
 };
 
 // losses[r] = -log softmax(logits[r])[targets[r]], 0 where the target is -1; with `gradient` the logits become
-// scale * d loss / d logits (rows of target -1 become 0).
+// scale * weights[r] * d loss / d logits (rows of target -1 become 0). hits[r] is 1 where the target's logit is the highest (of
+// equals the first), else 0.
 struct CrossEntropy {
   DType type = DType::F32;
   void* logits = nullptr;           // [rows, vocabulary]
   std::int64_t pitch = 0;           // elements between rows; 0 = vocabulary
   float* losses = nullptr;          // [rows]
+  float* hits = nullptr;            // [rows] or null
+  const float* weights = nullptr;   // [rows] or null: all 1
   const std::int32_t* targets = nullptr;
   std::int64_t rows = 0, vocabulary = 0;
   float scale = 1.0f;
@@ -301,7 +304,7 @@ struct Backend {
 
 // What libpgtrain_cuda.so exports. Returns a new backend for the caller to delete, or null with the reason in `error`; limit 0 is
 // what the device has. A change of these gets a new name, so that a library of another version is noticed and not called.
-extern "C" pgtrain::engine::backend::Backend* pgtrain_cuda_open_2(int device, std::uint64_t memory_limit_bytes, char* error, std::size_t error_bytes);
+extern "C" pgtrain::engine::backend::Backend* pgtrain_cuda_open_3(int device, std::uint64_t memory_limit_bytes, char* error, std::size_t error_bytes);
 // Number of devices that the driver shows; 0 with the plain reason in `error`.
 extern "C" int pgtrain_cuda_count(char* error, std::size_t error_bytes);
 // What a device is, without opening it (it may be busy just now); false with the reason where it cannot be used at all.

@@ -230,9 +230,10 @@ Value Builder::linear_cross_entropy(Value x, Value weight, Value targets) {
   require(info(x).columns == info(weight).columns, "linear_cross_entropy", "x and the weight differ in width");
   require(info(targets).count() == info(x).rows, "linear_cross_entropy", "one target a row is needed");
   require(graph_.losses < 0, "linear_cross_entropy", "a graph has one loss");
-  const Value losses = statistic(1, info(x).rows);
-  graph_.nodes.push_back({.kind = OpKind::LinearCrossEntropy, .inputs = {x.id, weight.id, targets.id}, .output = losses.id});
-  graph_.losses = losses.id;
+  const std::int64_t rows = info(x).rows;
+  const Value losses = statistic(1, rows), row_weights = statistic(1, rows), hits = statistic(1, rows);
+  graph_.nodes.push_back({.kind = OpKind::LinearCrossEntropy, .inputs = {x.id, weight.id, targets.id}, .output = losses.id, .saved = {row_weights.id, hits.id}});
+  graph_.losses = losses.id, graph_.row_weights = row_weights.id, graph_.hits = hits.id;
   return losses;
 }
 

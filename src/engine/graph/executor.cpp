@@ -112,6 +112,8 @@ struct Executor::Plan {
   void attention_forward(const Node& node);
   void attention_backward(const Node& node, const Step& step);
   void cross_entropy(const Node& node, const Step& step);
+  double sum(std::int32_t id);
+  void download(std::int32_t id, std::vector<float>& host);
 
   Graph graph;
   ParameterStore& store;
@@ -120,7 +122,7 @@ struct Executor::Plan {
   ExecutionPlan plan;
   char* arena = nullptr;
   float* total = nullptr;
-  bool wants_gradients = false;
+  bool wants_gradients = false, drops = false, has_row_weights = false, uses_adapters = true;
   std::uint64_t dropout_seed = 0, dropout_draw = 0;
   float loss_scale = 1.0f;
 };
@@ -154,6 +156,7 @@ void Executor::Plan::linear_backward(const Node& node, const Step& step) {
 }
 
 void Executor::Plan::adapters_forward(const Node& node) {
+  if (!uses_adapters) return;
   for (const AdapterUse& adapter : node.adapters) {
     const ValueInfo &x = info(node.adapted), &y = info(node.output), &down = info(adapter.down), &up = info(adapter.up);
     backend.matmul({.m = x.rows, .n = down.rows, .k = x.columns, .transpose_b = true, .a = value(node.adapted), .b = weight(adapter.down), .c = value(adapter.low),
@@ -246,7 +249,7 @@ void Executor::Plan::rope(const Node& node, void* y, const void* x, bool inverse
 
 // Evaluation drops nothing.
 void Executor::Plan::dropout(const Node& node, void* y, const void* x, bool accumulates) {
-  backend.dropout({.type = graph.compute, .y = y, .x = x, .count = info(node.output).count(), .rate = wants_gradients ? node.rate : 0.0f, .seed = dropout_seed,
+  backend.dropout({.type = graph.compute, .y = y, .x = x, .count = info(node.output).count(), .rate = drops ? node.rate : 0.0f, .seed = dropout_seed,
                    .stream = dropout_draw * static_cast<std::uint64_t>(graph.dropouts) + static_cast<std::uint64_t>(node.ordinal), .accumulate = accumulates});
 }
 
@@ -275,6 +278,7 @@ void Executor::Plan::cross_entropy(const Node& node, const Step& step) {
     backend.matmul({.m = rows, .n = w.rows, .k = x.columns, .transpose_b = true, .a = x_rows, .b = weight(node.inputs[1]), .c = logits,
                     .c_pitch = pitch, .in = graph.compute, .out = graph.compute});
     backend.cross_entropy({.type = graph.compute, .logits = logits, .pitch = pitch, .losses = floats(node.output) + begin,
+                           .hits = floats(node.saved[1]) + begin, .weights = has_row_weights ? floats(node.saved[0]) + begin : nullptr,
                            .targets = ids(node.inputs[2]) + begin, .rows = rows, .vocabulary = w.rows, .scale = loss_scale, .gradient = wants_gradients});
     if (!wants_gradients) continue;
     if (float* dweight = gradient(node.inputs[1]))
@@ -284,6 +288,18 @@ void Executor::Plan::cross_entropy(const Node& node, const Step& step) {
       backend.matmul({.m = rows, .n = x.columns, .k = w.rows, .a = logits, .b = weight(node.inputs[1]),
                     .c = static_cast<char*>(at(step.dx)) + static_cast<std::size_t>(begin) * row_bytes, .a_pitch = pitch, .in = graph.compute, .out = graph.compute});
   }
+}
+
+double Executor::Plan::sum(std::int32_t id) {
+  backend.sum(total, floats(id), info(id).count(), false);
+  float host = 0;
+  backend.download(&host, total, sizeof host);
+  return host;
+}
+
+void Executor::Plan::download(std::int32_t id, std::vector<float>& host) {
+  host.resize(static_cast<std::size_t>(info(id).count()));
+  backend.download(host.data(), floats(id), host.size() * sizeof(float));
 }
 
 void Executor::Plan::forward(const Step& step) {
@@ -366,15 +382,26 @@ void Executor::set_dropout(std::uint64_t seed, std::uint64_t draw) {
   plan_->dropout_draw = draw;
 }
 
-void Executor::forward() {
+void Executor::set_row_weights(const float* host) {
+  plan_->has_row_weights = host != nullptr;
+  if (host != nullptr) plan_->backend.upload(plan_->floats(plan_->graph.row_weights), host, static_cast<std::size_t>(plan_->info(plan_->graph.row_weights).count()) * sizeof(float));
+}
+
+void Executor::use_adapters(bool are_used) { plan_->uses_adapters = are_used; }
+
+void Executor::forward(bool drops) {
+  if (drops && plan_->mode != Mode::Train) throw core::Error("config_invalid", "this graph was compiled for evaluation, which drops nothing");
   plan_->wants_gradients = false;
+  plan_->drops = drops;
   for (const Step& step : plan_->plan.steps)
     if (step.kind == Step::Kind::Forward) plan_->forward(step);
 }
 
 void Executor::forward_backward(float loss_scale) {
   if (plan_->mode != Mode::Train) throw core::Error("config_invalid", "this graph was compiled for evaluation and has no backward");
+  if (!plan_->uses_adapters) throw core::Error("config_invalid", "gradients of a run without adapters were asked for");
   plan_->wants_gradients = true;
+  plan_->drops = true;
   plan_->loss_scale = loss_scale;
   for (const Step& step : plan_->plan.steps) {
     if (step.kind == Step::Kind::Forward)
@@ -386,11 +413,9 @@ void Executor::forward_backward(float loss_scale) {
   }
 }
 
-double Executor::loss_sum() {
-  plan_->backend.sum(plan_->total, plan_->floats(plan_->graph.losses), plan_->info(plan_->graph.losses).count(), false);
-  float host = 0;
-  plan_->backend.download(&host, plan_->total, sizeof host);
-  return host;
-}
+double Executor::loss_sum() { return plan_->sum(plan_->graph.losses); }
+double Executor::hit_sum() { return plan_->sum(plan_->graph.hits); }
+void Executor::download_losses(std::vector<float>& host) { plan_->download(plan_->graph.losses, host); }
+void Executor::download_hits(std::vector<float>& host) { plan_->download(plan_->graph.hits, host); }
 
 }  // namespace pgtrain::engine::graph

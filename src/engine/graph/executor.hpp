@@ -78,9 +78,20 @@ class Executor {
 
   void set_input(const std::string& name, const std::int32_t* host);  // all of it, as long as Builder::input said
   void set_dropout(std::uint64_t seed, std::uint64_t draw);  // equal ones drop alike; a draw for each forward_backward()
-  void forward();                          // Evaluate or Train: losses only
+  // Row r's loss counts weights[r] times in the gradients of the runs that follow, not in the losses that are told; one weight a
+  // target. Null: all 1, as it is at first. With sums of losses that are functions of rows (preferences), these are their slopes.
+  void set_row_weights(const float* host);
+  // Without adapters the runs that follow are those of the model that was adapted, which is the reference of preferences.
+  void use_adapters(bool are_used);
+  // Losses only, Evaluate or Train. As a run of forward_backward() sees them: drops what set_dropout said, which needs Train.
+  void forward(bool drops = false);
   void forward_backward(float loss_scale); // adds loss_scale * d(sum of losses) to the store's gradients
-  double loss_sum();                       // of the last run, over all rows; waits for the device
+  // Of the last run; these wait for the device. The loss and the hit (1 where the target's logit was the highest, of equals the
+  // first) of each row, 0 where the target is -1; and their sums over all rows.
+  double loss_sum();
+  double hit_sum();
+  void download_losses(std::vector<float>& host);
+  void download_hits(std::vector<float>& host);
   std::uint64_t arena_bytes() const;
 
  private:

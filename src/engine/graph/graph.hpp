@@ -80,7 +80,8 @@ struct Graph {
   std::vector<Input> inputs;
   std::vector<std::vector<float>> constants;
   std::int64_t dropouts = 0;
-  std::int32_t losses = -1;  // per-row losses (float), when the graph ends in a cross-entropy
+  // When the graph ends in a cross-entropy, per row (float): its losses, the factors of their gradients, and its hits.
+  std::int32_t losses = -1, row_weights = -1, hits = -1;
   std::int64_t parameter_count() const;  // elements that train
   std::int64_t frozen_count() const;
 };

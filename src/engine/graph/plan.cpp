@@ -288,7 +288,8 @@ class Compiler {
   void keep_to_the_end() {
     const auto end = static_cast<std::int32_t>(plan_.steps.size());
     for (std::size_t id = 0; id < graph_.values.size(); ++id)
-      if (graph_.values[id].kind == ValueKind::Input || graph_.values[id].kind == ValueKind::Constant || static_cast<std::int32_t>(id) == graph_.losses) {
+      if (const auto value = static_cast<std::int32_t>(id); graph_.values[id].kind == ValueKind::Input || graph_.values[id].kind == ValueKind::Constant ||
+                                                            value == graph_.losses || value == graph_.row_weights || value == graph_.hits) {
         Buffer& buffer = plan_.buffers[static_cast<std::size_t>(plan_.value_buffer[id])];
         buffer.first = std::min(buffer.first, 0);
         buffer.last = end;

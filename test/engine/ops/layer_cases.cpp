@@ -1,4 +1,6 @@
 // Layer norm, embedding, gelu, column sums and the loss, forward and backward.
+#include <algorithm>
+
 #include "cases.hpp"
 
 namespace pgtrain::test {
@@ -96,27 +98,42 @@ void expect_losses(const std::string& what, const std::vector<float>& got, const
 void check_cross_entropy(Backend& backend, DType type, int rows, int vocabulary, int extra_pitch) {
   const int pitch = vocabulary + extra_pitch;
   // Of two logits far apart the gradient is the small difference of two large numbers, in any float arithmetic.
-  const auto logits = random_values(type, std::int64_t(rows) * pitch, vocabulary > 2 ? 3.0f : 0.5f);
+  auto logits = random_values(type, std::int64_t(rows) * pitch, vocabulary > 2 ? 3.0f : 0.5f);
+  const auto weights = random_values(DType::F32, rows);
   std::vector<std::int32_t> targets;
-  for (int r = 0; r < rows; ++r) targets.push_back(r % 5 == 3 ? -1 : random_below(vocabulary));
+  for (int r = 0; r < rows; ++r) {
+    const auto row = logits.begin() + std::ptrdiff_t(r) * pitch;
+    const auto highest = std::max_element(row, row + vocabulary);
+    // Most targets are the highest logit, some of them not the first that is as high.
+    if (r % 3 == 1) row[random_below(vocabulary)] = *highest;
+    targets.push_back(r % 5 == 3 ? -1 : r % 4 == 2 ? random_below(vocabulary) : int(highest - row));
+  }
   const double scale = 0.25;
   reference::Vector rows_only;
   for (int r = 0; r < rows; ++r) rows_only.insert(rows_only.end(), logits.begin() + std::ptrdiff_t(r) * pitch, logits.begin() + std::ptrdiff_t(r) * pitch + vocabulary);
-  const reference::Loss want = reference::cross_entropy(vocabulary, rows_only, targets, scale);
-  Buffer blogits(backend, type, logits), btargets(backend, targets), blosses(backend, DType::F32, rows);
+  const reference::Loss want = reference::cross_entropy(vocabulary, rows_only, targets, scale), weighted = reference::cross_entropy(vocabulary, rows_only, targets, scale, widen(weights));
+  Buffer blogits(backend, type, logits), btargets(backend, targets), blosses(backend, DType::F32, rows), bhits(backend, DType::F32, rows), bweights(backend, DType::F32, weights);
   CrossEntropy call;
   call.type = type, call.logits = blogits.get(), call.pitch = extra_pitch ? pitch : 0, call.losses = blosses.floats(), call.targets = btargets.numbers();
   call.rows = rows, call.vocabulary = vocabulary, call.scale = float(scale), call.gradient = false;
   backend.cross_entropy(call);
   expect_losses("loss alone", blosses.read(), want.losses);
   expect_close("logits without gradient", blogits.read(), std::vector<double>(logits.begin(), logits.end()), 0);
+  const auto gradient = [&] {
+    blogits.write(logits);
+    backend.cross_entropy(call);
+    const auto all = blogits.read();
+    std::vector<float> got;
+    for (int r = 0; r < rows; ++r) got.insert(got.end(), all.begin() + std::ptrdiff_t(r) * pitch, all.begin() + std::ptrdiff_t(r) * pitch + vocabulary);
+    return got;
+  };
   call.gradient = true;
-  backend.cross_entropy(call);
+  expect_close("gradient", gradient(), want.gradient, gradient_bar(type));
   expect_losses("loss", blosses.read(), want.losses);
-  std::vector<float> got;
-  const auto all = blogits.read();
-  for (int r = 0; r < rows; ++r) got.insert(got.end(), all.begin() + std::ptrdiff_t(r) * pitch, all.begin() + std::ptrdiff_t(r) * pitch + vocabulary);
-  expect_close("gradient", got, want.gradient, gradient_bar(type));
+  call.weights = bweights.floats(), call.hits = bhits.floats();
+  expect_close("weighted gradient", gradient(), weighted.gradient, gradient_bar(type));
+  expect_losses("loss beside weights", blosses.read(), want.losses);
+  expect_close("hits", bhits.read(), want.hits, 0);
 }
 
 std::vector<Case> cases() {

@@ -205,11 +205,13 @@ class CudaBackend final : public Backend {
                                   device_.stream());
         });
     }
-    void cross_entropy(const CrossEntropy &a) override {
+    void cross_entropy(const backend::CrossEntropy &a) override {
         if (a.rows == 0) return;
         require(a.rows <= kMostInt && a.vocabulary <= kMostInt, "cross-entropy too large");
         with_type(a.type, [&](auto *t) {
-            gpu::cross_entropy(as(t, a.logits), a.pitch ? a.pitch : a.vocabulary, a.losses, a.targets, a.rows, int(a.vocabulary), a.scale, a.gradient,
+            using T = std::remove_pointer_t<decltype(t)>;
+            gpu::cross_entropy(gpu::CrossEntropy<T>{as(t, a.logits), a.pitch ? a.pitch : a.vocabulary, a.losses, a.hits, a.weights, a.targets, a.rows, int(a.vocabulary),
+                                                    a.scale, a.gradient},
                                device_.stream());
         });
     }
@@ -334,7 +336,7 @@ void tell(const std::string &what, char *error, std::size_t bytes) {
 
 using namespace pgtrain::engine;
 
-extern "C" [[gnu::visibility("default")]] backend::Backend *pgtrain_cuda_open_2(int device, std::uint64_t memory_limit_bytes, char *error, std::size_t error_bytes) {
+extern "C" [[gnu::visibility("default")]] backend::Backend *pgtrain_cuda_open_3(int device, std::uint64_t memory_limit_bytes, char *error, std::size_t error_bytes) {
     try {
         return new backend::gpu::CudaBackend(device, memory_limit_bytes);
     } catch (const core::Error &e) {

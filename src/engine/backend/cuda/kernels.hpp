@@ -137,9 +137,18 @@ template <class T> void column_sum(float *out, bool accumulate, const T *x, int6
 void sum(float *out, bool accumulate, const float *x, int64_t n, float *scratch, cudaStream_t stream);
 void sum_of_squares(float *out, bool accumulate, const float *x, int64_t n, float *scratch, cudaStream_t stream);
 
-template <class T>
-void cross_entropy(T *logits, int64_t pitch, float *losses, const int32_t *targets, int64_t rows, int vocabulary, float scale, bool gradient,
-                   cudaStream_t stream);
+template <class T> struct CrossEntropy {
+    T *logits;
+    int64_t pitch;
+    float *losses, *hits;   // hits may be null
+    const float *weights;   // or null
+    const int32_t *targets;
+    int64_t rows;
+    int vocabulary;
+    float scale;
+    bool gradient;
+};
+template <class T> void cross_entropy(const CrossEntropy<T> &a, cudaStream_t stream);
 
 template <class M> struct AdamW {
     float *parameter;

@@ -1,11 +1,18 @@
 // Softmax cross-entropy in place on a chunk of logits, and the embedding's gradient.
 template <class T>
+bool is_first_highest(const T* row, std::int32_t target, float top) {
+  if (core::to_float(row[target]) != top) return false;
+  return std::none_of(row, row + target, [&](T logit) { return core::to_float(logit) == top; });
+}
+
+template <class T>
 void cross_entropy_row(const CrossEntropy& a, std::int64_t pitch, std::int64_t r) {
   T* row = static_cast<T*>(a.logits) + r * pitch;
   const std::int64_t n = a.vocabulary;
   const std::int32_t target = a.targets[r];
   if (target < 0) {
     a.losses[r] = 0.0f;
+    if (a.hits != nullptr) a.hits[r] = 0.0f;
     if (a.gradient) std::memset(static_cast<void*>(row), 0, static_cast<std::size_t>(n) * sizeof(T));
     return;
   }
@@ -16,13 +23,15 @@ void cross_entropy_row(const CrossEntropy& a, std::int64_t pitch, std::int64_t r
   for (std::int64_t i = 0; i < n; i += W) total += exponential((i + W <= n ? load(row + i) : load_tail(row + i, n - i, -INFINITY)) - top);
   const float denominator = horizontal_sum(total);
   a.losses[r] = std::log(denominator) + top - core::to_float(row[target]);
+  if (a.hits != nullptr) a.hits[r] = is_first_highest(row, target, top) ? 1.0f : 0.0f;
   if (!a.gradient) return;
-  const float factor = a.scale / denominator, at_target = core::to_float(row[target]);
+  const float scale = a.weights != nullptr ? a.scale * a.weights[r] : a.scale;
+  const float factor = scale / denominator, at_target = core::to_float(row[target]);
   for (std::int64_t i = 0; i < n; i += W) {
     const vf v = i + W <= n ? load(row + i) : load_tail(row + i, n - i, -INFINITY);
     store_part(row, i, n, exponential(v - top) * factor);
   }
-  put(row + target, std::exp(at_target - top) * factor - a.scale);
+  put(row + target, std::exp(at_target - top) * factor - scale);
 }
 
 void cross_entropy(const CrossEntropy& a, Workers& workers) {
