@@ -49,7 +49,7 @@ int measure(const Settings& s) {
   const auto backend = backend::open(s.device);
   const core::DType compute = s.precision == "bf16" ? core::DType::Bf16 : core::DType::F32;
   const graph::Graph graph = models::build_gpt(s.config, compute, s.batch, s.config.context);
-  const std::uint64_t planned = graph::plan_memory(graph, graph::Mode::Train, *backend).total();
+  const std::uint64_t planned = graph::plan_memory(graph, graph::Mode::Train, *backend, train::optimizer_memory(graph, {}, *backend)).total();
   graph::ParameterStore store(graph, *backend, graph::Mode::Train);
   const auto parameters = models::gpt_parameters(s.config);
   std::vector<float> weights(static_cast<std::size_t>(store.count()));

@@ -123,6 +123,7 @@ Value Builder::linear(Value x, Value weight, Value bias, Activation activation_k
   require(info(bias).count() == info(weight).columns, "linear", "the bias is not as wide as the weight");
   const std::int64_t rows = info(x).rows, columns = info(weight).columns;
   const Value out = activation(rows, columns);
+  graph_.parameters[static_cast<std::size_t>(info(weight).index)].role = Parameter::Role::InOut;
   const Value before = activation_kind == Activation::Gelu ? activation(rows, columns) : Value{};
   graph_.nodes.push_back({.kind = OpKind::Linear, .inputs = {x.id, weight.id, bias.id}, .output = out.id, .saved = {before.id, -1}, .activation = activation_kind});
   return out;
@@ -133,6 +134,7 @@ Value Builder::projection(Value x, Value weight, Value bias, Value adapted, cons
   require(info(x).columns == info(weight).columns, "projection", "x is not as wide as the weight");
   if (bias.id >= 0) require(info(bias).kind == ValueKind::Parameter && info(bias).count() == info(weight).rows, "projection", "the bias is no parameter as wide as the output");
   const std::int64_t rows = info(x).rows, columns = info(weight).rows;
+  graph_.parameters[static_cast<std::size_t>(info(weight).index)].role = Parameter::Role::OutIn;
   const Value out = activation(rows, columns);
   Node node{.kind = OpKind::Linear, .inputs = {x.id, weight.id, bias.id}, .output = out.id, .is_transposed = true};
   if (!adapters.empty()) {

@@ -45,16 +45,16 @@ std::uint64_t matmul_bytes(const Graph& graph, const Node& node, Mode mode, cons
 
 }  // namespace
 
-MemoryUse plan_memory(const Graph& graph, Mode mode, const backend::Backend& backend) {
+MemoryUse plan_memory(const Graph& graph, Mode mode, const backend::Backend& backend, const OptimizerMemory& optimizer) {
   const auto count = static_cast<std::uint64_t>(graph.parameter_count());
   MemoryUse use;
   use.weight_bytes = count * 4 + (graph.compute == DType::Bf16 ? count * 2 : 0) + static_cast<std::uint64_t>(graph.frozen_count()) * core::size_of(graph.compute);
   if (mode == Mode::Train) {
     use.gradient_bytes = count * 4;
-    use.optimizer_bytes = count * 8;
+    use.optimizer_bytes = optimizer.bytes;
   }
   use.activation_bytes = compile(graph, mode).arena_bytes;
-  std::uint64_t attention = 0, matmul = 0;
+  std::uint64_t attention = 0, matmul = optimizer.matmul_bytes;
   for (const Node& node : graph.nodes) {
     matmul = std::max(matmul, matmul_bytes(graph, node, mode, backend));
     if (node.kind == OpKind::Attention)

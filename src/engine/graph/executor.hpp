@@ -23,13 +23,17 @@ struct MemoryUse {
   std::uint64_t workspace_bytes = 0;   // what the backend holds for itself
   std::uint64_t total() const { return weight_bytes + gradient_bytes + optimizer_bytes + activation_bytes + workspace_bytes; }
 };
-MemoryUse plan_memory(const Graph& graph, Mode mode, const backend::Backend& backend);
+// What the optimiser of a run holds, and what the largest of its products takes of the backend.
+struct OptimizerMemory {
+  std::uint64_t bytes = 0, matmul_bytes = 0;
+};
+MemoryUse plan_memory(const Graph& graph, Mode mode, const backend::Backend& backend, const OptimizerMemory& optimizer = {});
 
-// Weights, gradients and AdamW moments of what trains, each in one flat float buffer in the order of graph.parameters; beside them
-// what is frozen, in the compute type.
+// Weights and gradients of what trains, each in one flat float buffer in the order of graph.parameters; beside them what is frozen,
+// in the compute type.
 class ParameterStore {
  public:
-  ParameterStore(const Graph& graph, backend::Backend& backend, Mode mode);  // Evaluate: no gradients, no moments
+  ParameterStore(const Graph& graph, backend::Backend& backend, Mode mode);  // Evaluate: no gradients
   ~ParameterStore();
   ParameterStore(const ParameterStore&) = delete;
   ParameterStore& operator=(const ParameterStore&) = delete;
@@ -42,15 +46,12 @@ class ParameterStore {
   // Host copies in the flat order; upload_weights also refreshes the bf16 shadow.
   void upload_weights(const float* host);
   void download_weights(float* host) const;
-  void upload_moments(const float* m, const float* v);
-  void download_moments(float* m, float* v) const;
   void download_gradients(float* host) const;
   void zero_gradients();
+  void refresh_shadow();  // after weights() was written to
 
   float* weights() { return weights_; }
   float* gradients() { return gradients_; }
-  float* first_moments() { return m_; }
-  float* second_moments() { return v_; }
   void* shadow() { return shadow_; }
   // What the operations read: frozen weights, or the shadow with bf16, else the masters.
   const void* compute_pointer(const Parameter& parameter) const;
@@ -64,7 +65,7 @@ class ParameterStore {
   DType compute_;
   std::vector<Parameter> parameters_, frozen_parameters_;
   std::int64_t count_ = 0;
-  float *weights_ = nullptr, *gradients_ = nullptr, *m_ = nullptr, *v_ = nullptr;
+  float *weights_ = nullptr, *gradients_ = nullptr;
   void* shadow_ = nullptr;
   char* frozen_ = nullptr;
 };

@@ -28,6 +28,8 @@ struct Parameter {
   bool decays = false;  // weight decay touches it
   std::int64_t offset = 0, count = 0;
   bool trains = true;
+  // How a projection reads it: [in, out], [out, in], or it is no projection's matrix (a table, a head, a part of an adapter).
+  enum class Role : std::uint8_t { Other, InOut, OutIn } role = Role::Other;
 };
 
 // What a frozen weight gets beside it (LoRA, Hu et al. 2021): in columns [column, column + up's rows) of the output,

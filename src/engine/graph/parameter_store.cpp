@@ -19,11 +19,7 @@ ParameterStore::ParameterStore(const Graph& graph, backend::Backend& backend, Mo
     if (graph.frozen_count() > 0) frozen_ = static_cast<char*>(backend_.allocate(static_cast<std::size_t>(graph.frozen_count()) * core::size_of(compute_)));
     if (mode == Mode::Train) {
       gradients_ = static_cast<float*>(backend_.allocate(float_bytes(count_)));
-      m_ = static_cast<float*>(backend_.allocate(float_bytes(count_)));
-      v_ = static_cast<float*>(backend_.allocate(float_bytes(count_)));
       backend_.zero(gradients_, float_bytes(count_));
-      backend_.zero(m_, float_bytes(count_));
-      backend_.zero(v_, float_bytes(count_));
     }
   } catch (...) {
     release_all();
@@ -34,7 +30,7 @@ ParameterStore::ParameterStore(const Graph& graph, backend::Backend& backend, Mo
 ParameterStore::~ParameterStore() { release_all(); }
 
 void ParameterStore::release_all() noexcept {
-  for (void* memory : {static_cast<void*>(weights_), shadow_, static_cast<void*>(gradients_), static_cast<void*>(m_), static_cast<void*>(v_), static_cast<void*>(frozen_)})
+  for (void* memory : {static_cast<void*>(weights_), shadow_, static_cast<void*>(gradients_), static_cast<void*>(frozen_)})
     backend_.release(memory);
 }
 
@@ -53,20 +49,14 @@ void ParameterStore::upload_frozen(const Parameter& parameter, const float* host
 
 void ParameterStore::upload_weights(const float* host) {
   backend_.upload(weights_, host, float_bytes(count_));
+  refresh_shadow();
+}
+
+void ParameterStore::refresh_shadow() {
   if (shadow_ != nullptr) backend_.cast(DType::Bf16, shadow_, DType::F32, weights_, count_);
 }
 
 void ParameterStore::download_weights(float* host) const { backend_.download(host, weights_, float_bytes(count_)); }
-
-void ParameterStore::upload_moments(const float* m, const float* v) {
-  backend_.upload(m_, m, float_bytes(count_));
-  backend_.upload(v_, v, float_bytes(count_));
-}
-
-void ParameterStore::download_moments(float* m, float* v) const {
-  backend_.download(m, m_, float_bytes(count_));
-  backend_.download(v, v_, float_bytes(count_));
-}
 
 void ParameterStore::download_gradients(float* host) const { backend_.download(host, gradients_, float_bytes(count_)); }
 

@@ -281,7 +281,19 @@ WrittenFile write_safetensors(const std::string& path, std::vector<TensorToWrite
   const std::uint64_t header_bytes = header.size();
   writer.write(&header_bytes, 8);
   writer.write(header);
-  for (std::size_t i = 0; i < tensors.size(); ++i) writer.write(tensors[i].data, sizes[i]);
+  constexpr std::uint64_t kPiece = std::uint64_t{4} << 20;
+  std::vector<char> piece;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (!tensors[i].fetch) {
+      writer.write(tensors[i].data, sizes[i]);
+      continue;
+    }
+    for (std::uint64_t first = 0; first < sizes[i]; first += kPiece) {
+      piece.resize(static_cast<std::size_t>(std::min(kPiece, sizes[i] - first)));
+      tensors[i].fetch(first, piece.size(), piece.data());
+      writer.write(piece.data(), piece.size());
+    }
+  }
   writer.commit();
   return {writer.bytes(), writer.sha256()};
 }

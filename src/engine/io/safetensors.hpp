@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -60,12 +61,14 @@ class SafetensorsFile {
   std::unordered_map<std::string, std::size_t> by_name_;
 };
 
-// A tensor to be written; data must hold elements * size of type and outlive the call.
+// A tensor to be written; data must hold elements * size of type and outlive the call. Where it is null, fetch(first, bytes, to) is asked
+// for one piece after the other.
 struct TensorToWrite {
   std::string name;
   StoredType type = StoredType::F32;
   std::vector<std::uint64_t> shape;
   const void* data = nullptr;
+  std::function<void(std::uint64_t first, std::size_t bytes, void* to)> fetch{};
 };
 WrittenFile write_safetensors(const std::string& path, std::vector<TensorToWrite> tensors,
                               std::map<std::string, std::string> metadata = {{"format", "pt"}});

@@ -14,9 +14,15 @@ namespace pgtrain::engine::train {
 namespace {
 
 constexpr const char* kFormat = "pgtrain-checkpoint-1";
-constexpr const char* kParts[] = {"weights/", "first_moments/", "second_moments/"};
 
-std::vector<std::uint64_t> shape_of(const graph::Parameter& parameter) { return {parameter.shape.begin(), parameter.shape.end()}; }
+// Everything on the device that the next step depends on.
+std::vector<StateTensor> device_state(graph::ParameterStore& store, const Optimizer& optimizer) {
+  std::vector<StateTensor> out = optimizer.state();
+  for (const graph::Parameter& parameter : store.parameters())
+    out.push_back({"weights/" + parameter.name, io::StoredType::F32, {parameter.shape.begin(), parameter.shape.end()}, store.weights() + parameter.offset,
+                   static_cast<std::uint64_t>(parameter.count) * sizeof(float)});
+  return out;
+}
 
 [[noreturn]] void refuse(const std::string& path, const std::string& reason) {
   throw core::Error("model_invalid", path + ": " + reason, "", "Resume from a checkpoint that this run wrote.");
@@ -26,6 +32,18 @@ std::string require_text(const io::SafetensorsFile& file, const std::string& key
   const auto found = file.metadata().find(key);
   if (found == file.metadata().end()) refuse(file.path(), "metadata field \"" + key + "\" is missing");
   return found->second;
+}
+
+bool is_finite(std::string_view bytes, io::StoredType type) {
+  if (type == io::StoredType::U8) return true;
+  const std::size_t wide = io::stored_type_bytes(type);
+  for (std::size_t at = 0; at < bytes.size(); at += wide) {
+    // The exponent's bits of F32, or of BF16 that is its upper half.
+    std::uint16_t upper = 0;
+    std::memcpy(&upper, bytes.data() + at + wide - sizeof upper, sizeof upper);
+    if ((upper & 0x7f80) == 0x7f80) return false;
+  }
+  return true;
 }
 
 // A one-dimensional tensor of 64-bit values of the given kind.
@@ -41,16 +59,12 @@ std::vector<T> read_numbers(const io::SafetensorsFile& file, const std::string& 
 
 }  // namespace
 
-io::WrittenFile write_checkpoint(const std::string& path, const RunIdentity& identity, const RunState& state, const graph::ParameterStore& store) {
-  const std::size_t count = static_cast<std::size_t>(store.count());
-  std::vector<float> weights(count), m(count), v(count);
-  store.download_weights(weights.data());
-  store.download_moments(m.data(), v.data());
-  const float* const parts[] = {weights.data(), m.data(), v.data()};
+io::WrittenFile write_checkpoint(const std::string& path, const RunIdentity& identity, const RunState& state, graph::ParameterStore& store, const Optimizer& optimizer) {
   std::vector<io::TensorToWrite> tensors;
-  for (int part = 0; part < 3; ++part)
-    for (const graph::Parameter& parameter : store.parameters())
-      tensors.push_back({kParts[part] + parameter.name, io::StoredType::F32, shape_of(parameter), parts[part] + parameter.offset});
+  for (const StateTensor& part : device_state(store, optimizer))
+    tensors.push_back({part.name, part.type, part.shape, nullptr, [&store, part](std::uint64_t first, std::size_t bytes, void* to) {
+                         store.backend().download(to, static_cast<const char*>(part.memory) + first, bytes);
+                       }});
   const std::vector<std::int64_t> counts = {state.step, static_cast<std::int64_t>(state.tokens), state.has_loss_before ? 1 : 0};
   const std::vector<double> losses = {state.loss_before, state.last_loss};
   tensors.push_back({"state/counts", io::StoredType::I64, {counts.size()}, counts.data()});
@@ -103,18 +117,17 @@ void CheckpointReader::check(const RunIdentity& identity) const {
     throw core::Error("data_invalid", "the checkpoint was made from other samples", file_->tensors.path(), "Resume with the dataset that the run was started with.");
 }
 
-void CheckpointReader::load(graph::ParameterStore& store) const {
-  const std::size_t count = static_cast<std::size_t>(store.count());
-  std::vector<float> weights(count), m(count), v(count);
-  float* const parts[] = {weights.data(), m.data(), v.data()};
-  for (int part = 0; part < 3; ++part)
-    for (const graph::Parameter& parameter : store.parameters())
-      file_->tensors.read_f32(file_->tensors.require(kParts[part] + parameter.name, shape_of(parameter)), parts[part] + parameter.offset);
-  for (int part = 0; part < 3; ++part)
-    for (std::size_t i = 0; i < count; ++i)
-      if (!std::isfinite(parts[part][i])) refuse(file_->tensors.path(), std::string(kParts[part]) + " holds a value that is not finite");
-  store.upload_weights(weights.data());
-  store.upload_moments(m.data(), v.data());
+void CheckpointReader::load(graph::ParameterStore& store, const Optimizer& optimizer) const {
+  const std::vector<StateTensor> parts = device_state(store, optimizer);
+  // All of it is looked at before any of it is taken.
+  for (const StateTensor& part : parts) {
+    const io::StoredTensor& tensor = file_->tensors.require(part.name, part.shape);
+    if (tensor.type != part.type)
+      refuse(file_->tensors.path(), "tensor \"" + part.name + "\" is of type " + io::stored_type_name(tensor.type) + ", this run has " + io::stored_type_name(part.type));
+    if (!is_finite(file_->tensors.data(tensor), part.type)) refuse(file_->tensors.path(), "tensor \"" + part.name + "\" holds a value that is not finite");
+  }
+  for (const StateTensor& part : parts) store.backend().upload(part.memory, file_->tensors.data(*file_->tensors.find(part.name)).data(), part.bytes);
+  store.refresh_shadow();
 }
 
 }  // namespace pgtrain::engine::train

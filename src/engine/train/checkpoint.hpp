@@ -1,7 +1,8 @@
-// The state of a run between two steps, as one safetensors file: weights, both moments, the place in the data, counts.
+// The state of a run between two steps, as one safetensors file: weights, the optimiser's state, the place in the data, counts.
 //
 // A run continued from it takes the same steps, bit for bit. Reading refuses (config_invalid, model_invalid) a checkpoint
-// of other options, other data or another model, naming what differs.
+// of other options, other data or another model, naming what differs. What lies on the device goes by in pieces: no copy of the model is
+// made on the host.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +11,7 @@
 
 #include "engine/graph/executor.hpp"
 #include "engine/io/file.hpp"
+#include "engine/train/optimizer.hpp"
 
 namespace pgtrain::engine::train {
 
@@ -29,7 +31,7 @@ struct RunState {
   std::string tokenizer;             // tokenizer.json
 };
 
-io::WrittenFile write_checkpoint(const std::string& path, const RunIdentity& identity, const RunState& state, const graph::ParameterStore& store);
+io::WrittenFile write_checkpoint(const std::string& path, const RunIdentity& identity, const RunState& state, graph::ParameterStore& store, const Optimizer& optimizer);
 
 class CheckpointReader {
  public:
@@ -41,7 +43,7 @@ class CheckpointReader {
   const std::string& precision() const { return precision_; }
   const RunState& state() const { return state_; }
   void check(const RunIdentity& identity) const;
-  void load(graph::ParameterStore& store) const;  // weights and moments
+  void load(graph::ParameterStore& store, const Optimizer& optimizer) const;
 
  private:
   struct File;

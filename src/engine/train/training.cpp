@@ -22,9 +22,13 @@ core::DType choose_precision(const TrainingOptions& options, const backend::Back
   return options.precision == "bf16" ? core::DType::Bf16 : core::DType::F32;
 }
 
+OptimizerOptions optimizer_options(const TrainingOptions& options) {
+  return {options.weight_decay, options.beta1, options.beta2, options.epsilon, options.gradient_clip};
+}
+
 MemoryPlan plan_model(const TrainingOptions& resolved, const models::GptConfig& config, core::DType compute, const backend::Backend& backend) {
   const graph::Graph graph = models::build_gpt(config, compute, resolved.batch_size, resolved.context);
-  const graph::MemoryUse use = graph::plan_memory(graph, graph::Mode::Train, backend);
+  const graph::MemoryUse use = graph::plan_memory(graph, graph::Mode::Train, backend, optimizer_memory(graph, optimizer_options(resolved), backend));
   MemoryPlan plan;
   plan.parameters = config.parameters();
   plan.weight_bytes = use.weight_bytes;

@@ -144,10 +144,9 @@ void TrainingRun::prepare_model() {
   const graph::Graph graph = models::build_gpt(config_, compute_, options_.batch_size, options_.context);
   store_ = std::make_unique<graph::ParameterStore>(graph, backend_, graph::Mode::Train);
   executor_ = std::make_unique<graph::Executor>(graph, *store_, graph::Mode::Train);
-  optimizer_ = std::make_unique<Optimizer>(
-      *store_, OptimizerOptions{options_.weight_decay, options_.beta1, options_.beta2, options_.epsilon, options_.gradient_clip});
+  optimizer_ = std::make_unique<Optimizer>(*store_, optimizer_options(options_));
   if (resumed_ != nullptr) {
-    resumed_->load(*store_);
+    resumed_->load(*store_, *optimizer_);
     state_ = resumed_->state();
     if (state_.step > options_.steps || state_.tokens != static_cast<std::uint64_t>(state_.step) * predictions_of_a_step())
       throw core::Error("model_invalid", checkpoint_path_ + ": says " + std::to_string(state_.step) + " steps and " + std::to_string(state_.tokens) + " tokens of a run of " +
@@ -295,7 +294,7 @@ void TrainingRun::draw_samples() {
 
 void TrainingRun::save_checkpoint() {
   const std::string path = work_folder_ + "/" + kCheckpointFile;
-  const io::WrittenFile file = write_checkpoint(path, identity(), state_, *store_);
+  const io::WrittenFile file = write_checkpoint(path, identity(), state_, *store_, *optimizer_);
   observer_.checkpoint(state_.step, path, file.bytes, file.sha256);
 }
 
