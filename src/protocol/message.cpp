@@ -17,7 +17,9 @@ namespace {
 template <class Enum>
 constexpr uint8_t enumerators = 0;
 template <>
-constexpr uint8_t enumerators<JobKind> = 3;
+constexpr uint8_t enumerators<JobKind> = 6;
+template <>
+constexpr uint8_t enumerators<PromptKind> = 2;
 template <>
 constexpr uint8_t enumerators<TaskState> = 3;
 template <>
@@ -185,6 +187,7 @@ std::string check(const Message& message) {
   if constexpr (std::is_same_v<Message, down::Ack>) return check_file(message.name, {}, false);
   if constexpr (std::is_same_v<Message, down::Job>) {
     std::vector<InputFile> files = message.model;
+    files.insert(files.end(), message.base.begin(), message.base.end());
     files.push_back(message.data);
     files.push_back(message.resume);
     for (const InputFile& file : files) {
@@ -272,6 +275,9 @@ template std::string encode(const down::Pause&);
 template std::string encode(const down::Ack&);
 template std::string encode(const up::Hello&);
 template std::string encode(const up::Plan&);
+template std::string encode(const up::Data&);
+template std::string encode(const up::Piece&);
+template std::string encode(const up::Description&);
 template std::string encode(const up::Task&);
 template std::string encode(const up::Progress&);
 template std::string encode(const up::Metric&);
@@ -288,7 +294,8 @@ bool decode(const Frame& frame, UpMessage& message, std::string& error) { return
 
 const char* build_id() { return PGTRAIN_BUILD_ID; }
 
-const char* name_of(JobKind kind) { return label({"train", "plan", "generate"}, static_cast<size_t>(kind)); }
+const char* name_of(JobKind kind) { return label({"train", "plan", "generate", "evaluate", "import", "export"}, static_cast<size_t>(kind)); }
+const char* name_of(PromptKind kind) { return label({"text", "messages"}, static_cast<size_t>(kind)); }
 const char* name_of(TaskState state) { return label({"started", "finished", "failed"}, static_cast<size_t>(state)); }
 const char* name_of(EvaluationPhase phase) { return label({"before", "during", "after"}, static_cast<size_t>(phase)); }
 const char* name_of(FileKind kind) { return label({"checkpoint", "artifact"}, static_cast<size_t>(kind)); }

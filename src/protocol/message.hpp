@@ -20,14 +20,15 @@
 namespace pgtrain::protocol {
 
 /// Raised by one whenever a message, a field or a meaning changes. Hello itself never changes its shape.
-inline constexpr uint32_t protocol_version = 1;
+inline constexpr uint32_t protocol_version = 2;
 
 inline constexpr double not_measured = std::numeric_limits<double>::quiet_NaN();
 
 /// Build id of this side, said in Hello and printed by --version; for people, never compared.
 const char* build_id();
 
-enum class JobKind : uint8_t { Train = 0, Plan = 1, Generate = 2 };
+enum class JobKind : uint8_t { Train = 0, Plan = 1, Generate = 2, Evaluate = 3, Import = 4, Export = 5 };
+enum class PromptKind : uint8_t { Text = 0, Messages = 1 };
 enum class TaskState : uint8_t { Started = 0, Finished = 1, Failed = 2 };
 enum class EvaluationPhase : uint8_t { Before = 0, During = 1, After = 2 };
 enum class FileKind : uint8_t { Checkpoint = 0, Artifact = 1 };
@@ -49,6 +50,7 @@ enum class FailureCode : uint8_t {
 };
 
 const char* name_of(JobKind kind);
+const char* name_of(PromptKind kind);
 const char* name_of(TaskState state);
 const char* name_of(EvaluationPhase phase);
 const char* name_of(FileKind kind);
@@ -69,18 +71,23 @@ struct InputFile {
   }
 };
 
-/// What to write when the job's kind is Generate.
+/// What to write when the job's kind is Generate; Evaluate writes its answers by it too, to its data's prompts.
 struct GenerateOptions {
-  std::string prompt;
+  std::vector<std::string> prompts;
+  PromptKind kind = PromptKind::Text;  ///< Messages: each prompt is a JSON list of {role, content}
   uint32_t max_tokens = 0;
-  double temperature = 0;
-  uint32_t top_k = 0;  ///< 0: no limit
+  double temperature = 0;  ///< 0: always the likeliest token
+  uint32_t top_k = 0;      ///< 0: no limit
   double top_p = 1;
+  double min_p = 0;                ///< share of the likeliest token's probability; 0: no limit
+  double repetition_penalty = 1;   ///< 1: none
+  std::vector<std::string> stop;   ///< an answer ends before any of these
   uint64_t seed = 0;
 
   template <class Self, class Visitor>
   static void visit(Self& self, Visitor&& field) {
-    field(self.prompt), field(self.max_tokens), field(self.temperature), field(self.top_k), field(self.top_p), field(self.seed);
+    field(self.prompts), field(self.kind), field(self.max_tokens), field(self.temperature), field(self.top_k), field(self.top_p);
+    field(self.min_p), field(self.repetition_penalty), field(self.stop), field(self.seed);
   }
 };
 
@@ -114,16 +121,20 @@ struct Job {
   uint32_t heartbeat_ms = 1000;
   uint32_t grace_ms = 10000;       ///< how long a last checkpoint may take once told to leave
   std::vector<ConfigPair> config;  ///< as given or as frozen; the trainer freezes it again
-  InputFile data;                  ///< Train: the samples. Plan: only `bytes` is looked at
+  InputFile data;                  ///< Train, Evaluate: the samples. Plan: only `bytes` is looked at
   InputFile resume;                ///< Train: checkpoint to continue from
-  std::vector<InputFile> model;    ///< Generate: model.safetensors, config.json, tokenizer.json
+  std::vector<InputFile> model;    ///< Generate, Evaluate, Export: artifacts of a run; none: the base model itself
+  std::vector<InputFile> base;     ///< files of the base model, in the folder `base`: a Hugging Face folder's or one GGUF
+  std::string base_config;         ///< Plan with a base model: its config.json, in place of its files
+  std::string base_name;           ///< how adapters call their base model
   GenerateOptions generate;
 
   template <class Self, class Visitor>
   static void visit(Self& self, Visitor&& field) {
     field(self.run_id), field(self.attempt), field(self.kind), field(self.device), field(self.threads);
     field(self.memory_limit_bytes), field(self.heartbeat_ms), field(self.grace_ms), field(self.config);
-    field(self.data), field(self.resume), field(self.model), field(self.generate);
+    field(self.data), field(self.resume), field(self.model), field(self.base), field(self.base_config), field(self.base_name);
+    field(self.generate);
   }
 };
 
@@ -187,12 +198,34 @@ struct Plan {
   uint64_t device_memory_bytes = 0;
   std::string device;     ///< model name of the device, for people
   std::string precision;  ///< fp32 or bf16: what `auto` became
+  std::string recompute;  ///< none or blocks: what `auto` became
+  uint64_t trained_parameters = 0;  ///< of `parameters`, those that train
+  int64_t steps = 0;                ///< an estimate from the bytes of the data where the run counts in epochs
 
   template <class Self, class Visitor>
   static void visit(Self& self, Visitor&& field) {
     field(self.parameters), field(self.weight_bytes), field(self.gradient_bytes), field(self.optimizer_bytes);
     field(self.activation_bytes), field(self.workspace_bytes), field(self.data_bytes), field(self.peak_bytes);
     field(self.tokens_per_step), field(self.planned_tokens), field(self.device_memory_bytes), field(self.device), field(self.precision);
+    field(self.recompute), field(self.trained_parameters), field(self.steps);
+  }
+};
+
+/// What the data turned out to be, once it is in tokens: the true steps of a run that counts in epochs.
+struct Data {
+  static constexpr char type = 'a';
+  static constexpr uint32_t cap = 256;
+  uint64_t samples = 0, held_out_samples = 0;
+  uint64_t tokens = 0;          ///< of an epoch, all that the model looks at
+  uint64_t learned_tokens = 0;  ///< of these, those that count in the loss
+  uint64_t truncated_samples = 0, truncated_tokens = 0;
+  int64_t steps = 0;
+  uint64_t planned_tokens = 0;  ///< steps x tokens_per_step
+
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.samples), field(self.held_out_samples), field(self.tokens), field(self.learned_tokens), field(self.truncated_samples);
+    field(self.truncated_tokens), field(self.steps), field(self.planned_tokens);
   }
 };
 
@@ -218,11 +251,12 @@ struct Progress {
   double tokens_per_second = not_measured;
   double seconds = 0;  ///< of this attempt
   uint64_t peak_bytes = 0;
+  double accuracy = not_measured;  ///< share of the tokens that were the likeliest
 
   template <class Self, class Visitor>
   static void visit(Self& self, Visitor&& field) {
     field(self.step), field(self.steps), field(self.loss), field(self.learning_rate), field(self.gradient_norm);
-    field(self.tokens), field(self.tokens_per_second), field(self.seconds), field(self.peak_bytes);
+    field(self.tokens), field(self.tokens_per_second), field(self.seconds), field(self.peak_bytes), field(self.accuracy);
   }
 };
 
@@ -232,10 +266,11 @@ struct Metric {
   int64_t step = 0;
   std::string name;
   double value = not_measured;
+  uint64_t samples = 0;  ///< that it was measured on
 
   template <class Self, class Visitor>
   static void visit(Self& self, Visitor&& field) {
-    field(self.step), field(self.name), field(self.value);
+    field(self.step), field(self.name), field(self.value), field(self.samples);
   }
 };
 
@@ -245,15 +280,46 @@ struct Evaluation {
   EvaluationPhase phase = EvaluationPhase::During;
   int64_t step = 0;
   double loss = not_measured;
-  uint64_t tokens = 0;
+  uint64_t tokens = 0;             ///< that it was measured on
+  double accuracy = not_measured;  ///< share of them that were the likeliest
+  uint64_t samples = 0;            ///< that they came from
 
   template <class Self, class Visitor>
   static void visit(Self& self, Visitor&& field) {
-    field(self.phase), field(self.step), field(self.loss), field(self.tokens);
+    field(self.phase), field(self.step), field(self.loss), field(self.tokens), field(self.accuracy), field(self.samples);
   }
 };
 
-/// Text written by the model: a look inside a training run, or a piece of the answer to Generate.
+/// A piece of the answer to a prompt of Generate, whole characters. `end_reason` is empty but for the last piece of each prompt:
+/// end_of_text, stop, max_tokens or context_full.
+struct Piece {
+  static constexpr char type = 'w';
+  static constexpr uint32_t cap = 1 << 20;
+  uint32_t prompt = 0;  ///< its place in the job, from 0
+  std::string text;
+  std::string end_reason;
+  uint32_t prompt_tokens = 0, tokens = 0;  ///< so far
+
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.prompt), field(self.text), field(self.end_reason), field(self.prompt_tokens), field(self.tokens);
+  }
+};
+
+/// The answer to Import: what the files are. JSON with architecture (config.json as this version writes it), model_type, parameters,
+/// context_length, vocab_size, stored_types, has_chat_template, warnings.
+struct Description {
+  static constexpr char type = 'i';
+  static constexpr uint32_t cap = 1 << 20;
+  std::string json;
+
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.json);
+  }
+};
+
+/// Text that the model wrote: a look inside a training run.
 struct Sample {
   static constexpr char type = 's';
   static constexpr uint32_t cap = 1 << 20;
@@ -345,7 +411,7 @@ struct Done {
 // ---------------------------------------------------------------- reading and writing
 
 using DownMessage = std::variant<down::Hello, down::Job, down::Cancel, down::Pause, down::Ack>;
-using UpMessage = std::variant<up::Hello, up::Plan, up::Task, up::Progress, up::Metric, up::Evaluation, up::Sample, up::File, up::Heartbeat,
+using UpMessage = std::variant<up::Hello, up::Plan, up::Data, up::Piece, up::Description, up::Task, up::Progress, up::Metric, up::Evaluation, up::Sample, up::File, up::Heartbeat,
                                up::Log, up::Failed, up::Done>;
 
 /// Returns the whole frame of a message, ready for write(). Text is made valid first (bad UTF-8 and NUL become

@@ -1,13 +1,13 @@
-// run_config.cpp: the field table itself and its freezing: known keys, kinds, ranges, defaults that depend on other
-// fields, rules between fields. The size presets and rates by size are those of src/engine/train; the trainer's
-// tests hold both against each other.
+// run_config.cpp: freezing: known keys, values in their ranges, defaults that depend on other fields, rules between fields. The
+// table is config_table.cpp. The size presets and rates by size are those of src/engine/train; the trainer's tests hold both
+// against each other.
 #include "protocol/run_config.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
+#include <initializer_list>
 
-#include "protocol/message.hpp"
+#include "protocol/config_values.hpp"
 
 namespace pgtrain::protocol {
 
@@ -24,117 +24,11 @@ constexpr SizePreset presets[] = {
     {"small", 6, 384, 6, 256, 8, "0.001"}, {"medium", 8, 512, 8, 512, 4, "0.0006"}, {"base", 12, 768, 12, 1024, 4, "0.0006"},
 };
 
-constexpr double no_limit = 9.2e18;
 constexpr int byte_vocabulary = 257;  // 256 bytes and the end of text
 constexpr int default_bpe_vocabulary = 2048;
 constexpr int64_t widest_head = 128;  // what every device's attention takes
-
-std::string show_number(double value) {
-  char text[40];
-  const auto end = std::to_chars(text, text + sizeof text, value);
-  return {text, end.ptr};
-}
-
-bool read_real(std::string_view text, double& value) {
-  if (!text.empty() && text.front() == '+') text.remove_prefix(1);
-  const auto result = std::from_chars(text.data(), text.data() + text.size(), value);
-  return result.ec == std::errc() && result.ptr == text.data() + text.size() && std::isfinite(value);
-}
-
-// Also takes 1e3 and 1000.0, since JSON does not tell them from 1000.
-bool read_integer(std::string_view text, int64_t& value) {
-  if (!text.empty() && text.front() == '+') text.remove_prefix(1);
-  const auto result = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (result.ec == std::errc() && result.ptr == text.data() + text.size()) return true;
-  double real = 0;
-  if (!read_real(text, real) || real != std::floor(real) || std::fabs(real) > 9.007e15) return false;
-  value = static_cast<int64_t>(real);
-  return true;
-}
-
-std::vector<std::string> split_choices(const char* choices) {
-  std::vector<std::string> names(1);
-  for (const char* c = choices; *c; ++c) {
-    if (*c == '|')
-      names.emplace_back();
-    else
-      names.back().push_back(*c);
-  }
-  return names;
-}
-
-std::string list(const std::vector<std::string>& names) {
-  std::string text;
-  for (size_t i = 0; i < names.size(); ++i) text += (i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + names[i];
-  return text;
-}
-
-std::string quote(std::string_view text) {
-  constexpr size_t longest = 60;
-  std::string shown(text.substr(0, longest));
-  if (text.size() > longest) {
-    while (!shown.empty() && (static_cast<unsigned char>(shown.back()) & 0xc0) == 0x80) shown.pop_back();
-    if (!shown.empty() && static_cast<unsigned char>(shown.back()) >= 0xc0) shown.pop_back();
-    shown += "…";
-  }
-  return "\"" + shown + "\"";
-}
-
-std::string allowed_range(const ConfigField& field) {
-  const std::string unit = *field.unit ? std::string(" ") + field.unit : std::string();
-  if (field.maximum >= no_limit) return "at least " + show_number(field.minimum) + unit;
-  return "between " + show_number(field.minimum) + " and " + show_number(field.maximum) + unit;
-}
-
-// Turns a given value into its canonical text. False: `error` says what is allowed.
-bool canonical_value(const ConfigField& field, const std::string& given, std::string& value, ConfigError& error) {
-  double number = 0;
-  int64_t integer = 0;
-  switch (field.kind) {
-    case FieldKind::Choice: {
-      const auto names = split_choices(field.choices);
-      if (std::find(names.begin(), names.end(), given) != names.end()) {
-        value = given;
-        return true;
-      }
-      error = {field.name, std::string(field.name) + " cannot be " + quote(given), "Choose " + list(names) + "."};
-      return false;
-    }
-    case FieldKind::Text:
-      if (!is_clean_utf8(given)) {
-        error = {field.name, std::string(field.name) + " is not valid UTF-8, or holds a NUL", "Give text in UTF-8."};
-        return false;
-      }
-      if (given.size() <= field.maximum) {
-        value = given;
-        return true;
-      }
-      error = {field.name, std::string(field.name) + " is too long: " + std::to_string(given.size()) + " bytes",
-               "Give at most " + show_number(field.maximum) + " bytes."};
-      return false;
-    case FieldKind::Integer:
-    case FieldKind::Unsigned64:
-      if (!read_integer(given, integer)) {
-        error = {field.name, std::string(field.name) + " is not a whole number: " + quote(given),
-                 std::string("Give a whole number ") + allowed_range(field) + "."};
-        return false;
-      }
-      number = static_cast<double>(integer);
-      value = std::to_string(integer);
-      break;
-    case FieldKind::Real:
-      if (!read_real(given, number)) {
-        error = {field.name, std::string(field.name) + " is not a number: " + quote(given),
-                 std::string("Give a number ") + allowed_range(field) + "."};
-        return false;
-      }
-      value = show_number(number);
-      break;
-  }
-  if (number >= field.minimum && (number <= field.maximum || field.maximum >= no_limit)) return true;
-  error = {field.name, std::string(field.name) + " is out of range: " + quote(given), "Give a number " + allowed_range(field) + "."};
-  return false;
-}
+constexpr int64_t default_base_context = 512;
+constexpr double bytes_per_token = 3.2;  // of English in vocabularies of 30,000 to 150,000 tokens: rather too many tokens than too few
 
 const ConfigField* find_field(std::string_view name) {
   for (const ConfigField& field : config_fields())
@@ -148,13 +42,21 @@ std::string* find_value(ConfigPairs& pairs, std::string_view name) {
   return nullptr;
 }
 
-void set_if_open(ConfigPairs& pairs, std::string_view name, const std::string& value) {
-  std::string* current = find_value(pairs, name);
-  if (current->empty() || *current == "0") *current = value;
+bool is_open(ConfigPairs& pairs, std::string_view name) {
+  const std::string& value = *find_value(pairs, name);
+  const ConfigField& field = *find_field(name);
+  return value.empty() || (*field.default_rule != '\0' && value == field.default_value);
 }
 
-// Fills the values that depend on the size, the tokenizer or the steps. 0 (-1 for warmup_steps) is "by rule".
-void fill_dependent(ConfigPairs& pairs, const RunConfig& config) {
+void set_if_open(ConfigPairs& pairs, std::string_view name, const std::string& value) {
+  if (is_open(pairs, name)) *find_value(pairs, name) = value;
+}
+
+// The shape of a new model, from its size.
+void fill_shape(ConfigPairs& pairs, const RunConfig& config) {
+  set_if_open(pairs, "family", "gpt");
+  set_if_open(pairs, "size", "tiny");
+  set_if_open(pairs, "tokenizer", "byte");
   const std::string& size = config.text("size");
   const auto* preset = std::find_if(std::begin(presets), std::end(presets), [&](const SizePreset& p) { return size == p.name; });
   set_if_open(pairs, "layers", std::to_string(preset->layers));
@@ -166,8 +68,33 @@ void fill_dependent(ConfigPairs& pairs, const RunConfig& config) {
   set_if_open(pairs, "learning_rate", preset->learning_rate);
   const bool is_byte = config.text("tokenizer") == "byte";
   set_if_open(pairs, "vocab_size", std::to_string(is_byte ? byte_vocabulary : default_bpe_vocabulary));
-  if (config.integer("warmup_steps") < 0)
-    *find_value(pairs, "warmup_steps") = std::to_string(std::min<int64_t>(100, config.integer("steps") / 10));
+}
+
+// Fills the values that depend on the base model, the size, the tokenizer or the steps.
+void fill_dependent(ConfigPairs& pairs, const RunConfig& config, const BaseModelFacts* base) {
+  const bool has_base = config.has_base_model();
+  set_if_open(pairs, "method", has_base ? "lora" : "full");
+  const bool has_adapters = config.has_adapters();
+  if (has_adapters) set_if_open(pairs, "lora_alpha", std::to_string(2 * config.integer("lora_rank")));
+  set_if_open(pairs, "loss_on", has_base ? "answers" : "all");
+  set_if_open(pairs, "long_samples", has_base ? "truncate" : "split");
+  set_if_open(pairs, "artifact_precision", has_base ? "bf16" : "fp32");
+  set_if_open(pairs, "exports", has_adapters ? "peft" : "merged");
+  set_if_open(pairs, "weight_decay", has_adapters ? "0" : "0.1");
+  set_if_open(pairs, "beta2", has_base ? "0.999" : "0.95");
+  if (has_base) {
+    const int64_t context = base != nullptr && base->context_length > 0 ? std::min(default_base_context, base->context_length) : default_base_context;
+    set_if_open(pairs, "context", std::to_string(context));
+    set_if_open(pairs, "batch_size", "4");
+    const bool is_dpo = config.text("objective") == "dpo";
+    set_if_open(pairs, "learning_rate", is_dpo ? (has_adapters ? "5e-05" : "1e-06") : (has_adapters ? "2e-04" : "2e-05"));
+    if (config.integer("steps") == 0) set_if_open(pairs, "epochs", "3");
+  } else {
+    fill_shape(pairs, config);
+    if (config.real("epochs") == 0) set_if_open(pairs, "steps", "500");
+  }
+  // How many steps epochs make is known when the data is in tokens; until then it stays by rule.
+  if (config.integer("steps") > 0) set_if_open(pairs, "warmup_steps", std::to_string(std::min<int64_t>(100, config.integer("steps") / 10)));
 }
 
 bool refuse(ConfigError& error, const char* key, std::string message, std::string hint) {
@@ -175,8 +102,14 @@ bool refuse(ConfigError& error, const char* key, std::string message, std::strin
   return false;
 }
 
-// The rules that bind two fields, checked when all values are concrete.
-bool check_rules(const RunConfig& config, ConfigError& error) {
+// The first of these that differs from its default.
+const char* first_given(const RunConfig& config, std::initializer_list<const char*> names) {
+  for (const char* name : names)
+    if (config.text(name) != find_field(name)->default_value) return name;
+  return nullptr;
+}
+
+bool check_shape(const RunConfig& config, ConfigError& error) {
   const auto number = [&](const char* name) { return std::to_string(config.integer(name)); };
   const int64_t width = config.integer("width"), heads = config.integer("heads"), vocab_size = config.integer("vocab_size");
   if (width % heads != 0)
@@ -190,15 +123,66 @@ bool check_rules(const RunConfig& config, ConfigError& error) {
     return refuse(error, "width",
                   "width and the width of a head must be multiples of 8, here " + number("width") + " and " + std::to_string(width / heads),
                   "Choose for example width 64 with heads 2.");
-  if (config.integer("context") < 2)
-    return refuse(error, "context", "context " + number("context") + " is too short to predict anything", "Give at least 2 tokens.");
   if (config.text("tokenizer") == "byte" && vocab_size != byte_vocabulary)
     return refuse(error, "vocab_size", "vocab_size " + number("vocab_size") + " does not go with tokenizer byte, which has 257 tokens",
                   "Leave vocab_size out, or set tokenizer to bpe.");
   if (config.text("tokenizer") == "bpe" && vocab_size <= byte_vocabulary)
     return refuse(error, "vocab_size", "vocab_size " + number("vocab_size") + " leaves no room beyond the 257 tokens that bpe begins with",
                   "Give 258 or more.");
-  if (config.integer("warmup_steps") > config.integer("steps"))
+  return true;
+}
+
+// What belongs to fine-tuning, and what a base model brings itself.
+bool check_method(const RunConfig& config, const BaseModelFacts* base, ConfigError& error) {
+  const bool has_base = config.has_base_model();
+  if (!has_base && config.has_adapters())
+    return refuse(error, "method", "method " + config.text("method") + " needs a base_model to put its adapters beside", "Name a base_model, or leave method out.");
+  if (!has_base && config.text("objective") == "dpo")
+    return refuse(error, "objective", "objective dpo needs a base_model to prefer answers of", "Name a base_model.");
+  if (!has_base)
+    if (const char* key = first_given(config, {"chat_template"}))
+      return refuse(error, key, std::string(key) + " needs a base_model", "Name a base_model, or leave it out.");
+  if (has_base)
+    if (const char* key = first_given(config, {"family", "size", "layers", "width", "heads", "tokenizer", "vocab_size"}))
+      return refuse(error, key, std::string(key) + " cannot be chosen: the base_model brings its own", "Leave it out.");
+  if (base != nullptr && base->context_length > 0 && config.integer("context") > base->context_length)
+    return refuse(error, "context", "context " + config.text("context") + " is more than the " + std::to_string(base->context_length) + " tokens that the base_model sees",
+                  "Give at most " + std::to_string(base->context_length) + ".");
+  if (!config.has_adapters())
+    if (const char* key = first_given(config, {"lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "use_rslora", "use_dora", "modules_to_save"}))
+      return refuse(error, key, std::string(key) + " is of adapters, and method full has none", "Set method to lora or qlora, or leave it out.");
+  if (config.text("optimizer") == "muon" && config.has_adapters())
+    return refuse(error, "optimizer", "optimizer muon is for whole matrices, not for adapters", "Choose adamw or adamw_8bit, or method full.");
+  if (config.text("optimizer") == "adamw_8bit" && config.text("moments") != "fp32")
+    return refuse(error, "moments", "moments " + config.text("moments") + " do not go with optimizer adamw_8bit, which has 8-bit moments", "Leave moments out.");
+  return true;
+}
+
+bool check_exports(const RunConfig& config, ConfigError& error) {
+  static constexpr const char* known[] = {"peft", "merged", "gguf_f16", "gguf_q8_0", "gguf_q4_k"};
+  std::vector<std::string> seen;
+  for (const std::string& name : split(config.text("exports"), ',')) {
+    if (std::find(std::begin(known), std::end(known), name) == std::end(known))
+      return refuse(error, "exports", "exports cannot hold " + quote(name), "Choose from " + list({std::begin(known), std::end(known)}) + ", apart by commas.");
+    if (std::find(seen.begin(), seen.end(), name) != seen.end())
+      return refuse(error, "exports", "exports names " + name + " twice", "Name each once.");
+    if (name == "peft" && !config.has_adapters())
+      return refuse(error, "exports", "exports holds peft, and method full has no adapters", "Choose merged or a gguf form.");
+    if (name.starts_with("gguf") && !config.has_base_model())
+      return refuse(error, "exports", "exports holds " + name + ", which needs the tokenizer of a base_model", "Choose merged.");
+    seen.push_back(name);
+  }
+  return true;
+}
+
+bool check_length(const RunConfig& config, ConfigError& error) {
+  const auto number = [&](const char* name) { return std::to_string(config.integer(name)); };
+  const bool has_steps = config.integer("steps") > 0;
+  if (has_steps && config.real("epochs") > 0)
+    return refuse(error, "epochs", "both steps and epochs say how long the run is", "Give one of them.");
+  if (config.integer("context") < 2)
+    return refuse(error, "context", "context " + number("context") + " is too short to predict anything", "Give at least 2 tokens.");
+  if (has_steps && config.integer("warmup_steps") > config.integer("steps"))
     return refuse(error, "warmup_steps", "warmup_steps " + number("warmup_steps") + " is more than steps " + number("steps"),
                   "Warm up for a part of the steps, or give more steps.");
   if (config.integer("sample_tokens") > config.integer("context") && config.integer("samples") > 0)
@@ -207,58 +191,21 @@ bool check_rules(const RunConfig& config, ConfigError& error) {
   if (config.real("held_out_fraction") == 0 && config.integer("evaluate_every") > 0)
     return refuse(error, "evaluate_every", "evaluate_every needs held-out samples, and held_out_fraction is 0",
                   "Give held_out_fraction a value such as 0.05, or leave evaluate_every out.");
-  if (config.planned_tokens() > static_cast<uint64_t>(no_limit))
+  if (config.integer("early_stopping_patience") > 0 && (config.integer("evaluate_every") == 0 || config.real("held_out_fraction") == 0))
+    return refuse(error, "early_stopping_patience", "early_stopping_patience counts evaluations, and there are none", "Give evaluate_every and held_out_fraction.");
+  if (config.planned_tokens(0) > static_cast<uint64_t>(no_limit))
     return refuse(error, "steps", "the run would look at more than 9.2e18 tokens", "Give fewer steps or smaller batches.");
   return true;
+}
+
+// The rules that bind fields to each other, checked when all values are concrete.
+bool check_rules(const RunConfig& config, const BaseModelFacts* base, ConfigError& error) {
+  return check_method(config, base, error) && (config.has_base_model() || check_shape(config, error)) && check_exports(config, error) && check_length(config, error);
 }
 
 const std::string empty_text;
 
 }  // namespace
-
-const std::vector<ConfigField>& config_fields() {
-  using enum FieldKind;
-  static const std::vector<ConfigField> fields = {
-      {"family", Choice, "gpt", "", 0, 0, "gpt", "", "model family; gpt is the GPT-2 architecture"},
-      {"size", Choice, "tiny", "", 0, 0, "nano|micro|tiny|small|medium|base", "",
-       "preset of layers, width, heads, context, batch_size and learning_rate"},
-      {"layers", Integer, "0", "0: the size's", 0, 96, "", "", "transformer blocks"},
-      {"width", Integer, "0", "0: the size's", 0, 8192, "", "", "numbers per token; heads times a multiple of 8 that is at most 128"},
-      {"heads", Integer, "0", "0: the size's", 0, 128, "", "", "attention heads"},
-      {"context", Integer, "0", "0: the size's", 0, 8192, "", "tokens", "longest sequence that the model sees"},
-      {"tokenizer", Choice, "byte", "", 0, 0, "byte|bpe", "", "byte: 256 bytes and an end of text; bpe: learnt from the run's own samples"},
-      {"vocab_size", Integer, "0", "0: 2048 for bpe, 257 for byte", 0, 100000, "", "tokens", "size of the vocabulary that bpe learns"},
-      {"precision", Choice, "auto", "", 0, 0, "auto|fp32|bf16", "", "numbers computed with; auto is bf16 where the device is fast at it"},
-      {"artifact_precision", Choice, "fp32", "", 0, 0, "fp32|bf16", "", "numbers that the finished model is stored as"},
-      {"steps", Integer, "500", "", 1, 100000000, "", "steps", "optimiser updates in all"},
-      {"batch_size", Integer, "0", "0: the size's", 0, 4096, "", "sequences", "sequences per micro-batch"},
-      {"gradient_accumulation", Integer, "1", "", 1, 4096, "", "micro-batches", "micro-batches per step"},
-      {"long_samples", Choice, "split", "", 0, 0, "error|split|truncate", "", "what happens to a sample longer than the context"},
-      {"learning_rate", Real, "0", "0: the size's", 0, 1e12, "", "", "highest learning rate of the schedule"},
-      {"min_learning_rate_ratio", Real, "0.1", "", 0, 1, "", "", "last learning rate as a part of the highest"},
-      {"schedule", Choice, "cosine", "", 0, 0, "cosine|linear|constant", "", "how the learning rate falls after the warm-up"},
-      {"warmup_steps", Integer, "-1", "-1: a tenth of steps, at most 100", -1, 1000000, "", "steps",
-       "steps in which the learning rate rises"},
-      {"weight_decay", Real, "0.1", "", 0, 10, "", "", "AdamW's decay of matrices"},
-      {"beta1", Real, "0.9", "", 0, 0.999999, "", "", "AdamW's first moment"},
-      {"beta2", Real, "0.95", "", 0, 0.999999, "", "", "AdamW's second moment"},
-      {"epsilon", Real, "1e-08", "", 1e-16, 1, "", "", "AdamW's guard against division by zero"},
-      {"gradient_clip", Real, "1", "", 0, 1e6, "", "", "largest norm of the gradient; 0: not clipped"},
-      {"held_out_fraction", Real, "0.05", "", 0, 0.9, "", "", "part of the samples kept apart to evaluate on; 0: no evaluation"},
-      {"evaluation_batches", Integer, "16", "", 1, 100000, "", "micro-batches", "at most this much held-out text per evaluation"},
-      {"evaluate_every", Integer, "0", "", 0, 100000000, "", "steps", "steps between evaluations; 0: before and after only"},
-      {"checkpoint_every", Integer, "500", "", 0, 100000000, "", "steps", "steps between checkpoints; 0: only when told to leave"},
-      {"samples", Integer, "0", "", 0, 100, "", "texts", "texts drawn from the model at each evaluation"},
-      {"sample_tokens", Integer, "64", "", 1, 4096, "", "tokens", "length of a drawn text"},
-      {"sample_prompt", Text, "", "", 0, 4096, "", "bytes", "what drawn texts begin with"},
-      {"sample_temperature", Real, "0.8", "", 0, 10, "", "", "0: always the likeliest token"},
-      {"sample_top_k", Integer, "50", "", 0, 100000, "", "tokens", "draw from this many likeliest tokens; 0: from all"},
-      {"sample_top_p", Real, "1", "", 1e-6, 1, "", "", "draw from the likeliest tokens that hold this much probability"},
-      {"seed", Unsigned64, "1", "", 0, no_limit, "", "", "equal seeds give equal runs on one kind of device"},
-      {"max_seconds", Real, "0", "", 0, 1e9, "", "seconds", "an attempt completes with the steps it has made after this time; 0: no limit"},
-  };
-  return fields;
-}
 
 std::string RunConfig::canonical_text() const {
   std::string text;
@@ -298,9 +245,16 @@ uint64_t RunConfig::tokens_per_step() const {
   return unsigned64("batch_size") * unsigned64("gradient_accumulation") * unsigned64("context");
 }
 
-uint64_t RunConfig::planned_tokens() const { return unsigned64("steps") * tokens_per_step(); }
+int64_t RunConfig::planned_steps(uint64_t data_bytes) const {
+  if (integer("steps") > 0) return integer("steps");
+  const double tokens = static_cast<double>(data_bytes) / (has_base_model() || text("tokenizer") == "bpe" ? bytes_per_token : 1);
+  const double steps = real("epochs") * tokens * (1 - real("held_out_fraction")) / static_cast<double>(tokens_per_step());
+  return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(std::min(steps, 1e8))));
+}
 
-bool freeze_config(const ConfigPairs& given, RunConfig& frozen, ConfigError& error) {
+uint64_t RunConfig::planned_tokens(uint64_t data_bytes) const { return static_cast<uint64_t>(planned_steps(data_bytes)) * tokens_per_step(); }
+
+bool freeze_config(const ConfigPairs& given, RunConfig& frozen, ConfigError& error, const BaseModelFacts* base) {
   RunConfig config;
   for (const ConfigField& field : config_fields()) config.pairs_.emplace_back(field.name, field.default_value);
   ConfigPairs seen;
@@ -316,11 +270,12 @@ bool freeze_config(const ConfigPairs& given, RunConfig& frozen, ConfigError& err
     if (find_value(seen, key) != nullptr)
       return refuse(error, key.c_str(), "configuration key " + quote(key) + " is given twice", "Give each key once.");
     seen.emplace_back(key, value);
-    if (value.empty() && field->kind != FieldKind::Text) continue;
+    if (value.empty() && (field->kind != FieldKind::Text || *field->default_value != '\0')) continue;
+    if (value == "auto" && *field->default_rule != '\0') continue;
     if (!canonical_value(*field, value, *find_value(config.pairs_, key), error)) return false;
   }
-  fill_dependent(config.pairs_, config);
-  if (!check_rules(config, error)) return false;
+  fill_dependent(config.pairs_, config, base);
+  if (!check_rules(config, base, error)) return false;
   frozen = std::move(config);
   return true;
 }

@@ -38,6 +38,11 @@ struct ConfigError {
 
 using ConfigPairs = std::vector<std::pair<std::string, std::string>>;
 
+/// What freezing needs to know of the base model; a configuration that was frozen with it needs it no more.
+struct BaseModelFacts {
+  int64_t context_length = 0;  ///< 0: not known
+};
+
 /// A frozen configuration: every field has a concrete value and all cross-field rules hold.
 class RunConfig {
  public:
@@ -56,17 +61,22 @@ class RunConfig {
   /// Tokens that one step looks at: batch_size x gradient_accumulation x context.
   uint64_t tokens_per_step() const;
 
-  /// Tokens that the whole run looks at.
-  uint64_t planned_tokens() const;
+  bool has_base_model() const { return !text("base_model").empty(); }
+  bool has_adapters() const { return text("method") == "lora" || text("method") == "qlora"; }
+
+  /// Steps of the whole run and the tokens that they look at. Where epochs count, an estimate from the bytes of the data.
+  int64_t planned_steps(uint64_t data_bytes) const;
+  uint64_t planned_tokens(uint64_t data_bytes) const;
 
  private:
-  friend bool freeze_config(const ConfigPairs&, RunConfig&, ConfigError&);
+  friend bool freeze_config(const ConfigPairs&, RunConfig&, ConfigError&, const BaseModelFacts*);
   ConfigPairs pairs_;
 };
 
 /// Checks what the user gave, fills in every default and puts out the frozen configuration.
-/// False: `error` is filled. A null in JSON means "the default": pass it as key with the empty text.
-bool freeze_config(const ConfigPairs& given, RunConfig& frozen, ConfigError& error);
+/// False: `error` is filled. A null in JSON means "the default": pass it as key with the empty text; "auto" means the same where
+/// a rule gives the default.
+bool freeze_config(const ConfigPairs& given, RunConfig& frozen, ConfigError& error, const BaseModelFacts* base = nullptr);
 
 /// Returns the known field nearest to a name (by meaning for names other tools use, else by edit distance),
 /// or an empty text when nothing is near.

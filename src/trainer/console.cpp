@@ -25,6 +25,16 @@ struct Printer {
                 show_bytes(plan.peak_bytes).c_str(), plan.device.c_str(), plan.precision.c_str(),
                 static_cast<unsigned long long>(plan.tokens_per_step));
   }
+  void operator()(const up::Data& data) {
+    std::printf("data: %llu samples, %llu held out, %llu tokens of which %llu are learned, %lld steps\n", static_cast<unsigned long long>(data.samples),
+                static_cast<unsigned long long>(data.held_out_samples), static_cast<unsigned long long>(data.tokens),
+                static_cast<unsigned long long>(data.learned_tokens), static_cast<long long>(data.steps));
+  }
+  void operator()(const up::Piece& piece) {
+    std::printf("%s%s", piece.text.c_str(), piece.end_reason.empty() ? "" : "\n");
+    if (!piece.end_reason.empty()) std::printf("(%s, %u tokens)\n", piece.end_reason.c_str(), piece.tokens);
+  }
+  void operator()(const up::Description& found) { std::printf("%s\n", found.json.c_str()); }
   void operator()(const up::Task& task) { std::printf("%s %s\n", task.name.c_str(), name_of(task.state)); }
   void operator()(const up::Progress& now) {
     std::printf("step %lld of %lld: loss %.4f, learning rate %.3g, gradient %.3g, %.0f tokens/s\n", static_cast<long long>(now.step),

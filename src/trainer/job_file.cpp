@@ -117,7 +117,7 @@ class Lines {
     else if (key == "model")
       model_ = value;
     else if (key == "prompt")
-      job.generate.prompt = value;
+      job.generate.prompts = {value};
     else if (key == "max_tokens")
       take_number(key, value, job.generate.max_tokens);
     else if (key == "temperature")

@@ -9,6 +9,7 @@
 #include "engine/backend/devices.hpp"
 #include "engine/core/error.hpp"
 #include "engine/core/sha256.hpp"
+#include "engine/train/base_model.hpp"
 #include "trainer/options.hpp"
 #include "trainer/report.hpp"
 #include "trainer/sandbox.hpp"
@@ -21,6 +22,8 @@ namespace train = engine::train;
 namespace backend = engine::backend;
 
 namespace {
+
+constexpr const char* kBaseFolder = "base";
 
 // Thrown to leave a long file check when the run is told to stop.
 struct Stopped {};
@@ -77,7 +80,7 @@ std::unique_ptr<backend::Backend> open_device(const down::Job& job) {
   }
 }
 
-up::Plan plan_message(const train::MemoryPlan& plan, const RunConfig& config, const backend::DeviceInfo& device) {
+up::Plan plan_message(const train::MemoryPlan& plan, const RunConfig& config, uint64_t data_bytes, const backend::DeviceInfo& device) {
   up::Plan message;
   message.parameters = plan.parameters;
   message.weight_bytes = plan.weight_bytes;
@@ -88,10 +91,13 @@ up::Plan plan_message(const train::MemoryPlan& plan, const RunConfig& config, co
   message.data_bytes = plan.data_bytes;
   message.peak_bytes = plan.peak_bytes;
   message.tokens_per_step = plan.tokens_per_step;
-  message.planned_tokens = config.planned_tokens();
+  message.planned_tokens = config.planned_tokens(data_bytes);
   message.device_memory_bytes = device.memory_bytes;
   message.device = device.description;
   message.precision = plan.precision;
+  message.recompute = "none";
+  message.trained_parameters = plan.parameters;
+  message.steps = config.planned_steps(data_bytes);
   return message;
 }
 
@@ -117,11 +123,13 @@ RunConfig frozen_config(const down::Job& job) {
 
 void train_or_plan(const down::Job& job, Channel& channel) {
   const RunConfig config = frozen_config(job);
+  if (config.has_base_model() && job.base.empty() && job.base_config.empty())
+    throw Error("model_missing", "the job brings no files of base model " + config.text("base_model"), "", "Import the model again, or choose another.");
   const train::TrainingOptions options = training_options(config, job.memory_limit_bytes);
   const auto device = open_device(job);
   channel.worked();
   const train::MemoryPlan plan = train::plan_training(options, *device);
-  channel.send(plan_message(plan, config, device->info()));
+  channel.send(plan_message(plan, config, job.data.bytes, device->info()));
   refuse_beyond_memory(plan, job, device->info());
   if (job.kind == JobKind::Plan) return channel.send(up::Done{});
   check_input(job.data, "data_invalid", channel);
@@ -137,7 +145,6 @@ void generate(const down::Job& job, Channel& channel) {
   for (const InputFile& file : job.model) check_input(file, "model_invalid", channel);
   const auto device = open_device(job);
   train::GenerateOptions options;
-  options.prompt = job.generate.prompt;
   options.max_tokens = static_cast<int>(job.generate.max_tokens);
   options.temperature = job.generate.temperature;
   options.top_k = static_cast<int>(job.generate.top_k);
@@ -146,17 +153,35 @@ void generate(const down::Job& job, Channel& channel) {
   const std::string& first = job.model.front().name;
   const size_t slash = first.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : first.substr(0, slash);
-  const auto result = train::generate(folder, options, *device, [&channel] {
+  const auto is_stopped = [&channel] {
     channel.worked();
     return channel.stop_requested() != Stop::None;
-  });
-  const bool is_stopped = channel.stop_requested() != Stop::None;
-  if (!is_stopped) channel.send(up::Sample{0, "", result.text});
-  channel.send(up::Log{LogLevel::Debug, "generation ended: " + result.end_reason});
+  };
   up::Done done;
-  done.status = is_stopped ? DoneStatus::Cancelled : DoneStatus::Completed;
-  done.tokens = static_cast<uint64_t>(result.tokens);
+  for (uint32_t i = 0; i < job.generate.prompts.size() && !is_stopped(); ++i) {
+    options.prompt = job.generate.prompts[i];
+    const auto result = train::generate(folder, options, *device, is_stopped);
+    if (is_stopped()) break;
+    channel.send(up::Piece{i, result.text, result.end_reason, 0, static_cast<uint32_t>(result.tokens)});
+    done.tokens += static_cast<uint64_t>(result.tokens);
+  }
+  done.status = is_stopped() ? DoneStatus::Cancelled : DoneStatus::Completed;
   channel.send(done);
+}
+
+// The files of the base model are in the folder `base`.
+void check_base(const down::Job& job, Channel& channel) {
+  for (InputFile file : job.base) {
+    file.name = kBaseFolder + ("/" + file.name);
+    check_input(file, "model_invalid", channel);
+  }
+}
+
+void describe(const down::Job& job, Channel& channel) {
+  if (job.base.empty()) throw Error("model_missing", "the job names no files of a model", "", "Give a folder or a GGUF file.");
+  check_base(job, channel);
+  channel.send(up::Description{train::describe_base(kBaseFolder)});
+  channel.send(up::Done{});
 }
 
 ExitCode fail(Channel& channel, FailureCode code, const std::string& message, const std::string& detail, const std::string& hint) {
@@ -168,10 +193,14 @@ ExitCode fail(Channel& channel, FailureCode code, const std::string& message, co
 
 ExitCode execute(const down::Job& job, Channel& channel) {
   try {
-    if (job.kind == JobKind::Generate)
-      generate(job, channel);
-    else
-      train_or_plan(job, channel);
+    switch (job.kind) {
+      case JobKind::Train:
+      case JobKind::Plan: train_or_plan(job, channel); break;
+      case JobKind::Generate: generate(job, channel); break;
+      case JobKind::Import: describe(job, channel); break;
+      case JobKind::Evaluate:
+      case JobKind::Export: throw Error("config_invalid", std::string("a job of kind ") + name_of(job.kind) + " is not known to this trainer");
+    }
     return ExitCode::Done;
   } catch (const Stopped&) {
     up::Done done;

@@ -238,7 +238,7 @@ TEST(Frame, TextOverTheCapIsCutAndStaysValid) {
   ASSERT_TRUE(decode(cut(failed), up, error)) << error;
   EXPECT_LE(failed.size(), frame_header_bytes + up::Failed::cap);
   down::Job job;
-  job.generate.prompt.assign(down::Job::cap, 'x');
+  job.generate.prompts.emplace_back(down::Job::cap, 'x');
   EXPECT_EQ(encode(job), "") << "a job is never cut";
 }
 

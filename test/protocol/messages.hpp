@@ -30,18 +30,24 @@ inline std::vector<DownMessage> down_examples() {
   job.data = {"data.samples", 9, sha_of('a')};
   job.resume = {"checkpoint.safetensors", 10, ""};
   job.model = {{"config.json", 11, sha_of('b')}};
-  job.generate = {"Hi ☃", 5, 0.5, 40, 0.25, 77};
+  job.base = {{"model.gguf", 12, ""}};
+  job.base_config = "{}";
+  job.base_name = "base";
+  job.generate = {{"Hi ☃"}, PromptKind::Messages, 5, 0.5, 40, 0.25, 0.125, 1.5, {"\n"}, 77};
   return {hello, job, down::Cancel{}, down::Pause{}, down::Ack{"model.safetensors"}};
 }
 
 inline std::vector<UpMessage> up_examples() {
-  up::Plan plan{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, "a CPU", "bf16"};
-  return {up::Hello{1, "b2", "cpu: 2 cores"},
+  up::Plan plan{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, "a CPU", "bf16", "blocks", 12, 13};
+  return {up::Hello{protocol_version, "b2", "cpu: 2 cores"},
           plan,
+          up::Data{1, 2, 3, 4, 5, 6, 7, 8},
+          up::Piece{3, "snow ☃", "stop", 4, 5},
+          up::Description{"{}"},
           up::Task{"read_data", TaskState::Finished},
-          up::Progress{1, 2, 3.5, 0.001, 0.5, 4, 5.5, 6.5, 7},
-          up::Metric{3, "gradient_norm", -1.5},
-          up::Evaluation{EvaluationPhase::After, 9, 2.5, 1000},
+          up::Progress{1, 2, 3.5, 0.001, 0.5, 4, 5.5, 6.5, 7, 0.75},
+          up::Metric{3, "gradient_norm", -1.5, 6},
+          up::Evaluation{EvaluationPhase::After, 9, 2.5, 1000, 0.5, 20},
           up::Sample{4, "Once", "upon\ta time"},
           up::File{FileKind::Artifact, "model.safetensors", 7, 123456789012, sha_of('0')},
           up::Heartbeat{42, 1 << 30},

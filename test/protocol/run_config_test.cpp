@@ -40,8 +40,8 @@ TEST(RunConfig, DefaultsAreConcrete) {
   EXPECT_EQ(config.real("learning_rate"), 0.001);
   EXPECT_EQ(config.integer("warmup_steps"), 50);
   EXPECT_EQ(config.tokens_per_step(), 8u * 256);
-  EXPECT_EQ(config.planned_tokens(), 500u * 8 * 256);
-  for (const auto& [key, value] : config.pairs()) EXPECT_TRUE(!value.empty() || key == "sample_prompt") << key;
+  EXPECT_EQ(config.planned_tokens(1), 500u * 8 * 256);
+  for (const auto& [key, value] : config.pairs()) EXPECT_TRUE(!value.empty() || key == "sample_prompt" || key == "base_model" || key == "chat_template" || key == "modules_to_save" || key == "suffix") << key;
 }
 
 TEST(RunConfig, EverySizeHasItsPreset) {
@@ -76,18 +76,19 @@ TEST(RunConfig, UnknownKeyNamesTheNearest) {
       {"learning_rat", "learning_rate"}, {"lr", "learning_rate"}, {"Learning-Rate", "learning_rate"},
       {"learningRate", "learning_rate"}, {"sedd", "seed"},        {"setps", "steps"},
       {"block_size", "context"},         {"n_layer", "layers"},   {"bacth_size", "batch_size"},
-      {"wieght_decay", "weight_decay"},  {"epochs", "steps"}};
+      {"wieght_decay", "weight_decay"},  {"n_epochs", "epochs"},
+      {"r", "lora_rank"},                {"target_modules", "lora_targets"}, {"model", "base_model"}};
   for (const auto& [given, meant] : pairs) {
     const ConfigError error = refused({{given, "1"}});
     EXPECT_EQ(error.key, given);
     EXPECT_TRUE(holds(error.hint, std::string("\"") + meant + "\"")) << given << ": " << error.hint;
   }
-  EXPECT_TRUE(holds(refused({{"zzzzzzzzzzzz", "1"}}).hint, "Known keys: family")) << "nothing near: all are listed";
+  EXPECT_TRUE(holds(refused({{"zzzzzzzzzzzz", "1"}}).hint, "Known keys: base_model")) << "nothing near: all are listed";
 }
 
 TEST(RunConfig, BadValuesNameWhatIsAllowed) {
   EXPECT_TRUE(holds(refused({{"size", "huge"}}).hint, "nano, micro, tiny, small, medium or base"));
-  EXPECT_TRUE(holds(refused({{"steps", "0"}}).hint, "between 1 and"));
+  EXPECT_TRUE(holds(refused({{"steps", "-1"}}).hint, "between 0 and"));
   EXPECT_TRUE(holds(refused({{"steps", "many"}}).message, "not a whole number"));
   EXPECT_TRUE(holds(refused({{"steps", "1.5"}}).message, "not a whole number"));
   EXPECT_TRUE(holds(refused({{"beta1", "1"}}).message, "out of range"));
@@ -118,6 +119,66 @@ TEST(RunConfig, FieldsThatMustAgree) {
   EXPECT_EQ(refused({{"held_out_fraction", "0"}, {"evaluate_every", "5"}}).key, "evaluate_every");
 }
 
+TEST(RunConfig, ABaseModelChangesTheDefaults) {
+  const RunConfig config = frozen({{"base_model", "smollm"}});
+  EXPECT_EQ(config.text("method"), "lora");
+  EXPECT_EQ(config.text("loss_on"), "answers");
+  EXPECT_EQ(config.text("long_samples"), "truncate");
+  EXPECT_EQ(config.text("exports"), "peft");
+  EXPECT_EQ(config.real("lora_alpha"), 32);
+  EXPECT_EQ(config.integer("context"), 512);
+  EXPECT_EQ(config.integer("layers"), 0) << "the base model's";
+  EXPECT_EQ(config.real("learning_rate"), 2e-4);
+  EXPECT_EQ(config.real("weight_decay"), 0);
+  EXPECT_EQ(config.integer("steps"), 0);
+  EXPECT_EQ(config.real("epochs"), 3);
+  EXPECT_EQ(config.planned_steps(32000), 14) << "30,000 tokens less the held-out ones in steps of 2,048";
+  EXPECT_EQ(frozen(config.pairs()).canonical_text(), config.canonical_text());
+  const RunConfig full = frozen({{"base_model", "smollm"}, {"method", "full"}, {"objective", "dpo"}});
+  EXPECT_EQ(full.real("learning_rate"), 1e-6);
+  EXPECT_EQ(full.text("exports"), "merged");
+  EXPECT_EQ(full.real("weight_decay"), 0.1);
+  EXPECT_EQ(frozen(full.pairs()).canonical_text(), full.canonical_text());
+  for (const char* key : {"method", "epochs", "batch_size", "learning_rate", "context"})
+    EXPECT_EQ(frozen({{"base_model", "smollm"}, {key, "auto"}}).canonical_text(), config.canonical_text()) << key;
+}
+
+TEST(RunConfig, TheBaseModelsContextIsTheLimit) {
+  const BaseModelFacts facts{128};
+  RunConfig config;
+  ConfigError error;
+  ASSERT_TRUE(freeze_config({{"base_model", "tiny"}}, config, error, &facts));
+  EXPECT_EQ(config.integer("context"), 128);
+  EXPECT_FALSE(freeze_config({{"base_model", "tiny"}, {"context", "129"}}, config, error, &facts));
+  EXPECT_EQ(error.key, "context");
+}
+
+TEST(RunConfig, WhatDoesNotGoTogetherIsRefused) {
+  const std::pair<ConfigPairs, const char*> wrong[] = {
+      {{{"method", "lora"}}, "method"},
+      {{{"objective", "dpo"}}, "objective"},
+      {{{"lora_rank", "8"}}, "lora_rank"},
+      {{{"chat_template", "x"}}, "chat_template"},
+      {{{"exports", "gguf_f16"}}, "exports"},
+      {{{"exports", "peft"}}, "exports"},
+      {{{"exports", "merged,merged"}}, "exports"},
+      {{{"exports", "onnx"}}, "exports"},
+      {{{"base_model", "m"}, {"layers", "2"}}, "layers"},
+      {{{"base_model", "m"}, {"tokenizer", "bpe"}}, "tokenizer"},
+      {{{"base_model", "m"}, {"steps", "5"}, {"epochs", "2"}}, "epochs"},
+      {{{"base_model", "m"}, {"optimizer", "muon"}}, "optimizer"},
+      {{{"base_model", "m"}, {"optimizer", "adamw_8bit"}, {"moments", "bf16"}}, "moments"},
+      {{{"base_model", "m"}, {"method", "full"}, {"use_dora", "true"}}, "use_dora"},
+      {{{"early_stopping_patience", "2"}}, "early_stopping_patience"}};
+  for (const auto& [given, key] : wrong) EXPECT_EQ(refused(given).key, key);
+}
+
+TEST(RunConfig, EpochsFromScratch) {
+  const RunConfig config = frozen({{"epochs", "2"}, {"size", "nano"}, {"held_out_fraction", "0"}});
+  EXPECT_EQ(config.integer("steps"), 0);
+  EXPECT_EQ(config.planned_steps(10240), 20) << "bytes are tokens";
+}
+
 TEST(RunConfig, RandomPairsNeverCrashAndNeverPassUnfrozen) {
   Fresh fresh;
   const auto& fields = config_fields();
@@ -139,7 +200,7 @@ TEST(RunConfig, RandomPairsNeverCrashAndNeverPassUnfrozen) {
     }
     ++passed;
     ASSERT_EQ(frozen(config.pairs()).canonical_text(), config.canonical_text()) << "seed " << fresh.seed;
-    ASSERT_EQ(config.integer("width") % config.integer("heads"), 0);
+    ASSERT_TRUE(config.has_base_model() || config.integer("width") % config.integer("heads") == 0);
   }
   EXPECT_GT(passed, 100);
 }

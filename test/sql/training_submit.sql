@@ -29,7 +29,7 @@ select pgtrain.append_samples(:data, array(select 'a sample of text number ' || 
 -- Configuration: every mistake is named, with what to do.
 select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, config => ''{"learning_rat": 0.1}'')', :data));
 select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, config => ''{"size": "gigantic"}'')', :data));
-select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, config => ''{"steps": 0}'')', :data));
+select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, config => ''{"steps": -1}'')', :data));
 select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, config => ''{"steps": {"a": 1}}'')', :data));
 select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, config => ''[]'')', :data));
 select pg_temp.refusal(format('select pgtrain.submit_run(dataset_id => %s, config => ''{"width": 136, "heads": 1}'')', :data));

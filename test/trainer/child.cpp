@@ -213,6 +213,7 @@ void Transcript::add(const UpMessage& message) {
   if (auto* now = std::get_if<up::Progress>(&message)) progress.push_back(*now);
   if (auto* found = std::get_if<up::Evaluation>(&message)) evaluations.push_back(*found);
   if (auto* sample = std::get_if<up::Sample>(&message)) samples.push_back(*sample);
+  if (auto* piece = std::get_if<up::Piece>(&message)) pieces.push_back(*piece);
   if (auto* beat = std::get_if<up::Heartbeat>(&message)) heartbeats.push_back(*beat);
   if (auto* log = std::get_if<up::Log>(&message)) logs.push_back(*log);
   if (auto* file = std::get_if<up::File>(&message)) files[file->name] = *file;

@@ -96,6 +96,7 @@ struct Transcript {
   std::vector<protocol::up::Progress> progress;
   std::vector<protocol::up::Evaluation> evaluations;
   std::vector<protocol::up::Sample> samples;
+  std::vector<protocol::up::Piece> pieces;
   std::vector<protocol::up::Heartbeat> heartbeats;
   std::vector<protocol::up::Log> logs;
   std::map<std::string, protocol::up::File> files;

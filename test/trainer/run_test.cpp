@@ -78,13 +78,16 @@ TEST(Run, GeneratesFromWhatWasTrained) {
       job.model.push_back({name, content.size(), trained.files.at(name).sha256});
     }
   }
-  job.generate = {"the number ", 12, 0.0, 0, 1.0, 1};
+  job.generate.prompts = {"the number "};
+  job.generate.max_tokens = 12;
+  job.generate.seed = 1;
   const Transcript one = run_job(program, second, job), other = run_job(program, second, job);
-  ASSERT_EQ(one.samples.size(), 1u);
+  ASSERT_EQ(one.pieces.size(), 1u);
   ASSERT_TRUE(one.done);
   EXPECT_GT(one.done->tokens, 0u);
   EXPECT_LE(one.done->tokens, 12u);
-  EXPECT_EQ(one.samples[0].text, other.samples.at(0).text);
+  EXPECT_EQ(one.pieces[0].text, other.pieces.at(0).text);
+  EXPECT_NE(one.pieces[0].end_reason, "");
   second.write("model.safetensors", "changed");
   const Transcript broken = run_job(program, second, job, 1);
   ASSERT_TRUE(broken.failed);

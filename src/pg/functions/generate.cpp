@@ -72,7 +72,7 @@ PGTRAIN_FUNCTION(pgtrain_generate_text) {
   down::Job job = worker::session_job(JobKind::Generate, "cpu");
   job.run_id = static_cast<uint64_t>(PG_GETARG_INT64(0));
   job.threads = static_cast<uint32_t>(worker::worker_settings.trainer_threads);
-  job.generate.prompt = text_argument(fcinfo, 1);
+  job.generate.prompts = {text_argument(fcinfo, 1)};
   job.generate.max_tokens = static_cast<uint32_t>(PG_GETARG_INT32(2));
   job.generate.temperature = PG_GETARG_FLOAT8(3);
   job.generate.top_k = static_cast<uint32_t>(PG_GETARG_INT32(4));
@@ -89,7 +89,7 @@ PGTRAIN_FUNCTION(pgtrain_generate_text) {
   if (job.model.empty()) throw Error(code::NotFound, "run " + std::to_string(PG_GETARG_INT64(0)) + " has no stored model");
   std::string text;
   worker::converse("pgtrain trainer of generate", folder.path(), job, [&text](const UpMessage &message) {
-    if (const auto *sample = std::get_if<up::Sample>(&message)) text += sample->text;
+    if (const auto *piece = std::get_if<up::Piece>(&message)) text += piece->text;
   });
   return call::guarded([&text] { return PointerGetDatum(cstring_to_text_with_len(text.data(), static_cast<int>(text.size()))); });
 }

@@ -207,7 +207,7 @@ int64_t enter_run(const call::Spi &spi, const ResolvedRun &run, std::optional<in
   const std::optional<int64_t> start_at = options.start_at;
   const call::Rows rows = enter_statement.execute(
       spi, {run.owner_id, training_id, options.image_group_id, name, options.description, run.config.json, run.config.hash, run.data.hash,
-            run.data.bytes, run.config.steps, run.config.tokens, run.plan.peak_bytes, run.plan.parameters, options.idempotency_key,
+            run.data.bytes, run.steps, run.tokens, run.plan.peak_bytes, run.plan.parameters, options.idempotency_key,
             *options.priority, options.max_attempts, start_at, options.publish_as,
             metadata == nullptr ? call::Parameter(nullptr) : call::Parameter(metadata), std::span<const int64_t>(run.data.ids),
             std::span<const std::string>(run.data.content_hashes), std::span<const int64_t>(run.data.sample_counts),
@@ -219,7 +219,7 @@ int64_t enter_run(const call::Spi &spi, const ResolvedRun &run, std::optional<in
   }
   const int64_t id = rows[0].int64(0);
   if (!rows[0].boolean(1)) hold_statement.execute(spi, {run.owner_id, "training_jobs", 1, id});
-  if (!rows[0].boolean(2)) hold_statement.execute(spi, {run.owner_id, "training_tokens", run.config.tokens, id});
+  if (!rows[0].boolean(2)) hold_statement.execute(spi, {run.owner_id, "training_tokens", run.tokens, id});
   if (rows[0].boolean(3)) warn_statement.execute(spi, {run.owner_id, "training_jobs"});
   if (rows[0].boolean(4)) warn_statement.execute(spi, {run.owner_id, "training_tokens"});
   if (rows[0].boolean(5)) full_statement.execute(spi, {run.owner_id});
@@ -252,7 +252,7 @@ PGTRAIN_FUNCTION(pgtrain_plan_run) {
     const call::Spi spi;
     const ResolvedRun run = submit::resolve_run(spi, optional_int64(fcinfo, 0), dataset_list(fcinfo, 3, 1), config);
     const call::Rows rows = describe_statement.execute(
-        spi, {run.config.hash, run.plan.device_kind, run.plan.size_class, run.plan.largest_device_bytes, run.config.steps, run.config.tokens,
+        spi, {run.config.hash, run.plan.device_kind, run.plan.size_class, run.plan.largest_device_bytes, run.steps, run.tokens,
               run.data.bytes, run.config.json, std::span<const int64_t>(run.data.ids), std::span<const std::string>(run.data.content_hashes),
               std::span<const int64_t>(run.data.sample_counts), std::span<const int64_t>(run.data.text_bytes),
               run.plan.made.empty() ? call::Parameter(nullptr) : call::Parameter(run.plan.made)});

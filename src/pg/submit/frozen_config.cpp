@@ -2,6 +2,7 @@
 #include "pg/submit/frozen_config.hpp"
 
 extern "C" {
+#include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/numeric.h"
@@ -25,7 +26,22 @@ struct PlainPair {
 
 constexpr int most_fields = 256;
 
-// Server world. Takes an object of plain values apart; the name of a value that is not plain comes back.
+// Server world. The texts of an array of texts, apart by commas; null when it holds something else.
+char *join_texts(JsonbContainer *array) {
+  StringInfoData joined;
+  initStringInfo(&joined);
+  JsonbIterator *iterator = JsonbIteratorInit(array);
+  JsonbValue value;
+  for (JsonbIteratorToken token; (token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE;) {
+    if (token != WJB_ELEM) continue;
+    if (value.type != jbvString) return nullptr;
+    if (joined.len > 0) appendStringInfoChar(&joined, ',');
+    appendBinaryStringInfo(&joined, value.val.string.val, value.val.string.len);
+  }
+  return joined.data;
+}
+
+// Server world. Takes an object of plain values and lists of texts apart; the name of a value that is neither comes back.
 int read_pairs(Jsonb *object, PlainPair *pairs, char *not_plain, size_t not_plain_size) {
   int count = 0;
   JsonbIterator *iterator = JsonbIteratorInit(&object->root);
@@ -44,6 +60,8 @@ int read_pairs(Jsonb *object, PlainPair *pairs, char *not_plain, size_t not_plai
         case jbvNumeric: pair.value = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value.val.numeric))); break;
         case jbvBool: pair.value = value.val.boolean ? "true" : "false"; break;
         default:
+          if (value.type == jbvBinary && JsonContainerIsArray(value.val.binary.data)) pair.value = join_texts(value.val.binary.data);
+          if (pair.value != nullptr && *pair.value != '\0') break;
           // Cut at a character: half of one would make the message itself badly encoded.
           strlcpy(not_plain, pnstrdup(pair.key, pg_mbcliplen(pair.key, pair.key_length, static_cast<int>(not_plain_size) - 1)), not_plain_size);
           return count;
@@ -59,7 +77,7 @@ protocol::ConfigPairs pairs_of(Jsonb *object) {
   char not_plain[128];
   const int count = call::guarded([&] { return read_pairs(object, pairs, not_plain, sizeof not_plain); });
   if (not_plain[0] != '\0')
-    throw Error(code::InvalidData, std::string("config: \"") + not_plain + "\" must be a plain value, not an object or array", {},
+    throw Error(code::InvalidData, std::string("config: \"") + not_plain + "\" must be a plain value or a list of texts", {},
                 "pgtrain.config_fields() lists what there is.");
   if (count == most_fields) throw Error(code::InvalidData, "config has too many keys", {}, "pgtrain.config_fields() lists what there is.");
   protocol::ConfigPairs result;
@@ -99,10 +117,9 @@ const FrozenConfig &freeze_config(Jsonb *object) {
   const crypto::Digest hash = crypto::sha256(config.canonical_text());
   frozen.hash.assign(reinterpret_cast<const char *>(hash.data()), hash.size());
   frozen.json = json_of(config);
-  frozen.steps = config.integer("steps");
-  frozen.tokens = static_cast<int64_t>(config.planned_tokens());
   // Of other tokenizers only the trainer knows how many tokens a sample has.
   if (config.text("long_samples") == "error" && config.text("tokenizer") == "byte") frozen.sample_bytes = config.integer("context");
+  frozen.config = std::move(config);
   frozen.given = given;
   last_frozen = std::move(frozen);
   return last_frozen;

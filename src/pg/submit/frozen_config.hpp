@@ -10,14 +10,15 @@ extern "C" {
 #include "utils/jsonb.h"
 }
 
+#include "protocol/run_config.hpp"
+
 namespace pgtrain::pg::submit {
 
 struct FrozenConfig {
   std::string given;         // the bytes of the jsonb it was made of
   std::string json;          // the frozen configuration as JSON text
   std::string hash;          // SHA-256 of its canonical text, 32 raw bytes
-  int64_t steps = 0;         // optimiser updates
-  int64_t tokens = 0;        // tokens that the whole run looks at
+  protocol::RunConfig config;
   int64_t sample_bytes = 0;  // samples may have at most so many bytes, 0 = any: longer ones are split or cut
 };
 

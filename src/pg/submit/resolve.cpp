@@ -157,6 +157,8 @@ ResolvedRun resolve_run(const call::Spi &spi, std::optional<int64_t> training_id
   run.owner_id = rbac::require_user();
   run.config = freeze_over_training(spi, run, training_id, reach == rbac::Reach::Any, config);
   for (const int64_t id : check_list(datasets)) freeze_dataset(spi, id, run.config, run.data);
+  run.steps = run.config.config.planned_steps(static_cast<uint64_t>(run.data.bytes));
+  run.tokens = static_cast<int64_t>(run.config.config.planned_tokens(static_cast<uint64_t>(run.data.bytes)));
   run.plan = find_plan(spi, run.config, run.data.bytes);
   return run;
 }

@@ -47,6 +47,7 @@ struct ResolvedRun {
   FrozenConfig config;
   FrozenData data;
   Plan plan;
+  int64_t steps = 0, tokens = 0;  // planned, from the bytes of the data where epochs count
 };
 
 // `config` may be null for none. Throws NotAuthenticated, PermissionDenied, InvalidParameter, NotFound or InvalidData.

@@ -52,6 +52,9 @@ class Attempt {
   // What the trainer says.
   void on(const protocol::up::Hello &) {}
   void on(const protocol::up::Plan &message);
+  void on(const protocol::up::Data &) {}
+  void on(const protocol::up::Piece &) {}
+  void on(const protocol::up::Description &) {}
   void on(const protocol::up::Task &message) { relay_.add(message); }
   void on(const protocol::up::Progress &message) { relay_.add(message); }
   void on(const protocol::up::Metric &message) { relay_.add(message); }
