@@ -1,9 +1,12 @@
 // Records operations with their shape rules, see graph.hpp. Shapes are checked here, once, so that no run can meet a bad one.
+#include <algorithm>
+#include <numeric>
 #include <string>
 #include <utility>
 
 #include "engine/core/error.hpp"
 #include "engine/graph/graph.hpp"
+#include "engine/graph/nf4_layout.hpp"
 
 namespace pgtrain::engine::graph {
 namespace {
@@ -22,7 +25,7 @@ namespace {
 
 std::int64_t end_of(const std::vector<Parameter>& parameters, bool trains) {
   for (std::size_t i = parameters.size(); i-- > 0;)
-    if (parameters[i].trains == trains) return parameters[i].offset + parameters[i].count;
+    if (parameters[i].trains == trains && parameters[i].storage == Storage::Compute) return parameters[i].offset + parameters[i].count;
   return 0;
 }
 
@@ -30,6 +33,12 @@ std::int64_t end_of(const std::vector<Parameter>& parameters, bool trains) {
 
 std::int64_t Graph::parameter_count() const { return end_of(parameters, true); }
 std::int64_t Graph::frozen_count() const { return end_of(parameters, false); }
+
+std::uint64_t Graph::quantized_bytes() const {
+  for (std::size_t i = parameters.size(); i-- > 0;)
+    if (parameters[i].storage == Storage::Nf4) return nf4_end(parameters[i]);
+  return 0;
+}
 
 Builder::Builder(DType compute) { graph_.compute = compute; }
 
@@ -57,6 +66,20 @@ Value Builder::frozen(const std::string& name, const std::vector<std::int64_t>& 
   return add_parameter({.name = name, .shape = shape, .trains = false});
 }
 
+Value Builder::frozen(const std::string& name, const std::vector<std::int64_t>& shape, Storage storage, const std::vector<std::int64_t>& part_rows) {
+  if (storage == Storage::Compute) return frozen(name, shape);
+  require(shape.size() == 2, "frozen", "only matrices are held in 4 bits");
+  require(!part_rows.empty() && std::accumulate(part_rows.begin(), part_rows.end(), std::int64_t{0}) == shape[0] && *std::min_element(part_rows.begin(), part_rows.end()) > 0, "frozen",
+          "the parts are not the rows of the matrix");
+  return add_parameter({.name = name, .shape = shape, .trains = false, .storage = storage, .part_rows = part_rows});
+}
+
+// Of the operations only products know how to read 4 bits.
+void Builder::require_plain(Value parameter, const char* operation) const {
+  const ValueInfo& about = info(parameter);
+  require(about.kind != ValueKind::Parameter || graph_.parameters[static_cast<std::size_t>(about.index)].storage == Storage::Compute, operation, "a weight in 4 bits can only be projected with");
+}
+
 Value Builder::add_parameter(Parameter parameter) {
   const std::vector<std::int64_t> shape = parameter.shape;
   require(shape.size() == 1 || shape.size() == 2, "parameter", "only vectors and matrices");
@@ -67,7 +90,9 @@ Value Builder::add_parameter(Parameter parameter) {
   }
   // Frozen weights begin where a device's loads are aligned.
   constexpr std::int64_t kFrozenAlignment = 64;
-  parameter.offset = parameter.trains ? graph_.parameter_count() : (graph_.frozen_count() + kFrozenAlignment - 1) / kFrozenAlignment * kFrozenAlignment;
+  if (parameter.storage == Storage::Nf4) parameter.offset = static_cast<std::int64_t>(std::max(graph_.quantized_bytes(), kNf4First));
+  else if (parameter.trains) parameter.offset = graph_.parameter_count();
+  else parameter.offset = (graph_.frozen_count() + kFrozenAlignment - 1) / kFrozenAlignment * kFrozenAlignment;
   parameter.count = count;
   graph_.parameters.push_back(std::move(parameter));
   const std::int64_t rows = shape.size() == 2 ? shape[0] : 1;
@@ -85,6 +110,7 @@ Value Builder::input(const std::string& name, std::int64_t count) {
 
 Value Builder::embedding(Value table, Value ids) {
   require(info(table).kind == ValueKind::Parameter, "embedding", "the table must be a parameter");
+  require_plain(table, "embedding");
   require(info(ids).kind == ValueKind::Input, "embedding", "the ids must be an input");
   const Value out = activation(info(ids).count(), info(table).columns);
   graph_.nodes.push_back({.kind = OpKind::Embedding, .inputs = {table.id, ids.id}, .output = out.id});
@@ -229,6 +255,7 @@ Value Builder::attention(Value qkv, Value segments, std::int64_t batch, std::int
 
 Value Builder::linear_cross_entropy(Value x, Value weight, Value targets) {
   require(info(weight).kind == ValueKind::Parameter, "linear_cross_entropy", "the weight must be a parameter");
+  require_plain(weight, "linear_cross_entropy");
   require(info(x).columns == info(weight).columns, "linear_cross_entropy", "x and the weight differ in width");
   require(info(targets).count() == info(x).rows, "linear_cross_entropy", "one target a row is needed");
   require(graph_.losses < 0, "linear_cross_entropy", "a graph has one loss");

@@ -48,7 +48,8 @@ std::uint64_t matmul_bytes(const Graph& graph, const Node& node, Mode mode, cons
 MemoryUse plan_memory(const Graph& graph, Mode mode, const backend::Backend& backend, const OptimizerMemory& optimizer) {
   const auto count = static_cast<std::uint64_t>(graph.parameter_count());
   MemoryUse use;
-  use.weight_bytes = count * 4 + (graph.compute == DType::Bf16 ? count * 2 : 0) + static_cast<std::uint64_t>(graph.frozen_count()) * core::size_of(graph.compute);
+  use.weight_bytes = count * 4 + (graph.compute == DType::Bf16 ? count * 2 : 0) + static_cast<std::uint64_t>(graph.frozen_count()) * core::size_of(graph.compute) +
+                     graph.quantized_bytes();
   if (mode == Mode::Train) {
     use.gradient_bytes = count * 4;
     use.optimizer_bytes = optimizer.bytes;
@@ -90,6 +91,12 @@ struct Executor::Plan {
   float* floats(std::int32_t id) const { return static_cast<float*>(value(id)); }
   const std::int32_t* ids(std::int32_t id) const { return id < 0 ? nullptr : static_cast<const std::int32_t*>(value(id)); }
   const void* weight(std::int32_t id) const { return id < 0 ? nullptr : store.compute_pointer(parameter(id)); }
+  // The matrix of a projection; one in 4 bits is made numbers first.
+  const void* matrix(const Node& node, const Step& step) const {
+    if (step.weight < 0) return weight(node.inputs[1]);
+    store.dequantize(parameter(node.inputs[1]), at(step.weight));
+    return at(step.weight);
+  }
   // Null where nothing trains.
   float* gradient(std::int32_t id) const { return id < 0 || !parameter(id).trains ? nullptr : store.gradients() + parameter(id).offset; }
 
@@ -97,7 +104,7 @@ struct Executor::Plan {
 
   void forward(const Step& step);
   void backward(const Step& step);
-  void linear_forward(const Node& node);
+  void linear_forward(const Node& node, const Step& step);
   void linear_backward(const Node& node, const Step& step);
   void adapters_forward(const Node& node);
   void adapters_backward(const Node& node, const Step& step, const void* dout);
@@ -127,10 +134,10 @@ struct Executor::Plan {
   float loss_scale = 1.0f;
 };
 
-void Executor::Plan::linear_forward(const Node& node) {
+void Executor::Plan::linear_forward(const Node& node, const Step& step) {
   const ValueInfo &x = info(node.inputs[0]), &y = info(node.output);
   const bool gelu = node.activation == Activation::Gelu;
-  backend.matmul({.m = x.rows, .n = y.columns, .k = x.columns, .transpose_b = node.is_transposed, .a = value(node.inputs[0]), .b = weight(node.inputs[1]),
+  backend.matmul({.m = x.rows, .n = y.columns, .k = x.columns, .transpose_b = node.is_transposed, .a = value(node.inputs[0]), .b = matrix(node, step),
                   .c = value(node.output), .in = graph.compute, .out = graph.compute, .bias = weight(node.inputs[2]), .gelu = gelu,
                   .gelu_input = gelu && mode == Mode::Train ? value(node.saved[0]) : nullptr});
   adapters_forward(node);
@@ -150,7 +157,7 @@ void Executor::Plan::linear_backward(const Node& node, const Step& step) {
     backend.matmul({.m = w.rows, .n = w.columns, .k = x.rows, .transpose_a = true, .a = left, .b = right, .c = dweight, .in = graph.compute, .out = DType::F32, .beta = 1.0f});
   }
   if (step.dx >= 0)
-    backend.matmul({.m = x.rows, .n = x.columns, .k = y.columns, .transpose_b = !node.is_transposed, .a = dout, .b = weight(node.inputs[1]), .c = at(step.dx),
+    backend.matmul({.m = x.rows, .n = x.columns, .k = y.columns, .transpose_b = !node.is_transposed, .a = dout, .b = matrix(node, step), .c = at(step.dx),
                     .in = graph.compute, .out = graph.compute, .beta = step.dx_accumulates ? 1.0f : 0.0f});
   adapters_backward(node, step, dout);
 }
@@ -325,7 +332,7 @@ void Executor::Plan::forward(const Step& step) {
     case OpKind::Dropout:
       return dropout(node, value(node.output), value(node.inputs[0]), false);
     case OpKind::Linear:
-      return linear_forward(node);
+      return linear_forward(node, step);
     case OpKind::Attention:
       return attention_forward(node);
     case OpKind::LinearCrossEntropy:

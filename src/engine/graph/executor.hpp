@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "engine/backend/backend.hpp"
@@ -17,7 +18,7 @@ namespace pgtrain::engine::graph {
 enum class Mode { Train, Evaluate };
 
 struct MemoryUse {
-  std::uint64_t weight_bytes = 0;      // fp32 masters and, with bf16, their shadow; frozen weights
+  std::uint64_t weight_bytes = 0;      // fp32 masters and, with bf16, their shadow; frozen weights in either storage
   std::uint64_t gradient_bytes = 0, optimizer_bytes = 0;
   std::uint64_t activation_bytes = 0;  // the arena and the inputs
   std::uint64_t workspace_bytes = 0;   // what the backend holds for itself
@@ -41,8 +42,12 @@ class ParameterStore {
   const std::vector<Parameter>& parameters() const { return parameters_; }  // that train
   std::int64_t count() const { return count_; }                             // their elements
   const std::vector<Parameter>& frozen() const { return frozen_parameters_; }
-  // Puts one frozen parameter's values in place; host holds parameter.count floats.
+  // Puts one frozen parameter's values in place; host holds parameter.count floats. Those that are held in 4 bits are quantised here.
   void upload_frozen(const Parameter& parameter, const float* host);
+  // The values of a frozen parameter as the operations read them.
+  std::vector<float> frozen_values(const Parameter& parameter) const;
+  // A weight that is held in 4 bits as numbers of the compute type; `to` has room for parameter.count of them.
+  void dequantize(const Parameter& parameter, void* to) const;
   // Host copies in the flat order; upload_weights also refreshes the bf16 shadow.
   void upload_weights(const float* host);
   void download_weights(float* host) const;
@@ -53,13 +58,15 @@ class ParameterStore {
   float* weights() { return weights_; }
   float* gradients() { return gradients_; }
   void* shadow() { return shadow_; }
-  // What the operations read: frozen weights, or the shadow with bf16, else the masters.
+  // What the operations read: frozen weights, or the shadow with bf16, else the masters. Not for what is held in 4 bits.
   const void* compute_pointer(const Parameter& parameter) const;
   DType compute() const { return compute_; }
   backend::Backend& backend() { return backend_; }
 
  private:
   void release_all() noexcept;
+  void upload_nf4(const Parameter& parameter, const float* host);
+  std::vector<float> nf4_host_values(const Parameter& parameter) const;
 
   backend::Backend& backend_;
   DType compute_;
@@ -67,7 +74,8 @@ class ParameterStore {
   std::int64_t count_ = 0;
   float *weights_ = nullptr, *gradients_ = nullptr;
   void* shadow_ = nullptr;
-  char* frozen_ = nullptr;
+  char *frozen_ = nullptr, *quantized_ = nullptr;
+  std::unordered_map<std::uint64_t, float> offsets_;  // of the scales of a part in 4 bits, by the place of its codes
 };
 
 class Executor {

@@ -20,8 +20,11 @@ struct Value {
 };
 enum class Activation { None, Gelu };
 
+// How a frozen weight is held: in the compute type, or in 4 bits (backend/nf4.hpp) and made numbers again before each product.
+enum class Storage : std::uint8_t { Compute, Nf4 };
+
 // A tensor of the model. What trains lies in the flat float buffers of a ParameterStore, what is frozen beside them in the compute
-// type; `offset` (elements) counts within its own kind.
+// type; `offset` (elements) counts within its own kind. Of what is held in 4 bits `offset` is bytes, nf4_layout.hpp says which.
 struct Parameter {
   std::string name;
   std::vector<std::int64_t> shape;
@@ -30,6 +33,8 @@ struct Parameter {
   bool trains = true;
   // How a projection reads it: [in, out], [out, in], or it is no projection's matrix (a table, a head, a part of an adapter).
   enum class Role : std::uint8_t { Other, InOut, OutIn } role = Role::Other;
+  Storage storage = Storage::Compute;
+  std::vector<std::int64_t> part_rows{};  // Nf4: so many rows each are quantised by themselves, one after the other
 };
 
 // What a frozen weight gets beside it (LoRA, Hu et al. 2021): in columns [column, column + up's rows) of the output,
@@ -85,7 +90,8 @@ struct Graph {
   // When the graph ends in a cross-entropy, per row (float): its losses, the factors of their gradients, and its hits.
   std::int32_t losses = -1, row_weights = -1, hits = -1;
   std::int64_t parameter_count() const;  // elements that train
-  std::int64_t frozen_count() const;
+  std::int64_t frozen_count() const;     // that are frozen and held in the compute type
+  std::uint64_t quantized_bytes() const; // of what is held in 4 bits
 };
 
 class Builder {
@@ -94,6 +100,8 @@ class Builder {
 
   Value parameter(const std::string& name, const std::vector<std::int64_t>& shape, bool decays);
   Value frozen(const std::string& name, const std::vector<std::int64_t>& shape);
+  // A matrix for linear() and projection() alone. part_rows: the rows of what was stacked into it, which were tensors of their own.
+  Value frozen(const std::string& name, const std::vector<std::int64_t>& shape, Storage storage, const std::vector<std::int64_t>& part_rows);
   Value input(const std::string& name, std::int64_t count);  // int32 [count], uploaded before each run
 
   Value constant(std::int64_t rows, std::int64_t columns, std::vector<float> values);
@@ -146,6 +154,7 @@ class Builder {
   Value activation(std::int64_t rows, std::int64_t columns);
   Value statistic(std::int64_t rows, std::int64_t columns);
   const ValueInfo& info(Value value) const;
+  void require_plain(Value parameter, const char* operation) const;
   void require_heads(Value qkv, const Heads& heads, const char* operation) const;
   Graph graph_;
 };

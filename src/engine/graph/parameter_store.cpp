@@ -3,6 +3,11 @@
 
 #include <algorithm>
 
+#include "engine/backend/dynamic_map.hpp"
+#include "engine/backend/nf4.hpp"
+#include "engine/core/error.hpp"
+#include "engine/graph/nf4_layout.hpp"
+
 namespace pgtrain::engine::graph {
 namespace {
 
@@ -17,6 +22,10 @@ ParameterStore::ParameterStore(const Graph& graph, backend::Backend& backend, Mo
     weights_ = static_cast<float*>(backend_.allocate(float_bytes(count_)));
     if (compute_ == DType::Bf16) shadow_ = backend_.allocate(static_cast<std::size_t>(count_) * 2);
     if (graph.frozen_count() > 0) frozen_ = static_cast<char*>(backend_.allocate(static_cast<std::size_t>(graph.frozen_count()) * core::size_of(compute_)));
+    if (graph.quantized_bytes() > 0) {
+      quantized_ = static_cast<char*>(backend_.allocate(graph.quantized_bytes()));
+      backend_.upload(quantized_, backend::dynamic_map(true).data(), kNf4First);
+    }
     if (mode == Mode::Train) {
       gradients_ = static_cast<float*>(backend_.allocate(float_bytes(count_)));
       backend_.zero(gradients_, float_bytes(count_));
@@ -30,11 +39,63 @@ ParameterStore::ParameterStore(const Graph& graph, backend::Backend& backend, Mo
 ParameterStore::~ParameterStore() { release_all(); }
 
 void ParameterStore::release_all() noexcept {
-  for (void* memory : {static_cast<void*>(weights_), shadow_, static_cast<void*>(gradients_), static_cast<void*>(frozen_)})
+  for (void* memory : {static_cast<void*>(weights_), shadow_, static_cast<void*>(gradients_), static_cast<void*>(frozen_), static_cast<void*>(quantized_)})
     backend_.release(memory);
 }
 
+void ParameterStore::upload_nf4(const Parameter& parameter, const float* host) {
+  for (const Nf4Part& part : nf4_parts(parameter)) {
+    const backend::Nf4Tensor tensor = backend::nf4_quantize(host + part.first, part.count);
+    backend_.upload(quantized_ + part.codes, tensor.codes.data(), tensor.codes.size());
+    backend_.upload(quantized_ + part.scales, tensor.scales.data(), tensor.scales.size());
+    backend_.upload(quantized_ + part.nested, tensor.nested.data(), tensor.nested.size() * sizeof(float));
+    offsets_[part.codes] = tensor.offset;
+  }
+}
+
+void ParameterStore::dequantize(const Parameter& parameter, void* to) const {
+  for (const Nf4Part& part : nf4_parts(parameter))
+    backend_.nf4_dequantize({.type = compute_, .out = static_cast<char*>(to) + static_cast<std::size_t>(part.first) * core::size_of(compute_),
+                             .codes = reinterpret_cast<const std::uint8_t*>(quantized_ + part.codes), .absmax8 = reinterpret_cast<const std::uint8_t*>(quantized_ + part.scales),
+                             .nested_absmax = reinterpret_cast<const float*>(quantized_ + part.nested), .code_book = reinterpret_cast<const float*>(quantized_),
+                             .nested_offset = offsets_.at(part.codes), .count = part.count});
+}
+
+std::vector<float> ParameterStore::nf4_host_values(const Parameter& parameter) const {
+  std::vector<float> out;
+  for (const Nf4Part& part : nf4_parts(parameter)) {
+    backend::Nf4Tensor tensor = backend::nf4_room(part.count);
+    backend_.download(tensor.codes.data(), quantized_ + part.codes, tensor.codes.size());
+    backend_.download(tensor.scales.data(), quantized_ + part.scales, tensor.scales.size());
+    backend_.download(tensor.nested.data(), quantized_ + part.nested, tensor.nested.size() * sizeof(float));
+    tensor.offset = offsets_.at(part.codes);
+    const std::vector<float> values = backend::nf4_values(tensor, part.count);
+    out.insert(out.end(), values.begin(), values.end());
+  }
+  return out;
+}
+
+std::vector<float> ParameterStore::frozen_values(const Parameter& parameter) const {
+  std::vector<float> out;
+  if (parameter.storage == Storage::Nf4) {
+    out = nf4_host_values(parameter);
+    if (compute_ == DType::Bf16)
+      for (float& value : out) value = core::to_float(core::to_bf16(value));
+    return out;
+  }
+  out.resize(static_cast<std::size_t>(parameter.count));
+  if (compute_ == DType::F32) {
+    backend_.download(out.data(), compute_pointer(parameter), float_bytes(parameter.count));
+  } else {
+    std::vector<core::Bf16> narrow(out.size());
+    backend_.download(narrow.data(), compute_pointer(parameter), narrow.size() * sizeof(core::Bf16));
+    for (std::size_t i = 0; i < out.size(); ++i) out[i] = core::to_float(narrow[i]);
+  }
+  return out;
+}
+
 void ParameterStore::upload_frozen(const Parameter& parameter, const float* host) {
+  if (parameter.storage == Storage::Nf4) return upload_nf4(parameter, host);
   char* to = frozen_ + static_cast<std::size_t>(parameter.offset) * core::size_of(compute_);
   if (compute_ == DType::F32) return backend_.upload(to, host, float_bytes(parameter.count));
   // Narrowed here, so that the device needs no room for both.
@@ -63,6 +124,7 @@ void ParameterStore::download_gradients(float* host) const { backend_.download(h
 void ParameterStore::zero_gradients() { backend_.zero(gradients_, float_bytes(count_)); }
 
 const void* ParameterStore::compute_pointer(const Parameter& parameter) const {
+  if (parameter.storage == Storage::Nf4) throw core::Error("config_invalid", "the weight " + parameter.name + " is held in 4 bits, which this cannot read");
   if (!parameter.trains) return frozen_ + static_cast<std::size_t>(parameter.offset) * core::size_of(compute_);
   if (shadow_ != nullptr) return static_cast<const std::uint16_t*>(shadow_) + parameter.offset;
   return weights_ + parameter.offset;

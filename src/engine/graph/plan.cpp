@@ -57,11 +57,17 @@ class Compiler {
       if (node.kind == OpKind::Rope && is_read_once(node.inputs[0])) plan_.value_buffer[static_cast<std::size_t>(node.output)] = plan_.value_buffer[static_cast<std::size_t>(node.inputs[0])];
   }
   bool is_read_once(std::int32_t value) const { return readers_[static_cast<std::size_t>(value)] == 1; }
-  std::int32_t new_gradient(std::int32_t value) {
+  std::int32_t like(std::int32_t value) {
     const ValueInfo& info = graph_.values[static_cast<std::size_t>(value)];
     return new_buffer(static_cast<std::uint64_t>(info.count()) * core::size_of(info.type));
   }
   std::int64_t count_of(std::int32_t value) const { return graph_.values[static_cast<std::size_t>(value)].count(); }
+
+  std::int32_t weight_room(const Node& node) {
+    const ValueInfo& weight = graph_.values[static_cast<std::size_t>(node.inputs[1])];
+    if (graph_.parameters[static_cast<std::size_t>(weight.index)].storage == Storage::Compute) return -1;
+    return like(node.inputs[1]);
+  }
 
   // A value needs a gradient when something that trains lies behind it.
   bool needs(std::int32_t value) const { return value >= 0 && needs_[static_cast<std::size_t>(value)]; }
@@ -91,7 +97,7 @@ class Compiler {
     if (value >= 0) touch(plan_.value_buffer[static_cast<std::size_t>(value)]);
   }
   void emit(const Step& step) {
-    for (std::int32_t buffer : {step.dout, step.dsum, step.dx, step.scratch, step.out, step.a, step.b, step.dadapted, step.dlow}) touch(buffer);
+    for (std::int32_t buffer : {step.dout, step.dsum, step.dx, step.scratch, step.out, step.a, step.b, step.dadapted, step.dlow, step.weight}) touch(buffer);
     plan_.steps.push_back(step);
   }
 
@@ -104,10 +110,11 @@ class Compiler {
     for (std::int32_t value : node.saved) touch_value(value);
     touch_value(node.adapted);
     for (const AdapterUse& adapter : node.adapters) touch_value(adapter.low);
+    if (node.kind == OpKind::Linear) step.weight = weight_room(node);
     if (node.kind == OpKind::LinearCrossEntropy) {
       step.scratch = new_buffer(static_cast<std::uint64_t>(logits_rows(graph_, node) * logits_pitch(graph_, node)) * core::size_of(graph_.compute));
       if (trains_ && needs(node.inputs[0])) {
-        step.dx = new_gradient(node.inputs[0]);
+        step.dx = like(node.inputs[0]);
         set_gradient(node.inputs[0], step.dx);
       }
     }
@@ -136,9 +143,9 @@ class Compiler {
   };
   // `read` is the gradient that the operation reads meanwhile: it may be the value's own, and is then not written to.
   Target target_for(std::int32_t value, bool can_accumulate, std::int32_t read) {
-    if (gradient(value) < 0) return {new_gradient(value), false, -1};
+    if (gradient(value) < 0) return {like(value), false, -1};
     if (can_accumulate && gradient(value) != read && is_alone(value)) return {gradient(value), true, -1};
-    return {new_gradient(value), false, gradient(value)};
+    return {like(value), false, gradient(value)};
   }
   void settle(std::int32_t value, const Target& target) {
     if (target.join >= 0)
@@ -150,7 +157,7 @@ class Compiler {
     if (!needs(value)) return;
     if (gradient(value) < 0) return set_gradient(value, buffer);
     const std::int32_t old = gradient(value);
-    const std::int32_t out = is_alone(value) ? old : new_gradient(value);
+    const std::int32_t out = is_alone(value) ? old : like(value);
     emit({.kind = Step::Kind::AddGradients, .out = out, .a = old, .b = buffer, .count = count_of(value)});
     set_gradient(value, out);
   }
@@ -247,7 +254,7 @@ class Compiler {
     const std::int32_t x = node.inputs[0];
     if (node.activation == Activation::Gelu) {
       const bool is_read_later = needs(x) && gradient(x) == step.dout;
-      step.scratch = alone && !is_read_later ? step.dout : new_gradient(node.output);
+      step.scratch = alone && !is_read_later ? step.dout : like(node.output);
       touch_value(node.saved[0]);
     }
     // x is read for the gradients of what trains only.
@@ -258,6 +265,7 @@ class Compiler {
       touch_value(adapter.low);
       widest = std::max(widest, count_of(adapter.low));
     }
+    if (needs(x)) step.weight = weight_room(node);
     if (widest > 0) step.dlow = new_buffer(static_cast<std::uint64_t>(widest) * core::size_of(graph_.compute));
     Target target, adapted;
     if (needs(x)) {

@@ -26,6 +26,7 @@ struct Step {
   bool dx_accumulates = false;
   // Of a projection with adapters: the gradient of what they read, when that is not x, and of their low-rank products.
   std::int32_t dadapted = -1, dlow = -1;
+  std::int32_t weight = -1;  // a place for the numbers of a weight in 4 bits, while the step runs
   bool dadapted_accumulates = false;
   std::int32_t out = -1, a = -1, b = -1;
   std::int64_t count = 0;

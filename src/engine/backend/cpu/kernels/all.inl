@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "engine/backend/cpu/kernels.hpp"
+#include "engine/backend/nf4_format.hpp"
 
 namespace pgtrain::engine::backend::cpu {
 namespace PGTRAIN_ISA {

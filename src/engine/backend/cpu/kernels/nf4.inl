@@ -1,28 +1,9 @@
 // NF4 codes to numbers. A block's sixteen possible results are computed once, so that an element costs a look-up: the product
 // of level and scale is the same whether it is made once or for each element.
 
-// The published levels: quantiles of a normal distribution, exact as floats (Dettmers and others 2023, appendix E).
-constexpr float kNf4Levels[16] = {-1.0f,
-                                  -0.6961928009986877f,
-                                  -0.5250730514526367f,
-                                  -0.39491748809814453f,
-                                  -0.28444138169288635f,
-                                  -0.18477343022823334f,
-                                  -0.09105003625154495f,
-                                  0.0f,
-                                  0.07958029955625534f,
-                                  0.16093020141124725f,
-                                  0.24611230194568634f,
-                                  0.33791524171829224f,
-                                  0.44070982933044434f,
-                                  0.5626170039176941f,
-                                  0.7229568362236023f,
-                                  1.0f};
-constexpr std::int64_t kNf4Block = 64, kNf4Nested = 256;
-
 inline float nf4_scale(const Nf4Dequantize& a, std::int64_t block) {
   if (a.absmax != nullptr) return a.absmax[block];
-  volatile float scale = a.code_book[a.absmax8[block]] * a.nested_absmax[block / kNf4Nested];  // two roundings, as bitsandbytes has them
+  volatile float scale = a.code_book[a.absmax8[block]] * a.nested_absmax[block / kNf4NestedBlock];  // two roundings, as bitsandbytes has them
   return scale + a.nested_offset;
 }
 

@@ -1,0 +1,28 @@
+// The numbers of NF4 that host and devices share. Included by code of every instruction set, hence nothing but constants.
+#pragma once
+
+#include <cstdint>
+
+namespace pgtrain::engine::backend {
+
+constexpr std::int64_t kNf4Block = 64;         // elements that share a scale
+constexpr std::int64_t kNf4NestedBlock = 256;  // scales that share a scale of their own
+// The published levels: quantiles of a normal distribution, exact as floats (Dettmers and others 2023, appendix E).
+constexpr float kNf4Levels[16] = {-1.0f,
+                                  -0.6961928009986877f,
+                                  -0.5250730514526367f,
+                                  -0.39491748809814453f,
+                                  -0.28444138169288635f,
+                                  -0.18477343022823334f,
+                                  -0.09105003625154495f,
+                                  0.0f,
+                                  0.07958029955625534f,
+                                  0.16093020141124725f,
+                                  0.24611230194568634f,
+                                  0.33791524171829224f,
+                                  0.44070982933044434f,
+                                  0.5626170039176941f,
+                                  0.7229568362236023f,
+                                  1.0f};
+
+}  // namespace pgtrain::engine::backend
