@@ -49,12 +49,12 @@ void make(const std::string& folder, const std::string& tokenizer, backend::Back
   const data::Documents documents(file.bytes());
   std::string ids = "[";
   std::vector<std::int32_t> first;
-  for (std::size_t i = 0; i < documents.size(); ++i) {
+  documents.for_each([&](std::size_t i, std::string_view text) {
     std::vector<std::int32_t> tokens;
-    model.tokenizer.encode(documents.text(i), tokens);
+    model.tokenizer.encode(text, tokens);
     if (i == 0) first = tokens;
     ids += (i > 0 ? ",\n" : "\n") + list(tokens, [](std::int32_t id) { return std::to_string(id); });
-  }
+  });
   io::write_file(model_folder + "/ids.json", ids + "]\n");
 
   first.resize(std::min<std::size_t>(first.size(), static_cast<std::size_t>(model.config.context)));

@@ -79,20 +79,20 @@ void run(const std::string& source, const std::string& texts, const std::string&
   std::string out;
   double encode_seconds = 0;
   std::size_t bytes = 0;
-  for (std::size_t i = 0; i < documents.size(); ++i) {
+  documents.for_each([&](std::size_t, std::string_view text) {
     std::vector<Tokenizer::Id> ids;
     const auto begin = std::clock();
     if (mode == "content")
-      tokenizer.encode(documents.text(i), ids);
+      tokenizer.encode(text, ids);
     else
-      tokenizer.encode_template(documents.text(i), mode == "special", ids);
+      tokenizer.encode_template(text, mode == "special", ids);
     encode_seconds += seconds_since(begin);
-    bytes += documents.text(i).size();
+    bytes += text.size();
     append_number(out, static_cast<std::uint32_t>(ids.size()));
     out.append(reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(Tokenizer::Id));
     append_text(out, tokenizer.decode_text(ids, true));
     append_text(out, tokenizer.decode_text(ids, false));
-  }
+  });
   io::write_file(out_path, out);
   io::write_file(out_path + ".json", tokenizer.to_json());
   std::printf("loaded %d tokens in %.3f s, encoded %.1f MB at %.1f MB/s\n", tokenizer.vocab_size(), load_seconds,

@@ -15,10 +15,10 @@ constexpr std::size_t kBytesBetweenCalls = std::size_t{8} << 20;
 
 }  // namespace
 
-Documents::Documents(std::string_view bytes, const std::function<void()>& keep_alive) {
+Documents::Documents(std::string_view bytes, const std::function<void()>& keep_alive) : bytes_(bytes) {
   std::size_t at = 0, called_at = 0;
   while (at < bytes.size()) {
-    const std::string sample = "sample " + std::to_string(texts_.size() + 1);
+    const std::string sample = "sample " + std::to_string(count_ + 1);
     if (bytes.size() - at < 4) refuse(sample + ": the file ends inside its length, at byte " + std::to_string(at), "The samples file was cut off; start the run again.");
     std::uint32_t length = 0;
     std::memcpy(&length, bytes.data() + at, 4);
@@ -30,7 +30,7 @@ Documents::Documents(std::string_view bytes, const std::function<void()>& keep_a
     const std::string_view text = bytes.substr(at, length);
     if (const std::size_t wrong = core::first_invalid_utf8(text); wrong != std::string_view::npos)
       refuse(sample + ": not valid UTF-8 at byte " + std::to_string(wrong), "Store the text as UTF-8.");
-    texts_.push_back(text);
+    ++count_;
     text_bytes_ += length;
     at += length;
     if (keep_alive && at - called_at >= kBytesBetweenCalls) {
@@ -38,7 +38,17 @@ Documents::Documents(std::string_view bytes, const std::function<void()>& keep_a
       called_at = at;
     }
   }
-  if (texts_.empty()) refuse("there are no samples", "Add samples to the dataset before training on it.");
+  if (count_ == 0) refuse("there are no samples", "Add samples to the dataset before training on it.");
+}
+
+void Documents::for_each(const std::function<void(std::size_t, std::string_view)>& visit) const {
+  std::size_t at = 0;
+  for (std::size_t index = 0; index < count_; ++index) {
+    std::uint32_t length = 0;
+    std::memcpy(&length, bytes_.data() + at, 4);
+    visit(index, bytes_.substr(at + 4, length));
+    at += 4 + std::size_t{length};
+  }
 }
 
 std::string encode_documents(const std::vector<std::string>& texts) {

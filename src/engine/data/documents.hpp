@@ -1,7 +1,7 @@
-// The documents of a run, read from a file of samples: per sample a little-endian 32-bit length and that many bytes of UTF-8.
+// The samples of a run, read from a file: per sample a little-endian 32-bit length and that many bytes of UTF-8.
 //
-// Everything is checked before the first is handed out: data_invalid names the sample (from 1) and the byte. Texts are
-// views into the bytes given, which the caller keeps (a mapped file, in train).
+// Everything is checked before the first is handed out: data_invalid names the sample (from 1) and the byte. Nothing is kept
+// of the texts but how many there are; each pass walks the bytes given, which the caller keeps (a mapped file, in train).
 #pragma once
 
 #include <cstddef>
@@ -18,13 +18,14 @@ class Documents {
   // keep_alive is called every few megabytes; it may throw to leave.
   explicit Documents(std::string_view bytes, const std::function<void()>& keep_alive = {});
 
-  std::size_t size() const { return texts_.size(); }
-  std::string_view text(std::size_t index) const { return texts_[index]; }
-  const std::vector<std::string_view>& texts() const { return texts_; }
+  std::size_t size() const { return count_; }
   std::uint64_t text_bytes() const { return text_bytes_; }
+  // In the order of the file, which is read once from front to back; index from 0.
+  void for_each(const std::function<void(std::size_t index, std::string_view text)>& visit) const;
 
  private:
-  std::vector<std::string_view> texts_;
+  std::string_view bytes_;
+  std::size_t count_ = 0;
   std::uint64_t text_bytes_ = 0;
 };
 

@@ -1,9 +1,10 @@
-// Fills fixed batches of B rows and T columns with documents, without padding while training lasts.
+// Fills fixed batches of B rows and T columns with sequences.
 //
-// Every prediction of every document appears exactly once per epoch. A row is filled by whole documents as they fit, from
-// a small window of the epoch's order; only when none fits is one cut, and its rest goes on in a later row. Each piece has
-// its own segment number in its row, so that pieces do not see each other, and its positions count from 0.
-// Documents longer than T are refused, split or truncated (counted) as asked.
+// Every prediction that is learned appears exactly once per epoch. A row is filled by whole sequences as they fit, from a
+// small window of the epoch's order. When none fits: where everything is learned one is cut and its rest goes on in a later
+// row, so that no cell is lost; where only answers are learned nothing is cut, since an answer must see its question, and
+// the rest of the row stays empty. Each piece has its own segment number in its row, so that pieces do not see each other,
+// and its positions count from 0. Sequences longer than T are refused, split or truncated (counted) as asked.
 #pragma once
 
 #include <cstdint>
@@ -19,26 +20,36 @@ LongSamples parse_long_samples(const std::string& text);
 
 struct Batch {
   int rows = 0, columns = 0;
-  std::vector<std::int32_t> inputs, targets, positions, segments;  // rows * columns each; target -1 = not predicted
-  std::uint64_t predictions = 0;                                   // targets that count
+  std::vector<std::int32_t> inputs, targets, positions, segments;  // rows * columns each; target -1 = not learned
+  std::uint64_t predictions = 0;                                   // targets that are learned
+  std::uint64_t tokens = 0;                                        // cells that hold a token
 };
 
-struct Piece {
-  std::uint64_t document = 0, start = 0, count = 0;  // predictions of a document
+// What the rule for long samples does to a store.
+struct Fit {
+  std::uint64_t documents = 0, tokens = 0;   // truncated, and what was cut off
+  std::uint64_t unlearned = 0;               // sequences of which nothing that is learned is left
+  std::uint64_t predictions = 0, learned = 0;  // that an epoch shows
+};
+// Refuses (data_invalid) a long sample by name where asked, and a store that has nothing to learn.
+Fit fit_samples(const TokenStore& store, int columns, LongSamples rule);
+
+struct StreamOptions {
+  int rows = 0, columns = 0;
+  std::uint64_t seed = 0;
+  LongSamples long_samples = LongSamples::Split;
+  std::uint64_t epochs = 0;  // 0 = without end
 };
 
-struct Truncation {
-  std::uint64_t documents = 0, tokens = 0;
-};
-// Predictions of each document that are used; refuses (data_invalid) by document where asked.
-std::vector<std::uint64_t> usable_predictions(const TokenStore& store, int columns, LongSamples rule, Truncation& truncation);
-
-// An endless stream of training batches; its whole state is a cursor.
+// A stream of training batches; its whole state is a cursor.
 class TrainingStream {
  public:
-  TrainingStream(const TokenStore& store, std::vector<std::uint64_t> usable, int rows, int columns, std::uint64_t seed);
+  TrainingStream(const TokenStore& store, const StreamOptions& options);
 
-  void next(Batch& batch);
+  // False, and a batch without tokens, once the last epoch is over; the batch before it may have empty cells.
+  bool next(Batch& batch) { return fill(&batch); }
+  // As next, without the tokens.
+  bool skip() { return fill(nullptr); }
   std::uint64_t epoch() const { return epoch_; }
 
   // [epoch, place in its order, prediction within that document, then document, start, count of each waiting piece]
@@ -46,22 +57,55 @@ class TrainingStream {
   void restore(const std::vector<std::int64_t>& cursor);  // model_invalid when it does not fit this data
 
  private:
+  struct Piece {
+    std::uint64_t document = 0, start = 0, count = 0;  // predictions of a sequence
+  };
+
+  std::uint64_t usable(std::uint64_t document) const;
   void begin_epoch();
   void refill();
-  void fill_row(Batch& batch, int row);
+  bool fill(Batch* batch);
+  bool fill_row(Batch* batch, int row);
+  std::size_t choose(std::uint64_t room, bool is_first) const;
 
   const TokenStore& store_;
-  std::vector<std::uint64_t> usable_;
-  int rows_, columns_;
-  std::uint64_t seed_, epoch_ = 0, next_ = 0, next_start_ = 0;
+  StreamOptions options_;
+  bool cuts_;  // everything is learned
+  std::uint64_t epoch_ = 0, next_ = 0, next_start_ = 0;
   std::vector<std::uint32_t> order_;
   std::vector<Piece> window_;  // in order of arrival
 };
 
+// Batches until the given number of epochs (at least 1) is over.
+std::uint64_t count_batches(const TokenStore& store, const StreamOptions& options);
+
 // The order of the documents in an epoch: a function of seed and epoch only.
 std::vector<std::uint32_t> epoch_order(std::size_t documents, std::uint64_t seed, std::uint64_t epoch);
 
-// The held-out batches: always the same, in the order of the documents, the last one padded with target -1.
-std::vector<Batch> evaluation_batches(const TokenStore& store, int rows, int columns, int most);
+// The held-out samples, always alike: in their order, the rest of the last batch empty.
+class EvaluationStream {
+ public:
+  EvaluationStream(const TokenStore& store, int rows, int columns, LongSamples rule = LongSamples::Split)
+      : store_(store), rows_(rows), columns_(columns), rule_(rule), cuts_(store.is_all_learned()) {}
+  bool next(Batch& batch);  // false once all were shown
+
+ private:
+  int fill_row(Batch& batch, int row);  // columns taken
+  bool skip_unlearned();
+
+  const TokenStore& store_;
+  int rows_, columns_;
+  LongSamples rule_;
+  bool cuts_;
+  std::uint64_t document_ = 0, start_ = 0;
+};
+
+// At most `most` of these.
+std::vector<Batch> evaluation_batches(const TokenStore& store, int rows, int columns, int most, LongSamples rule = LongSamples::Split);
+
+// Parts that streams share.
+void reset(Batch& batch, int rows, int columns);
+void place(const TokenStore& store, std::uint64_t sequence, std::uint64_t start, std::uint64_t count, Batch& batch, int row, int column, int segment);
+void pad_row(Batch& batch, int row, int column, int segment);
 
 }  // namespace pgtrain::engine::data

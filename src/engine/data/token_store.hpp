@@ -1,55 +1,76 @@
-// The documents as tokens, kept small: two bytes per token where the vocabulary allows it.
+// The samples as sequences of tokens, kept small and outside of memory: two bytes per token where the vocabulary allows it,
+// one bit per token that says whether it is learned, in files of the run's folder once there are many.
 //
-// A document of n tokens has n + 1 predictions: every token from what stands before it (the first one from the end mark
-// of the document before), and the end mark from the last. Packing deals in these predictions.
+// A sequence of tokens s0 .. sm has m predictions: s1 from s0, and so on. Packing deals in these. A document for training
+// from scratch is the end mark, its tokens, the end mark; a record is what RecordReader makes of it.
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
-#include <string_view>
 #include <vector>
 
+#include "engine/data/spill.hpp"
 #include "engine/tokenizers/tokenizer.hpp"
 
 namespace pgtrain::engine::data {
 
+struct Sequence {
+  std::vector<tokenizers::Tokenizer::Id> tokens;
+  std::vector<bool> learned;  // as many; the first token's does not matter, nothing predicts it
+};
+
+struct SequenceFacts {
+  std::uint64_t start = 0;        // of its tokens in the store
+  std::uint32_t predictions = 0;  // up to the last that is learned
+  std::uint32_t learned = 0;      // of these
+  std::uint32_t sample = 0;       // which one of the dataset, from 0
+};
+
 class TokenStore {
  public:
-  explicit TokenStore(const tokenizers::Tokenizer& tokenizer) : tokenizer_(tokenizer), is_narrow_(tokenizer.vocab_size() <= 65536) {}
+  // An empty folder keeps everything in memory.
+  explicit TokenStore(int vocab_size, const std::string& folder = "");
 
-  void add(std::string_view text);
-  // A part of the text's tokens as a document of its own.
-  void add_tokens(const tokenizers::Tokenizer::Id* tokens, std::size_t count);
+  // What follows the last learned token is left off: nothing is predicted from it. At least one token must be learned.
+  void add(const Sequence& sequence, std::size_t sample);
+  void add_document(const tokenizers::Tokenizer::Id* tokens, std::size_t count, tokenizers::Tokenizer::Id end_mark, std::size_t sample);
 
-  std::size_t size() const { return starts_.size() - 1; }
-  std::uint64_t tokens(std::size_t document) const { return starts_[document + 1] - starts_[document]; }
-  std::uint64_t predictions(std::size_t document) const { return tokens(document) + 1; }
-  std::uint64_t total_tokens() const { return starts_.back(); }
-  // Predictions start .. start+count-1 of a document: what is seen and what is to be predicted.
-  void copy(std::size_t document, std::uint64_t start, std::size_t count, std::int32_t* inputs, std::int32_t* targets) const;
+  std::size_t size() const { return static_cast<std::size_t>(count_); }
+  std::uint64_t total_predictions() const { return total_predictions_; }
+  std::uint64_t total_learned() const { return total_learned_; }
+  bool is_all_learned() const { return total_predictions_ == total_learned_; }
+  SequenceFacts facts(std::size_t sequence) const;
+
+  // Predictions start .. start+count-1 of a sequence: what is seen and what is to be predicted, -1 where it is not learned.
+  // Returns how many are learned.
+  std::uint64_t copy(std::size_t sequence, std::uint64_t start, std::size_t count, std::int32_t* inputs, std::int32_t* targets) const;
+  std::uint64_t learned_between(const SequenceFacts& facts, std::uint64_t start, std::uint64_t count) const;
 
  private:
-  std::int32_t token(std::uint64_t at) const { return is_narrow_ ? narrow_[at] : wide_[at]; }
+  using Word = std::uint64_t;
+  static constexpr std::size_t kFactsAtOnce = 256;
 
-  const tokenizers::Tokenizer& tokenizer_;
+  void append_tokens(const tokenizers::Tokenizer::Id* tokens, std::size_t count);
+  void append_bit(bool bit);
+  void finish_sequence(SequenceFacts facts);
+  void read_tokens(std::uint64_t at, std::size_t count, std::int32_t* out) const;
+  void read_bits(std::uint64_t at, std::uint64_t count) const;  // into words_
+  bool bit(std::uint64_t at, std::uint64_t first) const;        // of words_, read from bit `first`
+
   bool is_narrow_;
-  std::vector<std::uint16_t> narrow_;
-  std::vector<std::int32_t> wide_;
-  std::vector<std::uint64_t> starts_ = {0};
-  std::vector<std::int32_t> scratch_;
+  Spill tokens_, bits_, index_;
+  Word last_word_ = 0;  // bits that do not fill a word yet
+  std::uint64_t count_ = 0, token_count_ = 0, bit_count_ = 0, total_predictions_ = 0, total_learned_ = 0;
+  std::vector<std::uint16_t> scratch_;
+  mutable std::vector<std::uint16_t> narrow_;
+  mutable std::vector<std::int32_t> ids_;
+  mutable std::vector<Word> words_;
+  mutable std::vector<SequenceFacts> block_;  // the last stretch of the index that was read
+  mutable std::uint64_t block_first_ = 0;
 };
 
-// Which documents are kept for evaluation. By hash of seed and position, so it does not depend on anything else of the
-// run; at least one document stays on either side when there are two.
-std::vector<bool> choose_held_out(std::size_t documents, double fraction, std::uint64_t seed);
-
-struct SplitTokens {
-  TokenStore training, held_out;
-  std::uint64_t held_out_documents = 0;
-};
-// One document alone is cut: its last tokens are held out.
-SplitTokens tokenize(const std::vector<std::string_view>& texts, const tokenizers::Tokenizer& tokenizer, double held_out_fraction,
-                     std::uint64_t seed, const std::function<void()>& keep_alive = {});
+// Which samples are kept for evaluation. By hash of seed and position, so it does not depend on anything else of the
+// run; at least one stays on either side when there are two.
+std::vector<bool> choose_held_out(std::size_t samples, double fraction, std::uint64_t seed);
 
 }  // namespace pgtrain::engine::data

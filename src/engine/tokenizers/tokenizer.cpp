@@ -6,6 +6,7 @@
 #include "engine/core/error.hpp"
 #include "engine/core/json.hpp"
 #include "engine/tokenizers/byte_characters.hpp"
+#include "engine/tokenizers/learned_marks.hpp"
 
 namespace pgtrain::engine::tokenizers {
 namespace {
@@ -56,11 +57,14 @@ void Tokenizer::take_config(std::string_view json, const std::string& name) {
   take("unk_token", special_ids_.unknown);
 }
 
-void Tokenizer::encode_parts(const std::vector<TextPart>& parts, bool adds_special, std::vector<Id>& out) const {
+void Tokenizer::encode_parts(const std::vector<TextPart>& parts, bool adds_special, std::vector<Id>& out, std::vector<bool>* learned) const {
   std::string joined;
   Marking marking;
   std::size_t size = 0;
+  std::optional<LearnedMarks> marks;
+  if (learned != nullptr) marks.emplace(model_, pre_tokenizers_, *learned);
   for (const TextPart& part : parts) {
+    if (marks && part.is_learned) marks->add_range(size, size + part.text.size());
     if (marking.stretches.empty() || marking.stretches.back().allows_special != part.is_template)
       marking.stretches.push_back({size, part.is_template});
     size += part.text.size();
@@ -73,29 +77,38 @@ void Tokenizer::encode_parts(const std::vector<TextPart>& parts, bool adds_speci
     for (const TextPart& part : parts) joined.append(part.text);
     text = joined;
   }
-  if (adds_special)
-    for (const auto& [name, id] : before_) out.push_back(id);
+  if (adds_special) begin_text(out);
+  if (marks && adds_special) marks->take_unlearned(before_.size());
   if (is_plain_bytes_ && (marking.stretches.size() < 2) && (parts.empty() || !parts[0].is_template)) {
     out.reserve(out.size() + text.size());
     for (const char c : text) out.push_back(model_.byte_token(static_cast<unsigned char>(c)));
+    for (std::size_t at = 0; marks && at < text.size(); ++at) marks->take_token(at, at + 1);
   } else if (!text.empty()) {
     std::vector<AddedTokenMatcher::Match> matches;
     raw_.split(text, marking, 0, matches);
     for (const auto& match : matches) {
-      if (match.id >= 0)
-        out.push_back(match.id);
-      else
-        encode_stretch(text.substr(match.begin, match.end - match.begin), match.begin, marking, out);
+      if (match.id < 0) {
+        encode_stretch(text.substr(match.begin, match.end - match.begin), match.begin, marking, out, marks ? &*marks : nullptr);
+        continue;
+      }
+      out.push_back(match.id);
+      if (marks) marks->take_token(match.begin, match.end);
     }
   }
   if (adds_special)
     for (const auto& [name, id] : after_) out.push_back(id);
+  if (marks && adds_special) marks->take_unlearned(after_.size());
 }
 
-void Tokenizer::encode_stretch(std::string_view text, std::size_t begin, const Marking& marking, std::vector<Id>& out) const {
+void Tokenizer::encode_stretch(std::string_view text, std::size_t begin, const Marking& marking, std::vector<Id>& out, LearnedMarks* marks) const {
   std::string storage;
   const std::string_view normal = normalize(normalizers_, text, storage);
-  const auto encode_piece = [&](std::string_view piece) { model_.encode(piece, out); };
+  if (marks != nullptr) marks->begin_stretch(normalizers_, text, begin, normal);
+  const auto encode_piece = [&](std::string_view piece) {
+    const std::size_t first = out.size();
+    model_.encode(piece, out);
+    if (marks != nullptr) marks->take_tokens(out.data() + first, out.size() - first);
+  };
   if (normalized_.is_empty()) {
     pre_tokenize(pre_tokenizers_, 0, normal, begin == 0, encode_piece);
     return;
@@ -103,10 +116,12 @@ void Tokenizer::encode_stretch(std::string_view text, std::size_t begin, const M
   std::vector<AddedTokenMatcher::Match> matches;
   normalized_.split(normal, marking_after_normalizing(marking, text, begin, normal), 0, matches);
   for (const auto& match : matches) {
-    if (match.id >= 0)
-      out.push_back(match.id);
-    else
+    if (match.id < 0) {
       pre_tokenize(pre_tokenizers_, 0, normal.substr(match.begin, match.end - match.begin), begin == 0 && match.begin == 0, encode_piece);
+      continue;
+    }
+    out.push_back(match.id);
+    if (marks != nullptr) marks->take_added(match.begin, match.end);
   }
 }
 

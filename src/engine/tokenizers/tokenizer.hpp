@@ -22,6 +22,8 @@
 
 namespace pgtrain::engine::tokenizers {
 
+class LearnedMarks;
+
 inline constexpr std::string_view kEndOfText = "<|endoftext|>";
 
 // What a GGUF file says under tokenizer.ggml.*; empty where it says nothing.
@@ -46,6 +48,7 @@ class Tokenizer {
   struct TextPart {
     std::string_view text;
     bool is_template = false;
+    bool is_learned = false;  // see encode_parts
   };
   // -1 = none known.
   struct SpecialIds {
@@ -83,8 +86,12 @@ class Tokenizer {
   void encode_template(std::string_view text, bool adds_special, std::vector<Id>& out) const {
     encode_parts({{text, true}}, adds_special, out);
   }
-  // As if the parts were one text.
-  void encode_parts(const std::vector<TextPart>& parts, bool adds_special, std::vector<Id>& out) const;
+  // What adds_special puts before a text.
+  void begin_text(std::vector<Id>& out) const {
+    for (const auto& [name, id] : before_) out.push_back(id);
+  }
+  // As if the parts were one text. learned: for each token that is appended, whether a byte of it lies in a learned part.
+  void encode_parts(const std::vector<TextPart>& parts, bool adds_special, std::vector<Id>& out, std::vector<bool>* learned = nullptr) const;
 
   // The bytes, special tokens left out; may end in the middle of a character, as the ids may.
   std::string decode(const std::vector<Id>& ids) const { return decode_as(ids, true, true); }
@@ -95,7 +102,7 @@ class Tokenizer {
   friend class TokenizerBuilder;
   friend class TokenizerWriter;
 
-  void encode_stretch(std::string_view text, std::size_t begin, const Marking& marking, std::vector<Id>& out) const;
+  void encode_stretch(std::string_view text, std::size_t begin, const Marking& marking, std::vector<Id>& out, LearnedMarks* marks) const;
   Marking marking_after_normalizing(const Marking& marking, std::string_view text, std::size_t begin, std::string_view normalized) const;
   std::string decode_as(const std::vector<Id>& ids, bool skips_special, bool keeps_bytes) const;
   std::string spelling_for_decoding(Id id) const;

@@ -100,13 +100,13 @@ void TrainingRun::prepare_data() {
 
   prepare_tokenizer(documents);
   observer_.task("tokenize", "started");
-  tokens_.emplace(data::tokenize(documents.texts(), *tokenizer_, options_.held_out_fraction, options_.seed, [this] { poll(); }));
-  result_.held_out_documents = tokens_->held_out_documents;
-  data::Truncation truncation;
-  auto usable = data::usable_predictions(tokens_->training, options_.context, data::parse_long_samples(options_.long_samples), truncation);
-  result_.truncated_documents = truncation.documents;
-  result_.truncated_tokens = truncation.tokens;
-  stream_.emplace(tokens_->training, std::move(usable), options_.batch_size, options_.context, options_.seed);
+  tokens_.emplace(data::tokenize_texts(documents, *tokenizer_, {options_.held_out_fraction, options_.seed, work_folder_, [this] { poll(); }}));
+  result_.held_out_documents = tokens_->held_out_samples;
+  const data::LongSamples rule = data::parse_long_samples(options_.long_samples);
+  const data::Fit fit = data::fit_samples(tokens_->training, options_.context, rule);
+  result_.truncated_documents = fit.documents;
+  result_.truncated_tokens = fit.tokens;
+  stream_.emplace(tokens_->training, data::StreamOptions{options_.batch_size, options_.context, options_.seed, rule});
   evaluation_ = data::evaluation_batches(tokens_->held_out, options_.batch_size, options_.context, options_.evaluation_batches);
   observer_.task("tokenize", "done");
 }
@@ -121,8 +121,9 @@ void TrainingRun::prepare_tokenizer(const data::Documents& documents) {
     // The held-out documents are not looked at, or the evaluation would know its own words.
     const std::vector<bool> is_held_out = data::choose_held_out(documents.size(), options_.held_out_fraction, options_.seed);
     std::vector<std::string_view> texts;
-    for (std::size_t i = 0; i < documents.size(); ++i)
-      if (!is_held_out[i]) texts.push_back(documents.text(i));
+    documents.for_each([&](std::size_t index, std::string_view text) {
+      if (!is_held_out[index]) texts.push_back(text);
+    });
     if (documents.size() == 1) texts[0] = texts[0].substr(0, static_cast<std::size_t>((1.0 - options_.held_out_fraction) * static_cast<double>(texts[0].size())));
     tokenizers::BpeTrainingOptions bpe;
     bpe.vocab_size = options_.vocab_size;

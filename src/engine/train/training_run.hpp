@@ -11,9 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/data/documents.hpp"
+#include "engine/data/load.hpp"
 #include "engine/data/packing.hpp"
-#include "engine/data/token_store.hpp"
 #include "engine/graph/executor.hpp"
 #include "engine/io/file.hpp"
 #include "engine/models/gpt/config.hpp"

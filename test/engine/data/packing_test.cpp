@@ -9,7 +9,7 @@
 
 #include "engine/core/error.hpp"
 #include "engine/core/philox.hpp"
-#include "engine/data/documents.hpp"
+#include "engine/data/load.hpp"
 #include "engine/data/packing.hpp"
 
 namespace pgtrain::engine::data {
@@ -31,7 +31,12 @@ TEST(Documents, ReadsWhatIsWrittenAndRefusesTheRest) {
   const std::string bytes = encode_documents({"one", "zw\xC3\xB6lf"});
   const Documents documents(bytes);
   ASSERT_EQ(documents.size(), 2u);
-  EXPECT_EQ(documents.text(1), "zw\xC3\xB6lf");
+  std::vector<std::string> texts;
+  documents.for_each([&](std::size_t index, std::string_view text) {
+    EXPECT_EQ(index, texts.size());
+    texts.emplace_back(text);
+  });
+  EXPECT_EQ(texts, (std::vector<std::string>{"one", "zw\xC3\xB6lf"}));
   EXPECT_NE(refusal("").find("no samples"), std::string::npos);
   EXPECT_NE(refusal(sample("a") + sample("")).find("sample 2 is empty"), std::string::npos);
   EXPECT_NE(refusal(sample("a") + sample("bc\xFF")).find("sample 2: not valid UTF-8 at byte 2"), std::string::npos);
@@ -62,10 +67,10 @@ TEST(HeldOut, KeepsBothSidesAndFollowsTheSeed) {
 
 TEST(HeldOut, ASingleDocumentGivesItsEnd) {
   const auto tokenizer = tokenizers::Tokenizer::bytes();
-  const std::string text(1000, 'a');
-  const SplitTokens split = tokenize({text}, tokenizer, 0.1, 1);
-  EXPECT_EQ(split.training.total_tokens(), 900u);
-  EXPECT_EQ(split.held_out.total_tokens(), 100u);
+  const std::string bytes = sample(std::string(1000, 'a'));
+  const SplitTokens split = tokenize_texts(Documents(bytes), tokenizer, {0.1, 1, "", {}});
+  EXPECT_EQ(split.training.total_predictions(), 901u);
+  EXPECT_EQ(split.held_out.total_predictions(), 101u);
 }
 
 // Documents whose tokens are all different, so that each prediction can be told from every other.
@@ -77,17 +82,19 @@ struct Fixture {
             for (int right = 0; right < 256; ++right) merges.push_back({left, right});
           return tokenizers::Tokenizer::from_merges(merges);
         }()),
-        store(tokenizer) {
+        store(tokenizer.vocab_size()) {
     std::int32_t next = 257;
     for (int i = 0; i < documents; ++i) {
       std::vector<std::int32_t> tokens;
       const int length = 1 + static_cast<int>(random() % longest);
       for (int k = 0; k < length; ++k) tokens.push_back(next++);
-      store.add_tokens(tokens.data(), tokens.size());
+      store.add_document(tokens.data(), tokens.size(), tokenizer.end_of_text(), static_cast<std::size_t>(i));
+      tokens_in_all += tokens.size();
     }
   }
   tokenizers::Tokenizer tokenizer;
   TokenStore store;
+  std::size_t tokens_in_all = 0;
 };
 
 // Segments hold consecutive predictions of one document, with positions from 0.
@@ -114,12 +121,10 @@ TEST(TrainingStream, ShowsEveryPredictionOncePerEpoch) {
     const int documents = 1 + static_cast<int>(random() % 60), longest = 1 + static_cast<int>(random() % 70);
     const int rows = 1 + static_cast<int>(random() % 4), columns = 2 + static_cast<int>(random() % 30);
     Fixture fixture(random, documents, longest);
-    Truncation truncation;
-    auto usable = usable_predictions(fixture.store, columns, LongSamples::Split, truncation);
-    std::uint64_t epoch_predictions = 0;
-    for (const auto count : usable) epoch_predictions += count;
+    const std::uint64_t epoch_predictions = fixture.store.total_predictions();
+    EXPECT_EQ(fit_samples(fixture.store, columns, LongSamples::Split).predictions, epoch_predictions);
     // Batches may end inside an epoch, so count up to a whole number of both.
-    TrainingStream stream(fixture.store, usable, rows, columns, seed);
+    TrainingStream stream(fixture.store, {rows, columns, seed});
     std::map<std::int32_t, int> seen;
     int ends = 0;
     const std::uint64_t cells = static_cast<std::uint64_t>(rows) * columns;
@@ -130,7 +135,7 @@ TEST(TrainingStream, ShowsEveryPredictionOncePerEpoch) {
       ASSERT_NO_FATAL_FAILURE(check_rows(batch, 256, seen, ends));
     }
     // epoch_predictions batches of `cells` predictions are exactly `cells` epochs.
-    ASSERT_EQ(seen.size(), fixture.store.total_tokens());
+    ASSERT_EQ(seen.size(), fixture.tokens_in_all);
     for (const auto& [token, times] : seen) ASSERT_EQ(times, static_cast<int>(cells)) << token;
     ASSERT_EQ(ends, static_cast<int>(cells) * documents);
   }
@@ -142,13 +147,11 @@ TEST(TrainingStream, ContinuesExactlyFromItsCursor) {
   std::mt19937 random(seed);
   for (int round = 0; round < 10; ++round) {
     Fixture fixture(random, 1 + static_cast<int>(random() % 200), 50);
-    Truncation truncation;
-    const auto usable = usable_predictions(fixture.store, 16, LongSamples::Split, truncation);
-    TrainingStream whole(fixture.store, usable, 3, 16, 9);
+    TrainingStream whole(fixture.store, {3, 16, 9});
     Batch a, b;
     const int before = static_cast<int>(random() % 100);
     for (int i = 0; i < before; ++i) whole.next(a);
-    TrainingStream resumed(fixture.store, usable, 3, 16, 9);
+    TrainingStream resumed(fixture.store, {3, 16, 9});
     resumed.restore(whole.cursor());
     for (int i = 0; i < 50; ++i) {
       whole.next(a);
@@ -164,8 +167,7 @@ TEST(TrainingStream, ContinuesExactlyFromItsCursor) {
 TEST(TrainingStream, RefusesForeignCursors) {
   std::mt19937 random(3);
   Fixture fixture(random, 10, 20);
-  Truncation truncation;
-  TrainingStream stream(fixture.store, usable_predictions(fixture.store, 8, LongSamples::Split, truncation), 1, 8, 9);
+  TrainingStream stream(fixture.store, {1, 8, 9});
   for (const std::vector<std::int64_t>& cursor :
        std::vector<std::vector<std::int64_t>>{{}, {0, 0}, {0, 11, 0}, {0, -1, 0}, {-1, 0, 0}, {0, 0, 1000}, {0, 0, 0, 10, 0, 1}, {0, 0, 0, 1, 0, 0}, {0, 0, 0, 1, 500, 1}})
     EXPECT_THROW(stream.restore(cursor), core::Error);
@@ -181,16 +183,30 @@ TEST(EpochOrder, IsAPermutationOfSeedAndEpoch) {
 
 TEST(LongSamples, AreRefusedOrCountedAsAsked) {
   const auto tokenizer = tokenizers::Tokenizer::bytes();
-  TokenStore store(tokenizer);
-  store.add("1234567");         // 8 predictions
-  store.add("123456789012345");  // 16
-  Truncation truncation;
-  EXPECT_THROW(usable_predictions(store, 8, LongSamples::Error, truncation), core::Error);
-  EXPECT_EQ(usable_predictions(store, 8, LongSamples::Split, truncation), (std::vector<std::uint64_t>{8, 16}));
-  EXPECT_EQ(truncation.documents, 0u);
-  EXPECT_EQ(usable_predictions(store, 8, LongSamples::Truncate, truncation), (std::vector<std::uint64_t>{8, 8}));
-  EXPECT_EQ(truncation.documents, 1u);
-  EXPECT_EQ(truncation.tokens, 8u);
+  TokenStore store(tokenizer.vocab_size());
+  for (const std::size_t length : {7, 15}) {
+    const std::vector<std::int32_t> tokens(length, 'a');
+    store.add_document(tokens.data(), length, tokenizer.end_of_text(), length);  // 8 and 16 predictions
+  }
+  try {
+    fit_samples(store, 8, LongSamples::Error);
+    FAIL();
+  } catch (const core::Error& error) {
+    EXPECT_EQ(error.code, "data_invalid");
+    EXPECT_EQ(error.message.find("sample 16 has 17 tokens"), 0u) << error.message;
+  }
+  const Fit split = fit_samples(store, 8, LongSamples::Split), truncated = fit_samples(store, 8, LongSamples::Truncate);
+  EXPECT_EQ(split.predictions, 24u);
+  EXPECT_EQ(split.documents, 0u);
+  EXPECT_EQ(truncated.predictions, 16u);
+  EXPECT_EQ(truncated.documents, 1u);
+  EXPECT_EQ(truncated.tokens, 8u);
+  TrainingStream stream(store, {1, 8, 1, LongSamples::Truncate});
+  Batch batch;
+  for (int i = 0; i < 6; ++i) {
+    stream.next(batch);
+    EXPECT_EQ(batch.inputs[0], tokenizer.end_of_text());  // never a later part
+  }
 }
 
 TEST(EvaluationBatches, CoverTheHeldOutTextOnceAndPadTheEnd) {
@@ -200,7 +216,7 @@ TEST(EvaluationBatches, CoverTheHeldOutTextOnceAndPadTheEnd) {
   std::map<std::int32_t, int> seen;
   int ends = 0;
   for (const Batch& batch : batches) check_rows(batch, 256, seen, ends);
-  EXPECT_EQ(seen.size(), fixture.store.total_tokens());
+  EXPECT_EQ(seen.size(), fixture.tokens_in_all);
   for (const auto& [token, times] : seen) EXPECT_EQ(times, 1) << token;
   EXPECT_EQ(ends, 17);
   EXPECT_EQ(evaluation_batches(fixture.store, 2, 16, 2).size(), 2u);

@@ -149,7 +149,7 @@ TEST_F(Hostile, SamplesAreReadOrRefused) {
     expect_well_behaved(trace(round), {"data_invalid"}, 64 * good.size() + kSlack, outcome, [&] {
       const data::Documents documents(file);
       std::size_t bytes = 0;
-      for (std::size_t i = 0; i < documents.size(); ++i) bytes += 4 + documents.text(i).size();
+      documents.for_each([&](std::size_t, std::string_view text) { bytes += 4 + text.size(); });
       EXPECT_EQ(bytes, file.size()) << trace(round);
     });
   }
