@@ -25,9 +25,9 @@ src/engine/graph: src/engine/backend src/engine/core
 src/engine/io: src/engine/core
 src/engine/tokenizers: src/engine/core
 src/engine/templates: src/engine/core
-src/engine/data: src/engine/tokenizers src/engine/core
+src/engine/data: src/engine/tokenizers src/engine/templates src/engine/core
 src/engine/models: src/engine/graph src/engine/backend src/engine/io src/engine/core
-src/engine/train: src/engine/models src/engine/data src/engine/tokenizers src/engine/graph src/engine/backend src/engine/io src/engine/core
+src/engine/train: src/engine/models src/engine/data src/engine/tokenizers src/engine/templates src/engine/graph src/engine/backend src/engine/io src/engine/core
 src/trainer: src/protocol src/engine
 src/pg/crypto: src/pg/errors.hpp
 src/pg: src/protocol
