@@ -185,10 +185,52 @@ end $$;
 comment on function pgtrain_private.requeue_run(bigint, integer, pgtrain.end_reason, boolean, text, text, text, text) is
     'running -> queued (with backoff when the attempt counts as failed), or to what was asked for meanwhile, or failed when the attempts are used up';
 
+-- A run gives way to a more important one of the same user that has no device to run on. Asked only where the shares say that this
+-- user is the next to be served, or another's run would take the place. Of several that run, the least important ones give way, as
+-- many as wait: each sees the same order, so no two step aside for one.
+create or replace function pgtrain_private.must_give_way(run_id bigint, attempt integer) returns boolean
+    language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+    mine record;
+    running bigint;
+    allowed bigint;
+    waiting bigint;
+    less_important bigint;
+begin
+    select r.owner_id, -r.priority as rank, a.device_id, v.memory_bytes into mine
+      from pgtrain.run_attempts a join pgtrain.training_runs r on r.id = a.run_id left join pgtrain.devices v on v.id = a.device_id
+     where a.run_id = must_give_way.run_id and a.attempt = must_give_way.attempt and a.ended_at is null;
+    if not found then
+        return false;
+    end if;
+    select count(*) into waiting from pgtrain_private.run_queue q
+     where q.owner_id = mine.owner_id and q.available_at is null and q.rank < mine.rank
+       and (mine.memory_bytes is null or q.memory_bytes <= mine.memory_bytes);
+    if waiting = 0 then
+        return false;
+    end if;
+    select count(*) into running from pgtrain.run_attempts a where a.owner_id = mine.owner_id and a.ended_at is null;
+    allowed := pgtrain_private.concurrency_limit(mine.owner_id);
+    -- Where a device is free that they may use, they do not wait for this one.
+    if (allowed < 0 or running < allowed)
+       and exists (select from pgtrain.devices d
+                    where d.status <> 'gone' and d.instance_id <> all (pgtrain_private.busy_devices())
+                      and not exists (select from pgtrain.run_attempts a where a.device_id = d.id and a.ended_at is null)
+                      and exists (select from pgtrain_private.run_queue q
+                                   where q.owner_id = mine.owner_id and q.available_at is null and q.rank < mine.rank and q.memory_bytes <= d.memory_bytes)) then
+        return false;
+    end if;
+    select count(*) into less_important
+      from pgtrain.run_attempts a join pgtrain.training_runs r on r.id = a.run_id
+     where a.owner_id = mine.owner_id and a.ended_at is null and (-r.priority, r.id) > (mine.rank, must_give_way.run_id);
+    return less_important < waiting;
+end $$;
+comment on function pgtrain_private.must_give_way(bigint, integer) is 'Whether a running run is to leave its device to a more important one of the same user';
+
 -- ---------------------------------------------------------------- what a running attempt writes
 
 create or replace function pgtrain_private.load_job(run_id bigint, attempt integer, thread_count integer, device_id bigint, out config jsonb, out data_bytes bigint,
-    out threads integer, out checkpoint_file bigint, out checkpoint_step bigint, out owner_id bigint, out name text, out is_limited boolean)
+    out threads integer, out checkpoint_file bigint, out checkpoint_step bigint, out owner_id bigint, out name text, out is_limited boolean, out rank integer)
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_variable
 begin
@@ -198,7 +240,7 @@ begin
     -- Equal bytes need equal threads, so the first attempt decides for all.
     update pgtrain.training_runs r set threads = coalesce(r.threads, thread_count)
      where r.id = run_id and r.status = 'running'
-    returning r.config, r.data_bytes, r.threads, r.owner_id, r.name into config, data_bytes, threads, owner_id, name;
+    returning r.config, r.data_bytes, r.threads, r.owner_id, r.name, -r.priority into config, data_bytes, threads, owner_id, name, rank;
     update pgtrain.devices d set status = 'running' where d.id = device_id;
     perform pgtrain_private.add_event(run_id, owner_id, 'running', jsonb_build_object('attempt', attempt));
     update pgtrain.run_attempts a
@@ -229,19 +271,22 @@ begin
      where a.run_id = record_attempt.run_id and a.attempt = record_attempt.attempt
     returning a.requested into asked;
     if metrics is not null then
-        insert into pgtrain.run_metrics as m (run_id, attempt, step, owner_id, loss, learning_rate, gradient_norm, tokens, tokens_per_second, held_out_loss, extra)
+        insert into pgtrain.run_metrics as m (run_id, attempt, step, owner_id, loss, learning_rate, gradient_norm, tokens, tokens_per_second, held_out_loss,
+                                              accuracy, held_out_accuracy, extra)
         select run_id, attempt, x.step, owner, max(x.loss), max(x.learning_rate), max(x.gradient_norm), max(x.tokens), max(x.tokens_per_second),
-               max(x.held_out_loss),
+               max(x.held_out_loss), max(x.accuracy), max(x.held_out_accuracy),
                (select jsonb_object_agg(e.key, e.value) from jsonb_array_elements(jsonb_agg(x.extra) filter (where x.extra is not null)) part,
                        jsonb_each(part) e)
           from jsonb_to_recordset(metrics) x (step bigint, loss float8, learning_rate float8, gradient_norm float8, tokens bigint,
-                                              tokens_per_second float8, held_out_loss float8, extra jsonb)
+                                              tokens_per_second float8, held_out_loss float8, accuracy float8,
+                                              held_out_accuracy float8, extra jsonb)
          group by x.step
         on conflict on constraint run_metrics_pkey do update
            set loss = coalesce(excluded.loss, m.loss), learning_rate = coalesce(excluded.learning_rate, m.learning_rate),
                gradient_norm = coalesce(excluded.gradient_norm, m.gradient_norm), tokens = coalesce(excluded.tokens, m.tokens),
                tokens_per_second = coalesce(excluded.tokens_per_second, m.tokens_per_second),
-               held_out_loss = coalesce(excluded.held_out_loss, m.held_out_loss),
+               held_out_loss = coalesce(excluded.held_out_loss, m.held_out_loss), accuracy = coalesce(excluded.accuracy, m.accuracy),
+               held_out_accuracy = coalesce(excluded.held_out_accuracy, m.held_out_accuracy),
                extra = case when excluded.extra is null then m.extra else coalesce(m.extra, '{}') || excluded.extra end;
     end if;
     if evaluations is not null then
@@ -299,6 +344,38 @@ begin
 end $$;
 comment on function pgtrain_private.add_stored_file(bigint, integer, bigint, pgtrain_private.storage_kind, bigint, text) is 'Row of a file whose bytes the worker has verified; chunks follow in the same transaction';
 
+create or replace function pgtrain_private.remove_checkpoints(ids bigint[]) returns bigint[]
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    on_disk bigint[];
+begin
+    with gone as (
+        delete from pgtrain_private.stored_files f using pgtrain.checkpoints c where c.id = any (ids) and f.id = c.file_id
+        returning f.id, f.storage)
+    select array_agg(g.id) into on_disk from gone g where g.storage = 'file';
+    return coalesce(on_disk, '{}');
+end $$;
+comment on function pgtrain_private.remove_checkpoints(bigint[]) is 'Removes checkpoints with their stored files; returns those of them that are on disk';
+
+-- They are large: the latest is all that is needed to continue. More are kept where the configuration says so; the best of them is the
+-- one at whose step the held-out loss was lowest.
+create or replace function pgtrain_private.needless_checkpoints(run_id bigint) returns bigint[]
+    language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+    config jsonb;
+    best bigint;
+begin
+    select r.config into config from pgtrain.training_runs r where r.id = needless_checkpoints.run_id;
+    if config->>'keep_best' = 'true' then
+        select c.id into best from pgtrain.checkpoints c join pgtrain.run_metrics m on m.run_id = c.run_id and m.step = c.step and m.attempt = c.attempt
+         where c.run_id = needless_checkpoints.run_id and m.held_out_loss is not null order by m.held_out_loss, c.step limit 1;
+    end if;
+    return array(select c.id from (select x.id, row_number() over (order by x.step desc) as place from pgtrain.checkpoints x
+                                    where x.run_id = needless_checkpoints.run_id) c
+                  where c.place > coalesce((config->>'keep_checkpoints')::bigint, 1) and c.id is distinct from best);
+end $$;
+comment on function pgtrain_private.needless_checkpoints(bigint) is 'Checkpoints of a run that its configuration does not ask to keep';
+
 create or replace function pgtrain_private.add_checkpoint(run_id bigint, attempt integer, step bigint, file_id bigint, bytes bigint, sha256 text)
     returns bigint[]
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -306,31 +383,34 @@ declare
     owner bigint := pgtrain_private.fence_attempt(add_checkpoint.run_id, add_checkpoint.attempt);
     replaced bigint[];
 begin
-    -- Only the newest is kept: it is all that is needed to continue, and it is large.
-    with gone as (
-        delete from pgtrain_private.stored_files f using pgtrain.checkpoints c
-         where c.run_id = add_checkpoint.run_id and f.id = c.file_id
-        returning f.id, f.storage)
-    select array_agg(g.id) into replaced from gone g where g.storage = 'file';
+    -- What an attempt writes takes the place of what an earlier one wrote at this step or beyond: it continues from here.
+    replaced := pgtrain_private.remove_checkpoints(array(select c.id from pgtrain.checkpoints c
+                                                          where c.run_id = add_checkpoint.run_id and c.step >= add_checkpoint.step));
     insert into pgtrain.checkpoints (run_id, attempt, owner_id, step, file_id, bytes, sha256)
     values (add_checkpoint.run_id, add_checkpoint.attempt, owner, add_checkpoint.step, add_checkpoint.file_id, add_checkpoint.bytes, add_checkpoint.sha256);
+    replaced := replaced || pgtrain_private.remove_checkpoints(pgtrain_private.needless_checkpoints(add_checkpoint.run_id));
     perform pgtrain_private.charge_run(add_checkpoint.run_id);
     perform pgtrain_private.add_event(add_checkpoint.run_id, owner, 'checkpoint', jsonb_build_object('step', add_checkpoint.step, 'bytes', add_checkpoint.bytes));
-    return coalesce(replaced, '{}');
+    return replaced;
 end $$;
-comment on function pgtrain_private.add_checkpoint(bigint, integer, bigint, bigint, bigint, text) is 'Makes a stored file the checkpoint of its run, in place of the one before; returns the files on disk that are not needed any more';
+comment on function pgtrain_private.add_checkpoint(bigint, integer, bigint, bigint, bigint, text) is 'Makes a stored file the latest checkpoint of its run and removes those that are not kept; returns the files on disk that are not needed any more';
 
-create or replace function pgtrain_private.give_checkpoint_up(run_id bigint, attempt integer, problem text) returns void
+create or replace function pgtrain_private.give_checkpoint_up(run_id bigint, attempt integer, file_id bigint, problem text) returns bigint
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
     owner bigint := pgtrain_private.fence_attempt(give_checkpoint_up.run_id, give_checkpoint_up.attempt);
+    earlier record;
 begin
-    delete from pgtrain_private.stored_files f using pgtrain.checkpoints c where c.run_id = give_checkpoint_up.run_id and f.id = c.file_id;
-    update pgtrain.run_attempts a set resumed_from_step = null
+    delete from pgtrain_private.stored_files f using pgtrain.checkpoints c
+     where c.run_id = give_checkpoint_up.run_id and c.file_id = give_checkpoint_up.file_id and f.id = c.file_id;
+    select c.file_id, c.step into earlier from pgtrain.checkpoints c where c.run_id = give_checkpoint_up.run_id order by c.step desc limit 1;
+    update pgtrain.run_attempts a set resumed_from_step = earlier.step
      where a.run_id = give_checkpoint_up.run_id and a.attempt = give_checkpoint_up.attempt;
-    perform pgtrain_private.add_event(give_checkpoint_up.run_id, owner, 'checkpoint_lost', jsonb_build_object('problem', problem));
+    perform pgtrain_private.add_event(give_checkpoint_up.run_id, owner, 'checkpoint_lost',
+                                      jsonb_build_object('problem', problem) || jsonb_strip_nulls(jsonb_build_object('from_step', earlier.step)));
+    return earlier.file_id;
 end $$;
-comment on function pgtrain_private.give_checkpoint_up(bigint, integer, text) is 'Removes the checkpoint of a run whose bytes are gone or changed; the attempt begins at the first step';
+comment on function pgtrain_private.give_checkpoint_up(bigint, integer, bigint, text) is 'Removes a checkpoint whose bytes are gone or changed; returns the file of the one before it, null when the attempt begins at the first step';
 
 -- running -> succeeded. One commit with the artifacts, which the worker has added in the same transaction.
 create or replace function pgtrain_private.publish_run(run_id bigint, attempt integer, result jsonb, artifacts jsonb) returns bigint[]
@@ -357,7 +437,7 @@ begin
     on conflict (run_id, (name || '')) do update
        set file_id = excluded.file_id, bytes = excluded.bytes, sha256 = excluded.sha256, created_at = clock_timestamp();
     -- It may get another name, when the owner has a model of that name already.
-    model := pgtrain_private.publish_model(run.id, owner, coalesce(run.publish_as, run.name), jsonb_build_object(
+    model := pgtrain_private.publish_model(run.id, owner, pgtrain_private.model_name_of(run), jsonb_build_object(
         'parameters', run.parameters, 'loss_before', before, 'loss_after', after, 'config', run.config));
     select m.name into strict model_name from pgtrain.models m where m.id = model;
     insert into pgtrain.model_profiles (owner_id, model_name, training_run_id) values (owner, model_name, run.id)
@@ -366,10 +446,10 @@ begin
     select run.id, owner, model_name, (select d.dataset_id from pgtrain.training_run_datasets d where d.training_run_id = run.id order by d.id limit 1),
            'held_out_loss', jsonb_build_object('loss', before), jsonb_build_object('loss', after), (before - after) / nullif(before, 0)
      where after is not null;
-    with gone as (
-        delete from pgtrain_private.stored_files f using pgtrain.checkpoints c where c.run_id = run.id and f.id = c.file_id
-        returning f.id, f.storage)
-    select array_agg(g.id) into replaced from gone g where g.storage = 'file';
+    -- Where only the latest was asked for, the model itself takes its place.
+    if coalesce((run.config->>'keep_checkpoints')::bigint, 1) = 1 and run.config->>'keep_best' is distinct from 'true' then
+        replaced := pgtrain_private.remove_checkpoints(array(select c.id from pgtrain.checkpoints c where c.run_id = run.id));
+    end if;
     -- Stopped by its own max_seconds, a run has its model all the same.
     perform pgtrain_private.finish_run(run.id, publish_run.attempt, 'succeeded',
         case when run.step < run.planned_steps then 'max_duration' else 'completed' end::pgtrain.end_reason);

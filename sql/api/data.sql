@@ -4,6 +4,9 @@
 create or replace function pgtrain_private.check_samples(samples text[], first_ordinal bigint) returns void
     language c immutable as 'MODULE_PATHNAME', 'pgtrain_check_samples';
 comment on function pgtrain_private.check_samples(text[], bigint) is 'Refuses null, empty and badly encoded samples, naming the ordinal';
+create or replace function pgtrain_private.check_records(records jsonb[], first_ordinal bigint, wanted text) returns text[]
+    language c immutable as 'MODULE_PATHNAME', 'pgtrain_check_records';
+comment on function pgtrain_private.check_records(jsonb[], bigint, text) is 'Refuses records that cannot be trained on or are not of the wanted format (null: any), naming ordinal and field; returns the formats found';
 create or replace function pgtrain_private.chain_hash(start bytea, hashes bytea[]) returns bytea
     language c immutable strict as 'MODULE_PATHNAME', 'pgtrain_chain_hash';
 comment on function pgtrain_private.chain_hash(bytea, bytea[]) is 'Folds hashes into a chain in order: chain = SHA-256(chain, hash)';
@@ -13,9 +16,13 @@ comment on function pgtrain_private.chain_hash(bytea, bytea[]) is 'Folds hashes 
 create or replace function pgtrain_private.sample_text(content jsonb) returns text
     language sql immutable parallel safe
     return coalesce(content ->> 'text', (content ->> 'prompt') || E'\n' || (content ->> 'completion'));
-comment on function pgtrain_private.sample_text(jsonb) is 'Text of a sample: text, or prompt and completion on lines of their own';
+comment on function pgtrain_private.sample_text(jsonb) is 'Text of a sample: text, or prompt and completion on lines of their own; null for messages and preferences, which only a template makes text of';
+create or replace function pgtrain_private.sample_bytes(content jsonb) returns integer
+    language sql immutable parallel safe
+    return octet_length(coalesce(content ->> 'text', (content ->> 'prompt') || E'\n' || (content ->> 'completion'), content::text));
+comment on function pgtrain_private.sample_bytes(jsonb) is 'What a sample counts as: bytes of its text, or of its JSON where it has none';
 
-create or replace function pgtrain.create_dataset(name text, description text default null, type text default 'text', format text default 'text',
+create or replace function pgtrain.create_dataset(name text, description text default null, type text default 'text', format text default null,
     source text default null, license text default null, tags text[] default '{}', metadata jsonb default '{}') returns bigint
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -34,13 +41,13 @@ begin
     if jsonb_typeof(create_dataset.metadata) <> 'object' then
         raise exception using errcode = '22023', message = pg_catalog.format('metadata must be a JSON object, not %s', jsonb_typeof(create_dataset.metadata));
     end if;
-    if (create_dataset.format = any (enum_range(null::pgtrain.dataset_format)::text[])) is not true then
+    if not create_dataset.format = any (enum_range(null::pgtrain.dataset_format)::text[]) then
         raise exception using errcode = '22023', message = pg_catalog.format('dataset format "%s" is unknown', create_dataset.format),
             detail = pg_catalog.format('Formats: %s.', array_to_string(enum_range(null::pgtrain.dataset_format), ', '));
     end if;
-    insert into pgtrain.datasets (owner_id, name, description, type, format, source, license, tags, metadata)
+    insert into pgtrain.datasets (owner_id, name, description, type, format, is_format_fixed, source, license, tags, metadata)
     values (me, create_dataset.name, create_dataset.description, create_dataset.type::pgtrain.dataset_type,
-            create_dataset.format::pgtrain.dataset_format, create_dataset.source, create_dataset.license,
+            coalesce(create_dataset.format, 'text')::pgtrain.dataset_format, create_dataset.format is not null, create_dataset.source, create_dataset.license,
             coalesce(create_dataset.tags, '{}'), coalesce(create_dataset.metadata, '{}'))
     returning id into new_id;
     perform pgtrain_private.write_audit('dataset_created', null, jsonb_build_object('dataset_id', new_id));
@@ -49,7 +56,7 @@ exception when unique_violation then
     raise exception using errcode = '23505', message = pg_catalog.format('you have a dataset "%s" already', name),
         hint = 'Choose another name, or add to that one with pgtrain.append_samples.';
 end $$;
-comment on function pgtrain.create_dataset(text, text, text, text, text, text, text[], jsonb) is 'Makes an empty dataset of the caller; returns its id';
+comment on function pgtrain.create_dataset(text, text, text, text, text, text, text[], jsonb) is 'Makes an empty dataset of the caller; with a format it takes only samples of that, else its samples say which it has. Returns its id';
 
 -- Locks a dataset that the caller may change and returns it.
 create or replace function pgtrain_private.lock_dataset(dataset_id bigint) returns pgtrain.datasets
@@ -71,7 +78,7 @@ begin
 end $$;
 comment on function pgtrain_private.lock_dataset(bigint) is 'Locks a dataset for adding, if the caller may change it';
 
-create or replace function pgtrain_private.insert_samples(dataset pgtrain.datasets, contents jsonb[]) returns bigint
+create or replace function pgtrain_private.insert_samples(dataset pgtrain.datasets, contents jsonb[], kinds pgtrain.dataset_format[]) returns bigint
     language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     hashes bytea[];
@@ -83,14 +90,17 @@ begin
         insert into pgtrain.dataset_samples (dataset_id, ordinal, owner_id, content, content_hash)
         select dataset.id, dataset.sample_count + c.place, dataset.owner_id, c.content, sha256(convert_to(c.content::text, 'UTF8'))
           from unnest(contents) with ordinality c (content, place)
-        returning ordinal, content_hash, octet_length(pgtrain_private.sample_text(content)) as bytes),
+        returning ordinal, content_hash, pgtrain_private.sample_bytes(content) as bytes),
+    now_there as (select array(select distinct k from unnest(dataset.kinds || insert_samples.kinds) k order by k) as kinds),
     totals as (
         select array_agg(content_hash order by ordinal) as hashes, coalesce(sum(bytes), 0) as bytes, coalesce(max(bytes), 0) as longest from added_rows)
     update pgtrain.datasets d
        set sample_count = d.sample_count + added, loaded_samples = d.loaded_samples + added, size_bytes = d.size_bytes + totals.bytes,
-           longest_bytes = greatest(d.longest_bytes, totals.longest),
+           longest_bytes = greatest(d.longest_bytes, totals.longest), kinds = now_there.kinds,
+           format = case when d.is_format_fixed or cardinality(now_there.kinds) = 0 then d.format
+                         when cardinality(now_there.kinds) > 1 then 'mixed' else now_there.kinds[1] end,
            content_hash = pgtrain_private.chain_hash(d.content_hash, coalesce(totals.hashes, '{}'))
-      from totals where d.id = dataset.id
+      from totals, now_there where d.id = dataset.id
     returning d.size_bytes into size;
     -- It is the commit that counts it, and refuses what others have made too much meanwhile; here it shows which call is too much.
     select * into counter from pgtrain.user_usage_limits l where l.user_id = dataset.owner_id and l.resource_type = 'storage_bytes';
@@ -99,7 +109,7 @@ begin
     end if;
     return dataset.sample_count + added;
 end $$;
-comment on function pgtrain_private.insert_samples(pgtrain.datasets, jsonb[]) is 'Adds checked samples to a locked dataset and keeps its counters and hash; returns the new number of samples';
+comment on function pgtrain_private.insert_samples(pgtrain.datasets, jsonb[], pgtrain.dataset_format[]) is 'Adds checked samples of those formats to a locked dataset and keeps its counters and hash; returns the new number of samples';
 
 create or replace function pgtrain.append_samples(dataset_id bigint, samples text[]) returns bigint
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -111,8 +121,13 @@ begin
         raise exception using errcode = '22004', message = 'samples may not be null';
     end if;
     dataset := pgtrain_private.lock_dataset(append_samples.dataset_id);
+    if dataset.is_format_fixed and dataset.format not in ('text', 'mixed') then
+        raise exception using errcode = 'PT422', message = format('dataset %s takes samples of the format %s, not text', dataset.id, dataset.format),
+            hint = 'Add them with pgtrain.append_records.';
+    end if;
     perform pgtrain_private.check_samples(samples, dataset.sample_count + 1);
-    return pgtrain_private.insert_samples(dataset, (select array_agg(jsonb_build_object('text', t) order by n) from unnest(samples) with ordinality s (t, n)));
+    return pgtrain_private.insert_samples(dataset, (select array_agg(jsonb_build_object('text', t) order by n) from unnest(samples) with ordinality s (t, n)),
+                                          case when cardinality(samples) > 0 then array['text']::pgtrain.dataset_format[] else '{}' end);
 end $$;
 comment on function pgtrain.append_samples(bigint, text[]) is 'Adds texts to a dataset, all or none; returns its number of samples then';
 
@@ -120,34 +135,21 @@ create or replace function pgtrain.append_records(dataset_id bigint, records jso
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     dataset pgtrain.datasets;
-    bad record;
 begin
     perform pgtrain_private.require_writable('append_records');
     if records is null then
         raise exception using errcode = '22004', message = 'records may not be null';
     end if;
     dataset := pgtrain_private.lock_dataset(append_records.dataset_id);
-    select r.n, jsonb_typeof(r.record) as kind into bad from unnest(records) with ordinality r (record, n)
-     where r.record is null or jsonb_typeof(r.record) <> 'object'
-        or (jsonb_typeof(r.record -> 'text') = 'string'
-            or (jsonb_typeof(r.record -> 'prompt') = 'string' and jsonb_typeof(r.record -> 'completion') = 'string')) is not true
-     order by r.n limit 1;
-    if found then
-        raise exception using errcode = 'PT422', message = format('sample %s is not acceptable', dataset.sample_count + bad.n),
-            detail = case when bad.kind is null then 'It is null.' when bad.kind <> 'object' then format('It is a JSON %s.', bad.kind)
-                          else 'It has no string "text" and not both strings "prompt" and "completion".' end,
-            hint = 'Give objects like {"text": "..."} or {"prompt": "...", "completion": "..."}.';
-    end if;
-    perform pgtrain_private.check_samples((select array_agg(pgtrain_private.sample_text(r.record) order by r.n) from unnest(records) with ordinality r (record, n)),
-                                          dataset.sample_count + 1);
-    return pgtrain_private.insert_samples(dataset, records);
+    return pgtrain_private.insert_samples(dataset, records, pgtrain_private.check_records(records, dataset.sample_count + 1,
+        case when dataset.is_format_fixed and dataset.format <> 'mixed' then dataset.format::text end)::pgtrain.dataset_format[]);
 end $$;
-comment on function pgtrain.append_records(bigint, jsonb[]) is 'Adds JSON samples ({"text"} or {"prompt", "completion"}) to a dataset, all or none; returns its number of samples then';
+comment on function pgtrain.append_records(bigint, jsonb[]) is 'Adds JSON samples ({"text"}, {"prompt", "completion"}, {"messages"} or {"prompt", "chosen", "rejected"}) to a dataset, all or none; returns its number of samples then';
 
--- Runs the query as the caller (no definer rights), read-only, then adds its rows by append_samples.
+-- Runs the query as the caller (no definer rights), read-only, then adds its rows by append_samples or append_records.
 create or replace function pgtrain.dataset_from_query(name text, query text, description text default null) returns bigint
     language c volatile as 'MODULE_PATHNAME', 'pgtrain_dataset_from_query';
-comment on function pgtrain.dataset_from_query(text, text, text) is 'Makes a dataset of the one text column of a query, which runs with the caller''s own rights and cannot write; returns its id';
+comment on function pgtrain.dataset_from_query(text, text, text) is 'Makes a dataset of a query, which runs with the caller''s own rights and cannot write: of one text column, of columns named prompt and completion, messages, or prompt, chosen and rejected, or of one jsonb column of records; returns its id';
 
 create or replace function pgtrain.delete_dataset(dataset_id bigint) returns void
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$

@@ -14,6 +14,16 @@ select r.id as run_id, r.owner_id, r.training_id, r.name, r.status, r.end_reason
   left join pgtrain.run_attempts a on a.run_id = r.id and a.attempt = r.attempt;
 comment on view pgtrain.run_progress is 'Where each run stands: state, step, loss, speed, time left, device, error';
 
+-- A run reads the first so many samples of a dataset, and those never change: so this is known without having been written down.
+create or replace view pgtrain.sample_runs with (security_invoker = true) as
+select s.dataset_id, s.ordinal, s.content, s.content_hash, r.id as run_id, r.name as run_name, r.status, r.started_at, r.ended_at,
+       m.id as model_id, m.name as model_name
+  from pgtrain.dataset_samples s
+  join pgtrain.training_run_datasets d on d.dataset_id = s.dataset_id and d.sample_count >= s.ordinal
+  join pgtrain.training_runs r on r.id = d.training_run_id
+  left join pgtrain.models m on m.run_id = r.id;
+comment on view pgtrain.sample_runs is 'Which runs, and which models, saw a sample, to learn from it or held out to be evaluated on: one row for each of both';
+
 create or replace view pgtrain.training_jobs with (security_invoker = true) as
 select r.id, r.name, r.description, r.job_type, r.metadata->>'custom_capabilities' as custom_capabilities, r.metadata->>'maker' as maker,
        r.metadata->>'version' as version, coalesce(t.base_model->>'name', 'none') as base_model, coalesce(r.publish_as, r.name) as model_name,

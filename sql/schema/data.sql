@@ -4,7 +4,7 @@
 
 create type pgtrain.dataset_type as enum ('text', 'instruction', 'conversation', 'image', 'rag', 'lora', 'fine_tuning');
 comment on type pgtrain.dataset_type is 'What the samples are for';
-create type pgtrain.dataset_format as enum ('text', 'prompt_completion', 'messages', 'image', 'mixed');
+create type pgtrain.dataset_format as enum ('text', 'prompt_completion', 'messages', 'preference', 'image', 'mixed');
 comment on type pgtrain.dataset_format is 'Shape of the samples';
 
 create table pgtrain.datasets (
@@ -15,6 +15,8 @@ create table pgtrain.datasets (
     dataset_id text unique,
     type pgtrain.dataset_type not null default 'text',
     format pgtrain.dataset_format not null default 'text',
+    is_format_fixed boolean not null default false,
+    kinds pgtrain.dataset_format[] not null default '{}',
     source text,
     license text,
     file_path text,
@@ -40,7 +42,9 @@ comment on column pgtrain.datasets.name is 'Name, unique for its owner';
 comment on column pgtrain.datasets.description is 'In words';
 comment on column pgtrain.datasets.dataset_id is 'Name at the place it came from';
 comment on column pgtrain.datasets.type is 'What it is for';
-comment on column pgtrain.datasets.format is 'Shape of its samples';
+comment on column pgtrain.datasets.format is 'Shape of its samples, mixed where there are several';
+comment on column pgtrain.datasets.is_format_fixed is 'True: the format was said when it was made, and samples of another are refused';
+comment on column pgtrain.datasets.kinds is 'Shapes of the samples that are here';
 comment on column pgtrain.datasets.source is 'Where it came from';
 comment on column pgtrain.datasets.license is 'Licence';
 comment on column pgtrain.datasets.file_path is 'File it was read from';
@@ -50,8 +54,8 @@ comment on column pgtrain.datasets.is_active is 'False: kept, but not offered';
 comment on column pgtrain.datasets.metadata is 'Free attributes';
 comment on column pgtrain.datasets.sample_count is 'Number of samples that are here';
 comment on column pgtrain.datasets.loaded_samples is 'How many of the source''s samples were loaded; the same for what was made here';
-comment on column pgtrain.datasets.size_bytes is 'Bytes of text of all samples';
-comment on column pgtrain.datasets.longest_bytes is 'Bytes of text of the longest sample';
+comment on column pgtrain.datasets.size_bytes is 'Bytes of text of all samples; of messages and preferences of the whole JSON';
+comment on column pgtrain.datasets.longest_bytes is 'The same of the longest sample';
 comment on column pgtrain.datasets.content_hash is 'Chain hash over all samples in order; empty without samples';
 comment on column pgtrain.datasets.created_at is 'When made';
 comment on column pgtrain.datasets.updated_at is 'When last changed';
@@ -69,7 +73,7 @@ comment on table pgtrain.dataset_samples is 'Samples of a dataset; never changed
 comment on column pgtrain.dataset_samples.dataset_id is 'Dataset';
 comment on column pgtrain.dataset_samples.ordinal is 'Place in it, from 1 without gaps';
 comment on column pgtrain.dataset_samples.owner_id is 'Owner of the dataset, null for the catalogue';
-comment on column pgtrain.dataset_samples.content is '{"text"} or {"prompt", "completion"} or other fields of the format';
+comment on column pgtrain.dataset_samples.content is '{"text"}, {"prompt", "completion"}, {"messages"} or {"chosen", "rejected"}, with what else was given';
 comment on column pgtrain.dataset_samples.content_hash is 'SHA-256 of the content''s text form';
 comment on column pgtrain.dataset_samples.created_at is 'When added';
 create function pgtrain_private.refuse_sample_change() returns trigger

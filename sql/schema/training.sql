@@ -8,7 +8,7 @@ comment on type pgtrain.run_status is 'State of a run; the last three are final 
 create type pgtrain.end_reason as enum (
     'completed', 'cancelled_by_user', 'paused_by_user', 'limit_reached', 'max_duration', 'config_invalid', 'data_invalid',
     'out_of_memory', 'device_fault', 'non_finite_loss', 'trainer_crashed', 'trainer_hung', 'protocol_violation',
-    'worker_lost', 'server_shutdown', 'model_missing', 'artifact_invalid', 'permission_revoked',
+    'worker_lost', 'server_shutdown', 'preempted', 'model_missing', 'artifact_invalid', 'permission_revoked',
     'io_error', 'internal_error');
 comment on type pgtrain.end_reason is 'Why a run or an attempt ended';
 create type pgtrain.task_status as enum ('started', 'completed', 'failed');
@@ -292,6 +292,8 @@ create table pgtrain.run_metrics (
     tokens bigint,
     tokens_per_second double precision,
     held_out_loss double precision,
+    accuracy double precision,
+    held_out_accuracy double precision,
     extra jsonb,
     recorded_at timestamptz not null default clock_timestamp(),
     primary key (run_id, step, attempt)
@@ -307,6 +309,8 @@ comment on column pgtrain.run_metrics.gradient_norm is 'Norm of the gradient bef
 comment on column pgtrain.run_metrics.tokens is 'Tokens trained on since the first attempt began';
 comment on column pgtrain.run_metrics.tokens_per_second is 'Speed';
 comment on column pgtrain.run_metrics.held_out_loss is 'Loss on the held-out samples';
+comment on column pgtrain.run_metrics.accuracy is 'Share of the trained tokens that were the likeliest';
+comment on column pgtrain.run_metrics.held_out_accuracy is 'Share of the held-out tokens that were the likeliest';
 comment on column pgtrain.run_metrics.extra is 'Other numbers by name';
 comment on column pgtrain.run_metrics.recorded_at is 'When the worker wrote it';
 
@@ -371,7 +375,7 @@ create table pgtrain.checkpoints (
     unique (run_id, step)
 );
 create index checkpoints_file_id_idx on pgtrain.checkpoints (file_id);
-comment on table pgtrain.checkpoints is 'Points from which a run continues exactly; removed once it has succeeded';
+comment on table pgtrain.checkpoints is 'Points from which a run continues exactly: the latest keep_checkpoints, and the best with keep_best; once it has succeeded these stay only where more than the latest was asked for';
 comment on column pgtrain.checkpoints.id is 'Key';
 comment on column pgtrain.checkpoints.run_id is 'Run';
 comment on column pgtrain.checkpoints.attempt is 'Attempt that wrote it';
@@ -412,6 +416,7 @@ create table pgtrain.evaluations (
     dataset_id bigint references pgtrain.datasets on delete set null,
     evaluation_type text not null,
     status pgtrain.task_status not null default 'completed',
+    sample_count bigint,
     before_metrics jsonb,
     after_metrics jsonb,
     improvement double precision,
@@ -430,8 +435,9 @@ comment on column pgtrain.evaluations.model_name is 'Model';
 comment on column pgtrain.evaluations.dataset_id is 'Dataset measured on';
 comment on column pgtrain.evaluations.evaluation_type is 'What was measured: held_out_loss ...';
 comment on column pgtrain.evaluations.status is 'How it went';
-comment on column pgtrain.evaluations.before_metrics is 'Before training';
-comment on column pgtrain.evaluations.after_metrics is 'After training';
+comment on column pgtrain.evaluations.sample_count is 'Samples measured on';
+comment on column pgtrain.evaluations.before_metrics is 'Before training, or of the base model: loss, perplexity, token_accuracy and others, each as {value, samples}';
+comment on column pgtrain.evaluations.after_metrics is 'After training, in the same form';
 comment on column pgtrain.evaluations.improvement is 'Share by which the loss fell: (before - after) / before';
 comment on column pgtrain.evaluations.notes is 'Free text';
 comment on column pgtrain.evaluations.created_at is 'When';

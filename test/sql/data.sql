@@ -23,7 +23,6 @@ select pgtrain.create_dataset(null);
 select pgtrain.create_dataset('x', type => 'poem');
 select pgtrain.create_dataset('x', format => 'poem');
 select pgtrain.create_dataset('x', type => null);
-select pgtrain.create_dataset('x', format => null);
 select pgtrain.create_dataset('x', metadata => '[]');
 select name, description, type, format, license, tags, is_public, sample_count, size_bytes, longest_bytes, content_hash from pgtrain.datasets;
 
@@ -59,7 +58,67 @@ select pgtrain.append_records(:poems, array[null]::jsonb[]);
 select pgtrain.append_records(:poems, array['{"text": ""}']::jsonb[]);
 select pgtrain.append_records(:poems, array['{"text": 5}']::jsonb[]);
 \set VERBOSITY terse
-select sample_count, size_bytes, longest_bytes from pgtrain.datasets where id = :poems;
+select sample_count, size_bytes, longest_bytes, format, kinds from pgtrain.datasets where id = :poems;
+
+-- Conversations and preferences; what is refused is named by ordinal and field.
+select pgtrain.create_dataset('talks') as talks \gset
+select pgtrain.append_records(:talks, array[
+    '{"messages": [{"role": "system", "content": ""}, {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}',
+    '{"messages": [{"role": "user", "content": "the weather?"}, {"role": "assistant", "tool_calls": [{"function": {"name": "weather"}}]},
+                   {"role": "tool", "content": "rain"}, {"role": "assistant", "content": "It rains.", "weight": 1.0}], "tools": []}']::jsonb[]);
+select format, kinds, is_format_fixed, size_bytes = (select sum(octet_length(content::text)) from pgtrain.dataset_samples where dataset_id = :talks) as is_json
+  from pgtrain.datasets where id = :talks;
+select pgtrain.append_records(:talks, array[
+    '{"prompt": "p", "chosen": "a", "rejected": "b"}', '{"chosen": "a", "rejected": ""}']::jsonb[]);
+select pgtrain.append_records(:talks, array[
+    '{"prompt": "p", "chosen": "a", "rejected": "b"}', '{"chosen": "a", "rejected": "b"}',
+    '{"prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "assistant", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]}']::jsonb[]);
+select format, kinds from pgtrain.datasets where id = :talks;
+create function regress_data_schema.why_refused(record jsonb) returns text language plpgsql as $$
+declare
+    message text;
+    detail text;
+begin
+    perform pgtrain.append_records((select id from pgtrain.datasets where name = 'talks'), array[record]);
+    return 'accepted';
+exception when sqlstate 'PT422' then
+    get stacked diagnostics message = message_text, detail = pg_exception_detail;
+    return message || ': ' || detail;
+end $$;
+-- Without numbers, which depend on what was made before.
+create function regress_data_schema.refusal(statement text) returns text language plpgsql as $$
+declare
+    message text;
+    detail text;
+    hint text;
+begin
+    execute statement;
+    return 'accepted';
+exception when sqlstate 'PT422' then
+    get stacked diagnostics message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
+    return regexp_replace(message, '\d+', 'N') || ' ' || detail || ' ' || hint;
+end $$;
+select r, regress_data_schema.why_refused(r::jsonb) from unnest(array[
+    '5', '{}', '{"prompt": "a"}', '{"completion": "a"}', '{"prompt": "a", "completion": ""}', '{"prompt": 1, "completion": "a"}', '{"text": null}',
+    '{"text": "t", "messages": []}', '{"messages": []}', '{"messages": {}}', '{"messages": "hi"}', '{"messages": [1]}', '{"messages": [[]]}',
+    '{"messages": [{"role": "user", "content": "hi"}]}', '{"messages": [{"content": "hi"}]}', '{"messages": [{"role": "", "content": "hi"}]}',
+    '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant"}]}', '{"messages": [{"role": "assistant", "content": null, "tool_calls": []}]}',
+    '{"messages": [{"role": "assistant", "content": ["parts"]}]}', '{"messages": [{"role": "assistant", "content": "x", "weight": 0}]}',
+    '{"rejected": "b"}', '{"chosen": "a"}', '{"chosen": "a", "rejected": [{"role": "assistant", "content": "b"}]}',
+    '{"chosen": [{"role": "user", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]}',
+    '{"chosen": [{"role": "assistant", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}], "prompt": "text"}',
+    '{"chosen": "a", "rejected": "b", "prompt": []}']) r;
+
+-- A format that was said when the dataset was made is kept.
+select pgtrain.create_dataset('pairs only', format => 'preference') as pairs \gset
+select regress_data_schema.refusal(format('select pgtrain.append_samples(%s, array[''x''])', :pairs));
+select pgtrain.append_records(:pairs, array['{"chosen": "a", "rejected": "b"}', '{"text": "x"}']::jsonb[]);
+select pgtrain.append_records(:pairs, array['{"chosen": "a", "rejected": "b"}']::jsonb[]);
+select pgtrain.append_samples(pgtrain.create_dataset('anything', format => 'mixed'), array['x']);
+select name, format, kinds, is_format_fixed from pgtrain.datasets where name in ('pairs only', 'anything') order by name;
+
+-- What a run cannot learn from is refused when it is submitted.
+select regress_data_schema.refusal(format($$select pgtrain.plan_run(dataset_id => %s, config => '{"size": "nano"}')$$, d)) from unnest(array[:talks, :pairs]) d;
 
 -- Descriptive columns by plain SQL; nothing else.
 update pgtrain.datasets set description = 'changed', tags = '{}' where id = :poems;
@@ -79,6 +138,15 @@ select pgtrain.dataset_from_query('bad', 'values (''a''), (null)');
 select pgtrain.dataset_from_query('bad', 'values (''a''), ('''')');
 select pgtrain.dataset_from_query('bad', 'select 1');
 select pgtrain.dataset_from_query('bad', 'select ''a''::text, ''b''::text');
+select pgtrain.dataset_from_query('bad', 'select ''a''::text as prompt, 1 as completion');
+select pgtrain.dataset_from_query('bad', 'select ''a''::text as prompt, ''b''::text as prompt');
+select pgtrain.dataset_from_query('bad', 'select ''a''::text as prompt, ''b''::text as answer');
+select pgtrain.dataset_from_query('bad', 'select from generate_series(1, 2)');
+select pgtrain.dataset_from_query('bad', 'select ''a'' as text, ''b'' as prompt, ''c'' as completion, ''d'' as messages, ''e'' as chosen, ''f'' as rejected, ''g'' as prompt');
+select pgtrain.dataset_from_query('bad', 'select ''a'' as prompt, case n when 1 then ''b'' end as completion from generate_series(1, 2) n');
+select pgtrain.dataset_from_query('bad', 'select ''a'' as prompt, case n when 1 then ''b'' else '''' end as completion from generate_series(1, 2) n');
+select pgtrain.dataset_from_query('bad', 'select ''{"messages": [{"role": "user"}]}''::jsonb');
+select pgtrain.dataset_from_query('bad', 'select ''[{"role": "assistant", "content": 5}]''::jsonb as messages');
 select pgtrain.dataset_from_query('bad', 'select ''a''::text where false');
 select pgtrain.dataset_from_query('bad', 'select ''a''::text; select ''b''::text');
 select pgtrain.dataset_from_query('bad', 'update pgtrain.datasets set name = name returning ''a''::text');
@@ -97,6 +165,17 @@ create function regress_data_schema.who() returns text language sql as $$ select
 select pgtrain.dataset_from_query('who', 'select regress_data_schema.who()') as who \gset
 select content from pgtrain.dataset_samples where dataset_id = :who;
 select count(*) from pgtrain.datasets where name = 'bad';
+
+-- Of several columns, which may be JSON.
+select count(pgtrain.dataset_from_query(q.name, q.query))
+  from (values ('q and a', $$select 'What is ' || n || '?' as prompt, E'It is "' || n || E'".\n' as completion from generate_series(1, 1) n$$),
+               ('chats', $$select jsonb_build_array(jsonb_build_object('role', 'user', 'content', 'hi'), jsonb_build_object('role', 'assistant', 'content', 'yes')) as messages$$),
+               ('preferred', $$select null::text as prompt, 'good' as chosen, 'bad'::varchar as rejected$$),
+               ('preferred 2', $$select 'why?' as prompt, 'good' as chosen, 'bad'::varchar as rejected$$),
+               ('preferred chats', $$select '[{"role": "assistant", "content": "a"}]'::json as chosen, '[{"role": "assistant", "content": "b"}]'::jsonb as rejected$$),
+               ('whole', $$select '{"text": "t", "id": 7}'::jsonb$$)) q (name, query);
+select d.name, d.format, d.kinds, s.content from pgtrain.datasets d join pgtrain.dataset_samples s on s.dataset_id = d.id
+ where d.name in ('q and a', 'chats', 'preferred', 'preferred 2', 'preferred chats', 'whole') order by d.name;
 
 -- Somebody else sees nothing, also by guessing ids.
 begin;

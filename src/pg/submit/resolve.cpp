@@ -24,7 +24,7 @@ call::Statement training_statement{
     {Type::Int8, Type::Int8, Type::Bool, Type::Jsonb}};
 
 call::Statement datasets_statement{
-    "select d.owner_id, d.is_public, d.name, d.content_hash, d.sample_count, d.size_bytes, d.longest_bytes"
+    "select d.owner_id, d.is_public, d.name, d.content_hash, d.sample_count, d.size_bytes, d.longest_bytes, d.kinds"
     " from pgtrain.datasets d where d.id = $1",
     {Type::Int8}};
 
@@ -100,6 +100,18 @@ bool may_read(const call::Row &dataset) {
   return is_public || rbac::may_access(dataset.int64(0), "read", "datasets");
 }
 
+// `kinds` as the server writes an array of plain labels.
+void check_kinds(const FrozenConfig &config, const std::string &title, const std::string &kinds) {
+  const auto has = [&](std::string_view kind) { return kinds.find(kind) != std::string::npos; };
+  const bool is_dpo = config.config.text("objective") == "dpo";
+  const char *hint = nullptr;
+  if (is_dpo && kinds != "{preference}") hint = "Objective dpo learns from samples with chosen and rejected; for others set objective to supervised.";
+  else if (!is_dpo && has("preference")) hint = "Set objective to dpo, with a base_model, to learn from preferences.";
+  else if (!config.config.has_base_model() && has("messages")) hint = "Set base_model: a conversation is written down by the chat template of a model.";
+  if (hint != nullptr)
+    throw Error(code::InvalidData, "dataset " + title + " has samples that this run cannot learn from", "It has samples of the formats " + kinds + ".", hint);
+}
+
 void freeze_dataset(const call::Spi &spi, int64_t id, const FrozenConfig &config, FrozenData &data) {
   const call::Rows rows = datasets_statement.execute(spi, {id});
   if (rows.empty() || !may_read(rows[0]))
@@ -108,6 +120,7 @@ void freeze_dataset(const call::Spi &spi, int64_t id, const FrozenConfig &config
   const std::string title = std::to_string(id) + " (\"" + dataset.text(2) + "\")";
   if (dataset.int64(4) == 0)
     throw Error(code::InvalidData, "dataset " + title + " is empty", {}, "Add samples with pgtrain.append_samples first.");
+  check_kinds(config, title, dataset.text(7));
   if (config.sample_bytes > 0 && dataset.int64(6) > config.sample_bytes)
     throw Error(code::InvalidData, "a sample of dataset " + title + " is longer than the context",
                 "The longest has " + std::to_string(dataset.int64(6)) + " bytes, the context " + std::to_string(config.sample_bytes) + " tokens.",

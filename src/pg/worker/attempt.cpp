@@ -16,6 +16,7 @@ extern "C" {
 #include "pg/worker/attempt.hpp"
 #include "pg/worker/settings.hpp"
 #include "pg/worker/shared.hpp"
+#include "pg/worker/shares.hpp"
 #include "pg/worker/transaction.hpp"
 #include "pg/worker/worker.hpp"
 
@@ -36,6 +37,8 @@ call::Statement checkpoint_statement{"select f from unnest(pgtrain_private.add_c
 call::Statement renew_statement{"update pgtrain.run_attempts set expires_at = pg_catalog.clock_timestamp() + $3 * interval '1 ms' where run_id = $1 and attempt = $2",
                                 {Type::Int8, Type::Int4, Type::Int4}};
 
+call::Statement give_way_statement{"select pgtrain_private.must_give_way($1, $2)", {Type::Int8, Type::Int4}};
+
 call::Parameter or_null(const std::string &text) { return text.empty() ? call::Parameter(nullptr) : call::Parameter(text); }
 
 }  // namespace
@@ -46,7 +49,7 @@ Attempt::Attempt(const Claim &claim, int device, int64_t device_id)
 void Attempt::run() {
   try {
     set_state(WorkerState::Preparing, claim_.run_id);
-    written_at_ = GetCurrentTimestamp();
+    written_at_ = claimed_at_ = GetCurrentTimestamp();
     folder_.emplace(MyDatabaseId, attempt_folder_name(claim_.run_id, claim_.attempt));
     load_job();
     fetch_checkpoint();
@@ -116,11 +119,18 @@ void Attempt::write_batch() {
     asked = record_statement.execute(spi, {claim_.run_id, claim_.attempt, worker_settings.lease_duration_ms, or_null(batch.progress),
                                            or_null(batch.metrics), or_null(batch.tasks), or_null(batch.samples), or_null(batch.events),
                                            or_null(batch.evaluations)})[0].text(0);
+    if (asked == "none" && must_give_way(spi)) asked = "give way";
   });
   written_at_ = looked_at_ = GetCurrentTimestamp();
   if (asked == "cancel") wish(StopWish::Cancel);
   if (asked == "pause") wish(StopWish::Pause);
   if (asked == "limit") wish(StopWish::Limit);
+  if (asked == "give way") wish(StopWish::GiveWay);
+}
+
+bool Attempt::must_give_way(const call::Spi &spi) {
+  const double seconds = static_cast<double>(GetCurrentTimestamp() - claimed_at_) / USECS_PER_SEC;
+  return may_give_way(MyDatabaseId, claim_.owner_id, rank_, seconds) && give_way_statement.execute(spi, {claim_.run_id, claim_.attempt})[0].boolean(0);
 }
 
 // Between two parts of something long. False when it need not be brought to its end.

@@ -24,7 +24,7 @@ namespace pgtrain::pg::worker {
 // How an attempt ended; one transition of the run belongs to each.
 enum class Ending { None, Succeeded, Cancelled, Paused, Failed, QueuedAgain };
 
-enum class StopWish { None, Cancel, Pause, Limit, Shutdown };
+enum class StopWish { None, Cancel, Pause, Limit, GiveWay, Shutdown };
 
 class Attempt {
  public:
@@ -42,6 +42,7 @@ class Attempt {
   void load_job();
   void write_data();
   void fetch_checkpoint();
+  std::string fetch(int64_t file_id);
   // Training.
   void start_trainer();
   void supervise();
@@ -49,6 +50,7 @@ class Attempt {
   void look_at_clock();
   void write_batch();
   bool keep_lease();
+  bool must_give_way(const call::Spi &spi);
   // What the trainer says.
   void on(const protocol::up::Hello &) {}
   void on(const protocol::up::Plan &message);
@@ -85,6 +87,8 @@ class Attempt {
   protocol::down::Job job_;
   std::vector<DatasetPart> datasets_;
   std::optional<int64_t> checkpoint_file_;
+  int rank_ = 0;               // in the queue: lower goes before
+  TimestampTz claimed_at_ = 0;
 
   struct Kept {
     std::string name;

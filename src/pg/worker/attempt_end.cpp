@@ -61,6 +61,9 @@ void Attempt::end_by_stop() {
     case StopWish::Cancel: return end_as(Ending::Cancelled, "cancelled_by_user");
     case StopWish::Pause: return end_as(Ending::Paused, "paused_by_user");
     case StopWish::Limit: return end_as(Ending::Paused, "limit_reached");
+    case StopWish::GiveWay:
+      counts_ = false;
+      return end_as(Ending::QueuedAgain, "preempted", "it gave way to a more important run of its owner", {}, "The run continues from its last checkpoint.");
     case StopWish::Shutdown:
       counts_ = false;
       return end_as(Ending::QueuedAgain, "server_shutdown", "the server or the worker was stopped", {}, "The run continues from its last checkpoint.");

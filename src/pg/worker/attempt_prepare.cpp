@@ -31,7 +31,7 @@ constexpr char data_name[] = "data.samples";
 constexpr char resume_name[] = "resume.safetensors";
 
 call::Statement job_statement{
-    "select j.config::text, j.data_bytes, j.threads, j.checkpoint_file, j.checkpoint_step, j.is_limited from pgtrain_private.load_job($1, $2, $3, $4) j",
+    "select j.config::text, j.data_bytes, j.threads, j.checkpoint_file, j.checkpoint_step, j.is_limited, j.rank from pgtrain_private.load_job($1, $2, $3, $4) j",
     {Type::Int8, Type::Int4, Type::Int4, Type::Int8}};
 call::Statement pairs_statement{"select p.key, coalesce(p.value, '') from jsonb_each_text($1) p", {Type::Jsonb}};
 call::Statement parts_statement{
@@ -41,8 +41,12 @@ call::Statement samples_statement{
     "select s.ordinal, pgtrain_private.sample_text(s.content) from pgtrain.dataset_samples s"
     " where s.dataset_id = $1 and s.ordinal > $2 and s.ordinal <= $3 order by s.ordinal",
     {Type::Int8, Type::Int8, Type::Int8}};
+// A run that starts from a model gets its samples as they are: the template of the model makes text of them.
+call::Statement records_statement{
+    "select s.ordinal, s.content::text from pgtrain.dataset_samples s where s.dataset_id = $1 and s.ordinal > $2 and s.ordinal <= $3 order by s.ordinal",
+    {Type::Int8, Type::Int8, Type::Int8}};
 
-call::Statement lost_statement{"select pgtrain_private.give_checkpoint_up($1, $2, $3)", {Type::Int8, Type::Int4, Type::Text}};
+call::Statement lost_statement{"select pgtrain_private.give_checkpoint_up($1, $2, $3, $4)", {Type::Int8, Type::Int4, Type::Int8, Type::Text}};
 
 int threads_of_trainer() {
   if (worker_settings.trainer_threads > 0) return worker_settings.trainer_threads;
@@ -99,6 +103,7 @@ void Attempt::load_job() {
     job_.threads = static_cast<uint32_t>(row.int64(2));
     checkpoint_file_ = row.optional_int64(3);
     is_limited = row.boolean(5);
+    rank_ = static_cast<int>(row.int64(6));
     for (const call::Row &pair : pairs_statement.execute(spi, {row.text(0)})) job_.config.emplace_back(pair.text(0), pair.text(1));
     for (const call::Row &part : parts_statement.execute(spi, {claim_.run_id})) {
       if (part.is_null(0)) {
@@ -120,20 +125,34 @@ void Attempt::load_job() {
   job_.memory_limit_bytes = static_cast<uint64_t>(shared()->devices[device_].memory_bytes);
 }
 
-// A checkpoint that cannot be read is no reason to fail: the run begins again and comes to the same end.
+// A checkpoint that cannot be read is no reason to fail: the run goes on from the one before it, or begins again, and comes to the same
+// end.
 void Attempt::fetch_checkpoint() {
-  if (!checkpoint_file_ || ending_ != Ending::None) return;
+  while (checkpoint_file_ && ending_ == Ending::None) {
+    const std::string problem = fetch(*checkpoint_file_);
+    if (problem.empty()) return;
+    unlink(folder_->file(resume_name).c_str());
+    ereport(LOG, (errmsg("pgtrain: a checkpoint of run %s cannot be used: %s", std::to_string(claim_.run_id).c_str(), problem.c_str())));
+    const int64_t lost = *checkpoint_file_;
+    in_transaction("giving a checkpoint up", [&](const call::Spi &spi) {
+      checkpoint_file_ = lost_statement.execute(spi, {claim_.run_id, claim_.attempt, lost, problem})[0].optional_int64(0);
+    });
+  }
+}
+
+// Puts a checkpoint into the job folder; says what is wrong with it, nothing when all is well or there is no time left.
+std::string Attempt::fetch(int64_t file_id) {
   const std::string path = folder_->file(resume_name);
   std::string problem;
   try {
     std::optional<FileClaim> on_disk, fetched;
     in_transaction("fetching a checkpoint", [&](const call::Spi &spi) {
-      if (!is_stored_here(spi, *checkpoint_file_)) {
+      if (!is_stored_here(spi, file_id)) {
         problem = "its bytes are not on this server";
         return;
       }
-      on_disk = find_on_disk(spi, *checkpoint_file_);
-      if (!on_disk) fetched = fetch_file(spi, *checkpoint_file_, path);
+      on_disk = find_on_disk(spi, file_id);
+      if (!on_disk) fetched = fetch_file(spi, file_id, path);
     });
     // On the disk it may be so long that the lease would run out meanwhile.
     if (on_disk) fetched = copy_from_disk(*on_disk, path, [this] { return keep_lease(); });
@@ -142,21 +161,20 @@ void Attempt::fetch_checkpoint() {
     if (!is_mismatch(error)) throw;
     problem = error.message();
   }
-  if (problem.empty()) return;
-  unlink(path.c_str());
-  ereport(LOG, (errmsg("pgtrain: run %s begins again, because its checkpoint cannot be used: %s", std::to_string(claim_.run_id).c_str(), problem.c_str())));
-  in_transaction("giving a checkpoint up", [&](const call::Spi &spi) { lost_statement.execute(spi, {claim_.run_id, claim_.attempt, problem}); });
+  return problem;
 }
 
 void Attempt::write_data() {
   if (ending_ != Ending::None) return;
   DataFile file(folder_->file(data_name));
+  const auto has_base = [](const protocol::ConfigPair &pair) { return pair.first == "base_model" && !pair.second.empty(); };
+  const call::Statement &samples = std::any_of(job_.config.begin(), job_.config.end(), has_base) ? records_statement : samples_statement;
   for (const DatasetPart &part : datasets_) {
     int64_t last = 0, rows_read = 0;
     while (last < part.sample_count && ending_ == Ending::None) {
       const int64_t until = std::min(last + part.samples_at_once, part.sample_count);
       in_transaction("reading samples", [&](const call::Spi &spi) {
-        for (const call::Row &row : samples_statement.execute(spi, {part.dataset_id, last, until})) {
+        for (const call::Row &row : samples.execute(spi, {part.dataset_id, last, until})) {
           file.add(row.text(1));
           ++rows_read;
         }

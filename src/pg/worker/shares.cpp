@@ -231,6 +231,20 @@ bool any_queued(Oid database) {
   return std::any_of(begin_of_list(), end_of_list(), [database](const Share &share) { return share.key.database == database && share.ranks != 0; });
 }
 
+bool may_give_way(Oid database, int64_t owner_id, int rank, double seconds) {
+  Guard lock(shared()->share_lock);
+  const Share *own = find(database, owner_id);
+  const uint64_t better = bit_of(rank) - 1;
+  if (own == nullptr || (own->ranks & better) == 0) return false;
+  Share then = *own;
+  then.pass += (std::max(seconds, least_seconds) - own->expected_seconds) / own->weight;
+  return std::none_of(begin_of_list(), end_of_list(), [&](const Share &other) {
+    const bool can_be_served = &other != own && other.key.database == database && other.ranks != 0 && other.is_active &&
+                               (other.limit < 0 || other.running < other.limit);
+    return can_be_served && goes_before(other, other.ranks, then, then.ranks & better);
+  });
+}
+
 bool shares_ready(Oid database) {
   SlotsAndShares locks;
   const DatabaseSlot *slot = find_database(database, true);

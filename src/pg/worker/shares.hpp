@@ -69,6 +69,10 @@ void nothing_found(Oid database, const Candidate &candidate, bool is_empty);
 void charge_claim(Oid database, int64_t owner_id);
 
 bool any_queued(Oid database);
+
+// Whether that user has runs of a better rank queued, and would be the next to be served once a run of his has ended that has used a
+// device for so many seconds. Cheap, and may be wrong: the tables decide.
+bool may_give_way(Oid database, int64_t owner_id, int rank, double seconds);
 bool shares_ready(Oid database);
 // Begins anew with the running counts read from the tables; follows with mark_queued for each owner and rank.
 void reset_running(Oid database, const int64_t *owners, const int32_t *counts, int length);
