@@ -65,8 +65,9 @@ select pgtrain.create_dataset('talks') as talks \gset
 select pgtrain.append_records(:talks, array[
     '{"messages": [{"role": "system", "content": ""}, {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}',
     '{"messages": [{"role": "user", "content": "the weather?"}, {"role": "assistant", "tool_calls": [{"function": {"name": "weather"}}]},
-                   {"role": "tool", "content": "rain"}, {"role": "assistant", "content": "It rains.", "weight": 1.0}], "tools": []}']::jsonb[]);
-select format, kinds, is_format_fixed, size_bytes = (select sum(octet_length(content::text)) from pgtrain.dataset_samples where dataset_id = :talks) as is_json
+                   {"role": "tool", "content": "rain"}, {"role": "assistant", "content": "It rains.", "weight": 1.0}], "tools": []}',
+    '{"prompt": [{"role": "user", "content": "hi"}], "completion": [{"role": "assistant", "content": "hello"}]}']::jsonb[]);
+select format, kinds, is_format_fixed, size_bytes = (select sum(octet_length(coalesce((content->>'prompt') || '-' || (content->>'completion'), content::text))) from pgtrain.dataset_samples where dataset_id = :talks) as is_counted
   from pgtrain.datasets where id = :talks;
 select pgtrain.append_records(:talks, array[
     '{"prompt": "p", "chosen": "a", "rejected": "b"}', '{"chosen": "a", "rejected": ""}']::jsonb[]);
@@ -99,7 +100,7 @@ exception when sqlstate 'PT422' then
     return regexp_replace(message, '\d+', 'N') || ' ' || detail || ' ' || hint;
 end $$;
 select r, regress_data_schema.why_refused(r::jsonb) from unnest(array[
-    '5', '{}', '{"prompt": "a"}', '{"completion": "a"}', '{"prompt": "a", "completion": ""}', '{"prompt": 1, "completion": "a"}', '{"text": null}',
+    '5', '{}', '{"prompt": "a"}', '{"completion": "a"}', '{"prompt": "a", "completion": ""}', '{"prompt": 1, "completion": "a"}', '{"prompt": "a", "completion": [{"role": "assistant", "content": "b"}]}', '{"text": null}',
     '{"text": "t", "messages": []}', '{"messages": []}', '{"messages": {}}', '{"messages": "hi"}', '{"messages": [1]}', '{"messages": [[]]}',
     '{"messages": [{"role": "user", "content": "hi"}]}', '{"messages": [{"content": "hi"}]}', '{"messages": [{"role": "", "content": "hi"}]}',
     '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant"}]}', '{"messages": [{"role": "assistant", "content": null, "tool_calls": []}]}',

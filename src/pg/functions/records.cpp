@@ -153,6 +153,12 @@ Kind check_record(Jsonb *record, const Place &place) {
     return kPreference;
   }
   if (!has_completion && !member(root, "prompt").is_there) refuse(place, "has none of the fields text, completion, messages and chosen", shapes);
+  // Both may be parts of a conversation, of which the second is learned.
+  if (member(root, "completion").array() != nullptr) {
+    check_messages(member(root, "completion"), place.in("completion"), true);
+    check_messages(member(root, "prompt"), place.in("prompt"), false);
+    return kMessages;
+  }
   require_string(member(root, "prompt"), place.in("prompt"), true, shapes);
   require_string(member(root, "completion"), place.in("completion"), false, shapes);
   return kPromptCompletion;
