@@ -19,7 +19,7 @@ export V
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := all
-.PHONY: all help deps tools module engine tests install demo check bench cluster cluster-stop psql clean
+.PHONY: all help deps tools module engine tests install demo check fuzz bench cluster cluster-stop psql clean
 
 help:
 	@sed -n 's/^## //p' $(ROOT)/Makefile
@@ -62,6 +62,10 @@ demo:
 ## check         build and run every test; the last line counts them
 check:
 	@bash $(ROOT)/scripts/check.sh
+
+## fuzz          every fuzz target for SECONDS (60) each, ONLY="records gguf" picks; needs clang
+fuzz:
+	@bash $(ROOT)/scripts/fuzz.sh $(if $(SECONDS),$(SECONDS),60)
 
 ## bench         the measured claims, each beside its peer
 bench: all

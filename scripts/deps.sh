@@ -19,7 +19,9 @@ server_version() {
 installed() { dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null | sed -n 's/^installed //p'; }
 wanted() {
   if [ "$with_tests" = 1 ]; then
-    echo python3-venv
+    # Fuzzing needs clang and, where it is a package of its own, what its sanitizers link.
+    echo python3-venv clang
+    if [ -n "$(installed libclang-rt-dev)" ] || apt-cache show libclang-rt-dev >/dev/null 2>&1; then echo libclang-rt-dev; fi
     # Not every release has it; the tests that need it are then skipped by name.
     if [ -n "$(installed python3-torch)" ] || apt-cache show python3-torch >/dev/null 2>&1; then echo python3-torch; fi
   fi

@@ -1,8 +1,7 @@
 // libFuzzer target of config.json: whatever the bytes, a configuration that means the same when it is written and read again, or
 // core::Error.
 //
-// Run as safetensors_fuzz.cpp says, with src/engine/models/model_config.cpp, src/engine/models/config_json.cpp and
-// src/engine/core/*.cpp, starting from test/fuzz/seeds/config_json, which replay.cpp gives it in the ordinary suite.
+// `make fuzz` runs it, starting from test/fuzz/seeds/config_json, which replay.cpp gives it in the ordinary suite.
 #include <cstddef>
 #include <cstdint>
 #include <string_view>

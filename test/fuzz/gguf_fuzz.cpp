@@ -1,7 +1,6 @@
 // libFuzzer target of the GGUF reader: whatever the bytes, a header whose promises can be kept, or core::Error.
 //
-// Run as safetensors_fuzz.cpp says, with src/engine/io/*.cpp and src/engine/core/*.cpp, starting from test/fuzz/seeds/gguf. The
-// ordinary suite replays these seeds (replay.cpp).
+// `make fuzz` runs it, starting from test/fuzz/seeds/gguf. The ordinary suite replays these seeds (replay.cpp).
 #include <cstddef>
 #include <cstdint>
 #include <string>

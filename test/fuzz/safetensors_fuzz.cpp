@@ -1,8 +1,6 @@
 // libFuzzer target of the safetensors reader: whatever the bytes, a header that keeps its promises or core::Error.
 //
-// Run: clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -I src test/fuzz/safetensors_fuzz.cpp
-//      src/engine/io/*.cpp src/engine/core/*.cpp -o fuzz && ./fuzz -max_len=4096 -max_total_time=60
-// The ordinary suite runs some thousands of mutations of its own (test/engine/io/safetensors_test.cpp).
+// `make fuzz` runs it. The ordinary suite runs some thousands of mutations of its own (test/engine/io/safetensors_test.cpp).
 #include <cstddef>
 #include <cstdint>
 #include <string_view>

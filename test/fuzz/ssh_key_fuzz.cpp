@@ -1,8 +1,6 @@
 // libFuzzer target of the reader of SSH public keys: whatever the text, a key that reads the same again or pg::Error.
 //
-// Run: clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -I src test/fuzz/ssh_key_fuzz.cpp src/pg/pure/ssh_key.cpp
-//      src/pg/crypto/digest.cpp src/pg/crypto/token.cpp src/pg/errors.cpp -lsodium -o fuzz && ./fuzz -max_len=2048 -max_total_time=60
-// The ordinary suite runs some thousands of mutations of its own (test/pg/ssh_key_test.cpp).
+// `make fuzz` runs it. The ordinary suite runs some thousands of mutations of its own (test/pg/ssh_key_test.cpp).
 #include <cstddef>
 #include <cstdint>
 #include <string_view>

@@ -1,7 +1,7 @@
 // libFuzzer target of chat templates: whatever the template and the messages, a text with sound marks, or core::Error.
 //
-// The input is the template, a NUL, and the messages; without a NUL the messages are a fixed conversation. Run as
-// safetensors_fuzz.cpp says, with src/engine/templates/*.cpp and src/engine/core/*.cpp; seeds are in test/fuzz/seeds/template.
+// The input is the template, a NUL, and the messages; without a NUL the messages are a fixed conversation.
+// `make fuzz` runs it; seeds are in test/fuzz/seeds/template.
 #include <cstddef>
 #include <cstdint>
 #include <string>

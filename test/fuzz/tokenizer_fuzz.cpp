@@ -1,8 +1,8 @@
 // libFuzzer target of the tokenizers: whatever the bytes are as a tokenizer.json, as a text or as a GGUF vocabulary, tokens
 // that exist and text that is valid, or core::Error.
 //
-// Run as safetensors_fuzz.cpp says, with src/engine/tokenizers/*.cpp and src/engine/core/*.cpp, starting from
-// test/fuzz/seeds/tokenizer. The ordinary suite replays these seeds (replay.cpp).
+// `make fuzz` runs it, starting from test/fuzz/seeds/tokenizer. The ordinary suite replays these
+// seeds (replay.cpp).
 #include <cstddef>
 #include <cstdint>
 #include <string>
