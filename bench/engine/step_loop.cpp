@@ -16,7 +16,7 @@
 #include "engine/core/error.hpp"
 #include "engine/graph/executor.hpp"
 #include "engine/io/safetensors.hpp"
-#include "engine/models/gpt/graph.hpp"
+#include "engine/models/model.hpp"
 #include "engine/train/optimizer.hpp"
 #include "engine/train/schedule.hpp"
 
@@ -25,15 +25,14 @@ namespace {
 using namespace pgtrain::engine;
 
 struct Case {
-  models::GptConfig config;
+  models::ModelConfig config;
   std::int64_t batch = 0, batches = 0;
 };
 
 Case read_case(const io::SafetensorsFile& file) {
   const auto number = [&](const char* key) { return std::atoi(file.metadata().at(key).c_str()); };
   Case c;
-  c.config.layers = number("layers"), c.config.width = number("width"), c.config.heads = number("heads");
-  c.config.context = number("context"), c.config.vocab_size = number("vocabulary"), c.config.end_of_text = c.config.vocab_size - 1;
+  c.config = models::fresh_gpt2(number("layers"), number("width"), number("heads"), number("context"), number("vocabulary"), number("vocabulary") - 1);
   c.batch = number("batch"), c.batches = number("batches");
   return c;
 }
@@ -58,7 +57,7 @@ int run(const char* path, core::DType type, int threads, int steps) {
   const io::SafetensorsFile file(path);
   const Case c = read_case(file);
   const auto device = backend::open("cpu", {threads, 0});
-  const graph::Graph graph = models::build_gpt(c.config, type, c.batch, c.config.context);
+  const graph::Graph graph = models::build_model(c.config, {}, type, c.batch, c.config.context);
   graph::ParameterStore store(graph, *device, graph::Mode::Train);
   graph::Executor executor(graph, store, graph::Mode::Train);
   train::Optimizer optimizer(store, {0.1, 0.9, 0.95, 1e-8, 1.0});

@@ -12,7 +12,7 @@
 
 #include "engine/backend/devices.hpp"
 #include "engine/core/error.hpp"
-#include "engine/models/gpt/graph.hpp"
+#include "engine/models/model.hpp"
 #include "engine/train/optimizer.hpp"
 
 namespace {
@@ -30,7 +30,7 @@ int print_devices() {
 
 struct Settings {
   std::string device, precision;
-  models::GptConfig config;
+  models::ModelConfig config;
   int batch = 0, steps = 0;
 };
 
@@ -48,14 +48,10 @@ void fill_with_random_tokens(graph::Executor& executor, const Settings& s, std::
 int measure(const Settings& s) {
   const auto backend = backend::open(s.device);
   const core::DType compute = s.precision == "bf16" ? core::DType::Bf16 : core::DType::F32;
-  const graph::Graph graph = models::build_gpt(s.config, compute, s.batch, s.config.context);
+  const graph::Graph graph = models::build_model(s.config, {}, compute, s.batch, s.config.context);
   const std::uint64_t planned = graph::plan_memory(graph, graph::Mode::Train, *backend, train::optimizer_memory(graph, {}, *backend)).total();
   graph::ParameterStore store(graph, *backend, graph::Mode::Train);
-  const auto parameters = models::gpt_parameters(s.config);
-  std::vector<float> weights(static_cast<std::size_t>(store.count()));
-  for (std::size_t i = 0; i < parameters.size(); ++i)
-    models::initialize_gpt_parameter(s.config, parameters[i], i, 1, weights.data() + store.parameters()[i].offset);
-  store.upload_weights(weights.data());
+  models::draw_weights(s.config, 1, store);
   graph::Executor executor(graph, store, graph::Mode::Train);
   train::Optimizer optimizer(store, {});
   std::mt19937 random(1);
@@ -76,7 +72,7 @@ int measure(const Settings& s) {
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2];
   // Multiply-adds of the products, forward and backward, attention counted causal.
-  const double inner = double(s.config.parameters()) - double(s.config.context) * s.config.width;
+  const double inner = double(models::count_parameters(s.config)) - double(s.config.context) * s.config.width;
   const double flops = tokens * (6 * inner + 6.0 * s.config.layers * s.config.width * s.config.context);
   std::printf("{\"program\": \"pgtrain\", \"device\": \"%s\", \"layers\": %d, \"width\": %d, \"vocabulary\": %d, \"context\": %d, \"batch\": %d, "
               "\"precision\": \"%s\", \"tokens_per_second\": %.0f, \"step_ms\": %.3f, \"slowest_ms\": %.3f, \"tflops\": %.1f, \"planned_mib\": %llu, \"loss\": %.4f}\n",
@@ -95,9 +91,7 @@ int main(int argc, char** argv) {
     }
     Settings s;
     s.device = argv[1];
-    s.config.layers = std::atoi(argv[2]), s.config.width = std::atoi(argv[3]), s.config.heads = std::atoi(argv[4]);
-    s.config.vocab_size = std::atoi(argv[5]), s.config.context = std::atoi(argv[6]);
-    s.config.end_of_text = s.config.vocab_size - 1;
+    s.config = models::fresh_gpt2(std::atoi(argv[2]), std::atoi(argv[3]), std::atoi(argv[4]), std::atoi(argv[6]), std::atoi(argv[5]), std::atoi(argv[5]) - 1);
     s.batch = std::atoi(argv[7]);
     s.precision = argv[8];
     s.steps = std::atoi(argv[9]);

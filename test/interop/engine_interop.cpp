@@ -11,7 +11,7 @@
 #include "engine/core/error.hpp"
 #include "engine/data/documents.hpp"
 #include "engine/io/file.hpp"
-#include "engine/models/gpt/decoder.hpp"
+#include "engine/models/gpt2/decoder.hpp"
 #include "engine/train/artifacts.hpp"
 #include "engine/train/training.hpp"
 

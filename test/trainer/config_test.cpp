@@ -7,7 +7,7 @@
 
 #include "engine/backend/backend.hpp"
 #include "engine/core/error.hpp"
-#include "engine/models/gpt/graph.hpp"
+#include "engine/models/model.hpp"
 #include "engine/train/options.hpp"
 #include "protocol/messages.hpp"
 #include "protocol/run_config.hpp"
@@ -68,7 +68,7 @@ TEST(Config, WhatIsFrozenTheEngineTakes) {
       ASSERT_LE(resolved.width / resolved.heads, engine::backend::kWidestHead);
       if (round % 50 != 0) continue;
       const auto model = engine::train::model_config(resolved, resolved.vocab_size, resolved.vocab_size - 1);
-      const auto graph = engine::models::build_gpt(model, engine::core::DType::Bf16, resolved.batch_size, resolved.context);
+      const auto graph = engine::models::build_model(model, {}, engine::core::DType::Bf16, resolved.batch_size, resolved.context);
       ASSERT_EQ(static_cast<uint64_t>(graph.parameter_count()), model.parameters());
     } catch (const engine::core::Error& refused) {
       FAIL() << refused.code << ": " << refused.message;

@@ -143,7 +143,7 @@ Builder::SumAndNorm Builder::add_layer_norm(Value a, Value b, Value gain, Value 
   return {sum, norm};
 }
 
-Value Builder::linear(Value x, Value weight, Value bias, Activation activation_kind) {
+Value Builder::linear(Value x, Value weight, Value bias, Activation activation_kind, Value adapted, const std::vector<Adapter>& adapters) {
   require(info(weight).kind == ValueKind::Parameter && info(bias).kind == ValueKind::Parameter, "linear", "weight and bias must be parameters");
   require(info(x).columns == info(weight).rows, "linear", "x is not as wide as the weight is high");
   require(info(bias).count() == info(weight).columns, "linear", "the bias is not as wide as the weight");
@@ -151,7 +151,9 @@ Value Builder::linear(Value x, Value weight, Value bias, Activation activation_k
   const Value out = activation(rows, columns);
   graph_.parameters[static_cast<std::size_t>(info(weight).index)].role = Parameter::Role::InOut;
   const Value before = activation_kind == Activation::Gelu ? activation(rows, columns) : Value{};
-  graph_.nodes.push_back({.kind = OpKind::Linear, .inputs = {x.id, weight.id, bias.id}, .output = out.id, .saved = {before.id, -1}, .activation = activation_kind});
+  Node node{.kind = OpKind::Linear, .inputs = {x.id, weight.id, bias.id}, .output = out.id, .saved = {before.id, -1}, .activation = activation_kind};
+  attach(node, adapted, adapters);
+  graph_.nodes.push_back(std::move(node));
   return out;
 }
 
@@ -163,19 +165,24 @@ Value Builder::projection(Value x, Value weight, Value bias, Value adapted, cons
   graph_.parameters[static_cast<std::size_t>(info(weight).index)].role = Parameter::Role::OutIn;
   const Value out = activation(rows, columns);
   Node node{.kind = OpKind::Linear, .inputs = {x.id, weight.id, bias.id}, .output = out.id, .is_transposed = true};
-  if (!adapters.empty()) {
-    node.adapted = adapted.id >= 0 ? adapted.id : x.id;
-    require(info({node.adapted}).rows == rows && info({node.adapted}).columns == info(x).columns, "projection", "what the adapters read is not of the shape of x");
-  }
-  for (const Adapter& adapter : adapters) {
-    const ValueInfo down = info(adapter.down), up = info(adapter.up);
-    require(down.kind == ValueKind::Parameter && up.kind == ValueKind::Parameter, "projection", "an adapter's parts must be parameters");
-    require(down.columns == info(x).columns && up.columns == down.rows, "projection", "an adapter's parts do not fit together or to x");
-    require(adapter.column >= 0 && adapter.column + up.rows <= columns, "projection", "an adapter reaches beyond the output");
-    node.adapters.push_back({adapter.down.id, adapter.up.id, activation(rows, down.rows).id, adapter.column, adapter.scale});
-  }
+  attach(node, adapted, adapters);
   graph_.nodes.push_back(std::move(node));
   return out;
+}
+
+void Builder::attach(Node& node, Value adapted, const std::vector<Adapter>& adapters) {
+  if (adapters.empty()) return;
+  const ValueInfo x = info({node.inputs[0]});
+  const std::int64_t columns = info({node.output}).columns;
+  node.adapted = adapted.id >= 0 ? adapted.id : node.inputs[0];
+  require(info({node.adapted}).rows == x.rows && info({node.adapted}).columns == x.columns, "adapter", "what it reads is not of the shape of x");
+  for (const Adapter& adapter : adapters) {
+    const ValueInfo down = info(adapter.down), up = info(adapter.up);
+    require(down.kind == ValueKind::Parameter && up.kind == ValueKind::Parameter, "adapter", "its parts must be parameters");
+    require(down.columns == x.columns && up.columns == down.rows, "adapter", "its parts do not fit together or to x");
+    require(adapter.column >= 0 && adapter.column + up.rows <= columns, "adapter", "it reaches beyond the output");
+    node.adapters.push_back({adapter.down.id, adapter.up.id, activation(x.rows, down.rows).id, adapter.column, adapter.scale});
+  }
 }
 
 Value Builder::constant(std::int64_t rows, std::int64_t columns, std::vector<float> values) {

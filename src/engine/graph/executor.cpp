@@ -106,7 +106,7 @@ struct Executor::Plan {
   void backward(const Step& step);
   void linear_forward(const Node& node, const Step& step);
   void linear_backward(const Node& node, const Step& step);
-  void adapters_forward(const Node& node);
+  void adapters_forward(const Node& node, void* sum);
   void adapters_backward(const Node& node, const Step& step, const void* dout);
   void layer_norm_forward(const Node& node);
   void layer_norm_backward(const Node& node, const Step& step);
@@ -136,11 +136,14 @@ struct Executor::Plan {
 
 void Executor::Plan::linear_forward(const Node& node, const Step& step) {
   const ValueInfo &x = info(node.inputs[0]), &y = info(node.output);
-  const bool gelu = node.activation == Activation::Gelu;
+  // With adapters the activation follows their sum, without it is a part of the product.
+  const bool has_gelu = node.activation == Activation::Gelu, is_apart = has_gelu && !node.adapters.empty(), gelu = has_gelu && !is_apart;
+  void* sum = value(is_apart ? node.saved[0] : node.output);
   backend.matmul({.m = x.rows, .n = y.columns, .k = x.columns, .transpose_b = node.is_transposed, .a = value(node.inputs[0]), .b = matrix(node, step),
-                  .c = value(node.output), .in = graph.compute, .out = graph.compute, .bias = weight(node.inputs[2]), .gelu = gelu,
+                  .c = sum, .in = graph.compute, .out = graph.compute, .bias = weight(node.inputs[2]), .gelu = gelu,
                   .gelu_input = gelu && mode == Mode::Train ? value(node.saved[0]) : nullptr});
-  adapters_forward(node);
+  adapters_forward(node, sum);
+  if (is_apart) backend.gelu_forward(graph.compute, value(node.output), sum, y.count());
 }
 
 void Executor::Plan::linear_backward(const Node& node, const Step& step) {
@@ -162,14 +165,14 @@ void Executor::Plan::linear_backward(const Node& node, const Step& step) {
   adapters_backward(node, step, dout);
 }
 
-void Executor::Plan::adapters_forward(const Node& node) {
+void Executor::Plan::adapters_forward(const Node& node, void* sum) {
   if (!uses_adapters) return;
   for (const AdapterUse& adapter : node.adapters) {
     const ValueInfo &x = info(node.adapted), &y = info(node.output), &down = info(adapter.down), &up = info(adapter.up);
     backend.matmul({.m = x.rows, .n = down.rows, .k = x.columns, .transpose_b = true, .a = value(node.adapted), .b = weight(adapter.down), .c = value(adapter.low),
                     .in = graph.compute, .out = graph.compute});
     backend.matmul({.m = x.rows, .n = up.rows, .k = up.columns, .transpose_b = true, .a = value(adapter.low), .b = weight(adapter.up),
-                    .c = columns_from(value(node.output), adapter.column), .c_pitch = y.columns, .in = graph.compute, .out = graph.compute, .alpha = adapter.scale, .beta = 1.0f});
+                    .c = columns_from(sum, adapter.column), .c_pitch = y.columns, .in = graph.compute, .out = graph.compute, .alpha = adapter.scale, .beta = 1.0f});
   }
 }
 

@@ -132,14 +132,14 @@ class Builder {
   Value swiglu(Value gate_up);
   // In training each element is zero with probability `rate`, and the others are 1 / (1 - rate) times as large.
   Value dropout(Value x, float rate);
-  // x [rows, in] times weight [in, out] + bias [out].
-  Value linear(Value x, Value weight, Value bias, Activation activation = Activation::None);
-  // The same with a weight stored [out, in], perhaps no bias (a handle of id -1), and adapters that read `adapted`.
   struct Adapter {
     Value down, up;
     std::int64_t column = 0;
     float scale = 1;
   };
+  // x [rows, in] times weight [in, out] + bias [out], and adapters that read `adapted` (a handle of id -1: x).
+  Value linear(Value x, Value weight, Value bias, Activation activation = Activation::None, Value adapted = {}, const std::vector<Adapter>& adapters = {});
+  // The same with a weight stored [out, in] and perhaps no bias (a handle of id -1).
   Value projection(Value x, Value weight, Value bias, Value adapted = {}, const std::vector<Adapter>& adapters = {});
   // qkv [batch*length, heads.columns()], causal; segments int32 [batch*length] (a handle of id -1: none). A query sees the last
   // `window` keys up to its own, 0 = all.
@@ -155,6 +155,7 @@ class Builder {
   Value statistic(std::int64_t rows, std::int64_t columns);
   const ValueInfo& info(Value value) const;
   void require_plain(Value parameter, const char* operation) const;
+  void attach(Node& node, Value adapted, const std::vector<Adapter>& adapters);
   void require_heads(Value qkv, const Heads& heads, const char* operation) const;
   Graph graph_;
 };

@@ -164,6 +164,19 @@ void ModelConfig::check(const std::string& name) const {
     refuse(text(heads) + " heads of " + text(head_width) + " elements are too wide");
 }
 
+ModelConfig fresh_gpt2(int layers, int width, int heads, int context, int vocab_size, int end_of_text) {
+  ModelConfig config;
+  config.family = Family::Gpt2, config.model_type = "gpt2";
+  config.layers = layers, config.width = width, config.heads = config.kv_heads = heads, config.context = context, config.vocab_size = vocab_size;
+  config.head_width = width / heads, config.inner_width = 4 * width;
+  config.norm_epsilon = 1e-5;
+  config.ties_head = config.qkv_bias = config.output_bias = config.mlp_bias = true;
+  config.rope.kind = RopeKind::None;
+  config.slides.assign(static_cast<std::size_t>(layers), false);
+  config.bos = end_of_text, config.eos = {end_of_text};
+  return config;
+}
+
 std::vector<ParameterShape> parameter_shapes(const ModelConfig& config) {
   return config.family == Family::Llama ? llama_shapes(config) : gpt2_shapes(config);
 }
@@ -202,6 +215,8 @@ std::string ModelConfig::to_json() const {
     out.put("n_embd", width), out.put("n_layer", layers), out.put("n_head", heads), out.put("n_positions", context),
         out.put("n_inner", inner_width);
     out.put_text("activation_function", "gelu_new");
+    // Nothing was dropped here in training; absent would mean a tenth.
+    for (const char* rate : {"attn_pdrop", "embd_pdrop", "resid_pdrop"}) out.put(rate, std::string("0.0"));
     out.put("layer_norm_epsilon", number(norm_epsilon));
   } else {
     out.put("hidden_size", width), out.put("intermediate_size", inner_width), out.put("num_hidden_layers", layers),

@@ -40,11 +40,16 @@ struct ModelConfig {
   std::vector<int> eos;      // the first is the model's own, the others end its answers too
   std::string stored_type;   // float32, float16, bfloat16, or empty
 
+  int window_of(int layer) const { return window > 0 && slides[static_cast<std::size_t>(layer)] ? window : 0; }  // 0 = sees everything
+
   static ModelConfig from_json(std::string_view text, const std::string& name);
   std::string to_json() const;  // read by transformers 4 and 5
   // model_invalid when sizes contradict each other. Called by both readers.
   void check(const std::string& name) const;
 };
+
+// A GPT-2 that is made from nothing.
+ModelConfig fresh_gpt2(int layers, int width, int heads, int context, int vocab_size, int end_of_text);
 
 // Tensors of the checkpoint, named as transformers names them, in the order of the computation. Matrices are [out, in], but for
 // gpt2's, which are [in, out]. A tied head is not listed.

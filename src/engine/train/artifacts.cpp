@@ -7,7 +7,8 @@
 #include "engine/core/error.hpp"
 #include "engine/core/json.hpp"
 #include "engine/io/safetensors.hpp"
-#include "engine/models/gpt/graph.hpp"
+#include "engine/models/model.hpp"
+#include "engine/train/model_tokenizer.hpp"
 
 namespace pgtrain::engine::train {
 namespace {
@@ -24,6 +25,11 @@ std::vector<float> weights_of(const graph::ParameterStore& store) {
 
 std::string path_in(const std::string& folder, const char* name) { return folder + "/" + name; }
 
+models::ModelConfig stored(models::ModelConfig config, const std::string& precision) {
+  config.stored_type = precision == "bf16" ? "bfloat16" : "float32";
+  return config;
+}
+
 [[noreturn]] void fail_check(const std::string& path, const std::string& reason) {
   throw core::Error("io_error", "the written file \"" + path + "\" does not read back as what was trained: " + reason, "",
                     "Check the device that holds this folder, then retry the run.");
@@ -31,7 +37,7 @@ std::string path_in(const std::string& folder, const char* name) { return folder
 
 }  // namespace
 
-std::vector<Artifact> write_artifacts(const std::string& folder, const models::GptConfig& config, const tokenizers::Tokenizer& tokenizer,
+std::vector<Artifact> write_artifacts(const std::string& folder, const models::ModelConfig& config, const tokenizers::Tokenizer& tokenizer,
                                       const graph::ParameterStore& store, const std::string& stored_precision) {
   const std::vector<float> weights = weights_of(store);
   std::vector<core::Bf16> rounded;
@@ -47,12 +53,12 @@ std::vector<Artifact> write_artifacts(const std::string& folder, const models::G
   std::vector<Artifact> out;
   const auto add = [&](const char* name, const io::WrittenFile& file) { out.push_back({name, path_in(folder, name), file.bytes, file.sha256}); };
   add(kModelFile, io::write_safetensors(path_in(folder, kModelFile), std::move(tensors)));
-  add(kConfigFile, io::write_file(path_in(folder, kConfigFile), config.to_json(stored_precision)));
+  add(kConfigFile, io::write_file(path_in(folder, kConfigFile), stored(config, stored_precision).to_json()));
   add(kTokenizerFile, io::write_file(path_in(folder, kTokenizerFile), tokenizer.to_json()));
   return out;
 }
 
-void check_artifacts(const std::string& folder, const models::GptConfig& config, const tokenizers::Tokenizer& tokenizer,
+void check_artifacts(const std::string& folder, const models::ModelConfig& config, const tokenizers::Tokenizer& tokenizer,
                      const graph::ParameterStore& store, const std::string& stored_precision) {
   const std::vector<float> weights = weights_of(store);
   const io::SafetensorsFile file(path_in(folder, kModelFile));
@@ -69,35 +75,21 @@ void check_artifacts(const std::string& folder, const models::GptConfig& config,
     }
   }
   const std::string config_path = path_in(folder, kConfigFile), tokenizer_path = path_in(folder, kTokenizerFile);
-  const models::GptConfig read_config = models::GptConfig::from_json(io::read_small_file(config_path, kMaxConfigBytes), config_path);
-  if (read_config.to_json(stored_precision) != config.to_json(stored_precision)) fail_check(config_path, "a field differs");
+  const auto read_config = models::ModelConfig::from_json(io::read_small_file(config_path, kMaxConfigBytes), config_path);
+  if (read_config.to_json() != stored(config, stored_precision).to_json()) fail_check(config_path, "a field differs");
   const auto read_tokenizer = tokenizers::Tokenizer::from_json(io::read_small_file(tokenizer_path, kMaxTokenizerBytes), tokenizer_path);
   if (read_tokenizer.to_json() != tokenizer.to_json()) fail_check(tokenizer_path, "its tokens differ");
 }
 
 LoadedModel load_model(const std::string& folder, backend::Backend& backend) {
-  const std::string config_path = path_in(folder, kConfigFile), tokenizer_path = path_in(folder, kTokenizerFile);
-  models::GptConfig config = models::GptConfig::from_json(io::read_small_file(config_path, kMaxConfigBytes), config_path);
-  auto tokenizer = tokenizers::Tokenizer::from_json(io::read_small_file(tokenizer_path, kMaxTokenizerBytes), tokenizer_path);
-  if (tokenizer.vocab_size() > config.vocab_size)
-    throw core::Error("model_invalid", tokenizer_path + ": has " + std::to_string(tokenizer.vocab_size()) + " tokens, config.json says vocab_size " +
-                                           std::to_string(config.vocab_size), "", "The tokenizer does not belong to this model.");
-  const io::SafetensorsFile file(path_in(folder, kModelFile));
-  // Every shape is held against the file before memory of that size is asked for.
-  for (const models::GptParameter& parameter : models::gpt_parameters(config)) {
-    const std::string bare = parameter.name.substr(std::strlen("transformer."));
-    file.require(file.find(bare) != nullptr ? bare : parameter.name, {parameter.shape.begin(), parameter.shape.end()});
-  }
-  const graph::Graph graph = models::build_gpt(config, core::DType::F32, 1, 1);
+  const auto source = models::CheckpointSource::open(folder);
+  if (source->config().family != models::Family::Gpt2)
+    throw core::Error("model_invalid", folder + ": text is drawn from GPT-2 models only, this is a " + source->config().model_type + " model");
+  auto tokenizer = open_tokenizer(*source);
+  const graph::Graph graph = models::build_model(source->config(), {}, core::DType::F32, 1, 1);
   auto store = std::make_unique<graph::ParameterStore>(graph, backend, graph::Mode::Evaluate);
-  std::vector<float> weights(static_cast<std::size_t>(store->count()));
-  for (const graph::Parameter& parameter : store->parameters()) {
-    const std::string bare = parameter.name.substr(std::strlen("transformer."));
-    file.read_f32(file.require(file.find(bare) != nullptr ? bare : parameter.name, shape_of(parameter)), weights.data() + parameter.offset);
-  }
-  store->upload_weights(weights.data());
-  config.end_of_text = tokenizer.end_of_text();
-  return {config, std::move(tokenizer), std::move(store)};
+  models::load_weights(*source, {}, 0, *store);
+  return {source->config(), std::move(tokenizer), std::move(store)};
 }
 
 }  // namespace pgtrain::engine::train

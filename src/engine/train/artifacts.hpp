@@ -7,22 +7,22 @@
 #include <vector>
 
 #include "engine/graph/executor.hpp"
-#include "engine/models/gpt/config.hpp"
+#include "engine/models/model_config.hpp"
 #include "engine/tokenizers/tokenizer.hpp"
 #include "engine/train/training.hpp"
 
 namespace pgtrain::engine::train {
 
 // stored_precision: fp32 | bf16 (rounded to nearest).
-std::vector<Artifact> write_artifacts(const std::string& folder, const models::GptConfig& config, const tokenizers::Tokenizer& tokenizer,
+std::vector<Artifact> write_artifacts(const std::string& folder, const models::ModelConfig& config, const tokenizers::Tokenizer& tokenizer,
                                       const graph::ParameterStore& store, const std::string& stored_precision);
 
 // Reads the files as a stranger would and compares all weights, the configuration and the tokenizer with what was trained.
-void check_artifacts(const std::string& folder, const models::GptConfig& config, const tokenizers::Tokenizer& tokenizer,
+void check_artifacts(const std::string& folder, const models::ModelConfig& config, const tokenizers::Tokenizer& tokenizer,
                      const graph::ParameterStore& store, const std::string& stored_precision);
 
 struct LoadedModel {
-  models::GptConfig config;
+  models::ModelConfig config;
   tokenizers::Tokenizer tokenizer;
   std::unique_ptr<graph::ParameterStore> store;  // weights only, fp32
 };

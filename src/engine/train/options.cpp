@@ -121,12 +121,8 @@ TrainingOptions resolve(const TrainingOptions& options) {
   return o;
 }
 
-models::GptConfig model_config(const TrainingOptions& options, int vocab_size, int end_of_text) {
-  models::GptConfig config;
-  config.layers = options.layers, config.width = options.width, config.heads = options.heads, config.context = options.context;
-  config.vocab_size = vocab_size;
-  config.end_of_text = end_of_text;
-  return config;
+models::ModelConfig model_config(const TrainingOptions& options, int vocab_size, int end_of_text) {
+  return models::fresh_gpt2(options.layers, options.width, options.heads, options.context, vocab_size, end_of_text);
 }
 
 std::string describe_for_resume(const TrainingOptions& o) {

@@ -3,12 +3,12 @@
 
 #include <string>
 
-#include "engine/models/gpt/config.hpp"
+#include "engine/models/model_config.hpp"
 #include "engine/train/training.hpp"
 
 namespace pgtrain::engine::train {
 
-models::GptConfig model_config(const TrainingOptions& resolved, int vocab_size, int end_of_text);
+models::ModelConfig model_config(const TrainingOptions& resolved, int vocab_size, int end_of_text);
 
 // Every option that changes the numbers of a run, as text: a checkpoint of other numbers is refused by the field that differs.
 // Precision is kept beside it, since auto follows the checkpoint.

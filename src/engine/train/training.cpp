@@ -3,8 +3,8 @@
 
 #include "engine/core/error.hpp"
 #include "engine/core/utf8.hpp"
-#include "engine/models/gpt/decoder.hpp"
-#include "engine/models/gpt/graph.hpp"
+#include "engine/models/gpt2/decoder.hpp"
+#include "engine/models/model.hpp"
 #include "engine/train/artifacts.hpp"
 #include "engine/train/options.hpp"
 #include "engine/train/training_run.hpp"
@@ -26,11 +26,11 @@ OptimizerOptions optimizer_options(const TrainingOptions& options) {
   return {options.weight_decay, options.beta1, options.beta2, options.epsilon, options.gradient_clip};
 }
 
-MemoryPlan plan_model(const TrainingOptions& resolved, const models::GptConfig& config, core::DType compute, const backend::Backend& backend) {
-  const graph::Graph graph = models::build_gpt(config, compute, resolved.batch_size, resolved.context);
+MemoryPlan plan_model(const TrainingOptions& resolved, const models::ModelConfig& config, core::DType compute, const backend::Backend& backend) {
+  const graph::Graph graph = models::build_model(config, {}, compute, resolved.batch_size, resolved.context);
   const graph::MemoryUse use = graph::plan_memory(graph, graph::Mode::Train, backend, optimizer_memory(graph, optimizer_options(resolved), backend));
   MemoryPlan plan;
-  plan.parameters = config.parameters();
+  plan.parameters = models::count_parameters(config);
   plan.weight_bytes = use.weight_bytes;
   plan.gradient_bytes = use.gradient_bytes;
   plan.optimizer_bytes = use.optimizer_bytes;

@@ -9,8 +9,8 @@
 #include "engine/core/sha256.hpp"
 #include "engine/core/utf8.hpp"
 #include "engine/data/streams.hpp"
-#include "engine/models/gpt/decoder.hpp"
-#include "engine/models/gpt/graph.hpp"
+#include "engine/models/gpt2/decoder.hpp"
+#include "engine/models/model.hpp"
 #include "engine/tokenizers/bpe_trainer.hpp"
 #include "engine/train/artifacts.hpp"
 #include "engine/train/options.hpp"
@@ -142,7 +142,7 @@ void TrainingRun::prepare_model() {
   observer_.plan(plan);
   check_fits(options_, plan, backend_);
   result_.parameters = plan.parameters;
-  const graph::Graph graph = models::build_gpt(config_, compute_, options_.batch_size, options_.context);
+  const graph::Graph graph = models::build_model(config_, {}, compute_, options_.batch_size, options_.context);
   store_ = std::make_unique<graph::ParameterStore>(graph, backend_, graph::Mode::Train);
   executor_ = std::make_unique<graph::Executor>(graph, *store_, graph::Mode::Train);
   optimizer_ = std::make_unique<Optimizer>(*store_, optimizer_options(options_));
@@ -155,13 +155,7 @@ void TrainingRun::prepare_model() {
     stream_->restore(state_.cursor);
     resumed_.reset();
   } else {
-    std::vector<float> weights(static_cast<std::size_t>(store_->count()), 0.0f);
-    const auto parameters = models::gpt_parameters(config_);
-    for (std::size_t i = 0; i < parameters.size(); ++i) {
-      models::initialize_gpt_parameter(config_, parameters[i], i, options_.seed, weights.data() + store_->parameters()[i].offset);
-      poll();
-    }
-    store_->upload_weights(weights.data());
+    models::draw_weights(config_, options_.seed, *store_, [this] { poll(); });
     state_.cursor = stream_->cursor();
     state_.tokenizer = tokenizer_->to_json();
   }

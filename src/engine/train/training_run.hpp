@@ -15,7 +15,7 @@
 #include "engine/data/packing.hpp"
 #include "engine/graph/executor.hpp"
 #include "engine/io/file.hpp"
-#include "engine/models/gpt/config.hpp"
+#include "engine/models/model_config.hpp"
 #include "engine/train/checkpoint.hpp"
 #include "engine/train/measured_backend.hpp"
 #include "engine/train/optimizer.hpp"
@@ -26,7 +26,7 @@ namespace pgtrain::engine::train {
 
 core::DType choose_precision(const TrainingOptions& options, const backend::Backend& backend);
 OptimizerOptions optimizer_options(const TrainingOptions& options);
-MemoryPlan plan_model(const TrainingOptions& resolved, const models::GptConfig& config, core::DType compute, const backend::Backend& backend);
+MemoryPlan plan_model(const TrainingOptions& resolved, const models::ModelConfig& config, core::DType compute, const backend::Backend& backend);
 // out_of_memory with the numbers when the plan is over the limit of the options or of the device.
 void check_fits(const TrainingOptions& resolved, const MemoryPlan& plan, const backend::Backend& backend);
 
@@ -70,7 +70,7 @@ class TrainingRun {
   std::optional<data::SplitTokens> tokens_;
   std::optional<data::TrainingStream> stream_;
   std::vector<data::Batch> evaluation_;
-  models::GptConfig config_;
+  models::ModelConfig config_;
   std::unique_ptr<graph::ParameterStore> store_;
   std::unique_ptr<graph::Executor> executor_;
   std::unique_ptr<Optimizer> optimizer_;

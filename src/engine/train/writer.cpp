@@ -11,7 +11,7 @@
 
 namespace pgtrain::engine::train {
 
-GenerateResult write_text(models::GptDecoder& decoder, const models::GptConfig& config, const tokenizers::Tokenizer& tokenizer,
+GenerateResult write_text(models::GptDecoder& decoder, const models::ModelConfig& config, const tokenizers::Tokenizer& tokenizer,
                           const GenerateOptions& options, const std::function<bool()>& stop) {
   GenerateResult result;
   std::vector<std::int32_t> prompt = {tokenizer.end_of_text()};

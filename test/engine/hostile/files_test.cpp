@@ -7,7 +7,7 @@
 #include "engine/data/documents.hpp"
 #include "engine/io/file.hpp"
 #include "engine/io/safetensors.hpp"
-#include "engine/models/gpt/config.hpp"
+#include "engine/models/model.hpp"
 #include "engine/tokenizers/tokenizer.hpp"
 #include "engine/train/training.hpp"
 #include "mutations.hpp"
@@ -82,14 +82,13 @@ TEST_F(Hostile, ModelsAreLoadedOrRefused) {
 
 // The context is as large as the file says in one small matrix; keys and values of it in every layer would be a thousand times that.
 TEST_F(Hostile, ALargeContextTakesWhatIsWritten) {
-  models::GptConfig config;
-  config.layers = 256, config.width = 8, config.heads = 1, config.context = 1 << 17, config.vocab_size = 257, config.end_of_text = 256;
+  models::ModelConfig config = models::fresh_gpt2(256, 8, 1, 1 << 17, 257, 256);
   std::vector<float> values(static_cast<std::size_t>(config.context) * 8, 0.01f);
   std::vector<io::TensorToWrite> tensors;
-  for (const models::GptParameter& parameter : models::gpt_parameters(config))
+  for (const models::ModelWeight& parameter : models::model_weights(config))
     tensors.push_back({parameter.name, io::StoredType::F32, {parameter.shape.begin(), parameter.shape.end()}, values.data()});
   const io::WrittenFile written = io::write_safetensors(folder_.path(train::kModelFile), tensors);
-  write(folder_.path(train::kConfigFile), config.to_json("fp32"));
+  write(folder_.path(train::kConfigFile), config.to_json());
   write(folder_.path(train::kTokenizerFile), tokenizers::Tokenizer::bytes().to_json());
   ASSERT_LT(written.bytes, std::uint64_t{16} << 20);
   train::GenerateOptions ask;
@@ -176,17 +175,16 @@ TEST_F(Hostile, TokenizersAreReadOrRefused) {
 }
 
 TEST_F(Hostile, ConfigsAreReadOrRefused) {
-  models::GptConfig config;
-  config.layers = 2, config.width = 24, config.heads = 3, config.context = 11, config.vocab_size = 37, config.end_of_text = 36;
-  const std::string good = config.to_json("fp32");
+  models::ModelConfig config = models::fresh_gpt2(2, 24, 3, 11, 37, 36);
+  const std::string good = config.to_json();
   Outcome outcome;
   for (int round = 0; round < 5000; ++round) {
     const std::string file = mutated(random_, good, good.size());
     expect_well_behaved(trace(round), {"model_invalid"}, kTreeFactor * good.size() + kSlack, outcome, [&] {
-      const auto read = models::GptConfig::from_json(file, "mutated");
+      const auto read = models::ModelConfig::from_json(file, "mutated");
       EXPECT_GT(read.heads, 0);
       EXPECT_EQ(read.width % read.heads, 0);
-      EXPECT_GT(read.parameters(), 0u);
+      EXPECT_GT(models::count_parameters(read), 0u);
     });
   }
   EXPECT_GT(outcome.refused, 1000);

@@ -7,7 +7,7 @@
 #include <random>
 
 #include "../exact_gradients.hpp"
-#include "engine/models/llama/graph.hpp"
+#include "engine/models/model.hpp"
 
 namespace pgtrain::engine::models {
 namespace {
@@ -46,7 +46,7 @@ TEST(Llama, WeightsAreTheCheckpointsTensors) {
   for (const bool is_qwen3 : {false, true}) {
     const ModelConfig config = small(is_qwen3);
     std::vector<std::pair<std::string, std::int64_t>> ours, wanted;
-    for (const LlamaWeight& weight : llama_weights(config)) {
+    for (const ModelWeight& weight : model_weights(config)) {
       std::int64_t rows = 0;
       const std::int64_t columns = weight.shape.size() == 2 ? weight.shape[1] : 1;
       for (const TensorPart& part : weight.parts) ours.emplace_back(part.name, part.rows * columns), rows += part.rows;
@@ -68,10 +68,10 @@ TEST(Llama, ExactGradientsEqualDifferences) {
   constexpr unsigned seed = 3;
   std::mt19937 random(seed);
   AdapterOptions adapters;
-  adapters.rank = 2, adapters.alpha = 3, adapters.is_rank_stabilised = true, adapters.targets = llama_linear_modules();
+  adapters.rank = 2, adapters.alpha = 3, adapters.is_rank_stabilised = true, adapters.targets = {"all-linear"};
   for (const bool is_qwen3 : {false, true})
     for (const std::optional<AdapterOptions>& given : {std::optional<AdapterOptions>{}, std::optional<AdapterOptions>{adapters}}) {
-      const graph::Graph graph = build_llama(small(is_qwen3), given, graph::DType::F32, kBatch, kLength);
+      const graph::Graph graph = build_model(small(is_qwen3), {given, false}, graph::DType::F32, kBatch, kLength);
       std::vector<float> weights(static_cast<std::size_t>(graph.parameter_count()));
       for (float& weight : weights) weight = std::normal_distribution<float>(0, 0.3f)(random);
       expect_exact_gradients(graph, weights, [&](graph::Executor& executor) { set_inputs(executor, seed); }, random);

@@ -9,17 +9,15 @@
 #include "../naive_backend.hpp"
 #include "engine/backend/devices.hpp"
 #include "engine/graph/executor.hpp"
-#include "engine/models/gpt/graph.hpp"
+#include "engine/models/model.hpp"
 
 namespace pgtrain::engine::train {
 namespace {
 
 constexpr std::int64_t kBatch = 4, kRows = kBatch * 32;
 
-models::GptConfig fixed_config() {
-  models::GptConfig config;
-  config.layers = 2, config.width = 64, config.heads = 2, config.context = 32, config.vocab_size = 61, config.end_of_text = 60;
-  return config;
+models::ModelConfig fixed_config() {
+  return models::fresh_gpt2(2, 64, 2, 32, 61, 60);
 }
 
 // In the order of the model's parameters, which is the script's too.
@@ -64,7 +62,7 @@ double error(const std::vector<double>& got, const std::vector<double>& want) {
 
 TEST(Bf16, TheModelIsAsNearToDoubleAsPyTorch) {
   Exact exact;
-  const graph::Graph wide = models::build_gpt(fixed_config(), core::DType::F32, kBatch, 32);
+  const graph::Graph wide = models::build_model(fixed_config(), {}, core::DType::F32, kBatch, 32);
   graph::ParameterStore exact_store(wide, exact, graph::Mode::Train);
   graph::Executor exact_executor(wide, exact_store, graph::Mode::Train);
   step(exact_executor, exact_store, wide);
@@ -72,7 +70,7 @@ TEST(Bf16, TheModelIsAsNearToDoubleAsPyTorch) {
 
   const auto cpu = backend::open("cpu");
   LossTap device(*cpu);
-  const graph::Graph narrow = models::build_gpt(fixed_config(), core::DType::Bf16, kBatch, 32);
+  const graph::Graph narrow = models::build_model(fixed_config(), {}, core::DType::Bf16, kBatch, 32);
   graph::ParameterStore store(narrow, device, graph::Mode::Train);
   graph::Executor executor(narrow, store, graph::Mode::Train);
   step(executor, store, narrow);

@@ -12,8 +12,8 @@
 #include "../temporary_folder.hpp"
 #include "engine/backend/devices.hpp"
 #include "engine/core/error.hpp"
-#include "engine/models/gpt/decoder.hpp"
-#include "engine/models/gpt/graph.hpp"
+#include "engine/models/gpt2/decoder.hpp"
+#include "engine/models/model.hpp"
 #include "engine/train/artifacts.hpp"
 #include "engine/train/writer.hpp"
 
@@ -22,16 +22,14 @@ namespace {
 
 constexpr int kVocabulary = 257, kEnd = 256;
 
-models::GptConfig random_config(std::mt19937& random) {
-  models::GptConfig config;
-  config.layers = 1 + static_cast<int>(random() % 3), config.heads = 1 + static_cast<int>(random() % 3);
-  config.width = config.heads * 8 * (1 + static_cast<int>(random() % 3)), config.context = 2 + static_cast<int>(random() % 14);
-  config.vocab_size = kVocabulary, config.end_of_text = kEnd;
-  return config;
+models::ModelConfig random_config(std::mt19937& random) {
+  const auto less_than = [&](unsigned bound) { return static_cast<int>(random() % bound); };
+  const int layers = 1 + less_than(3), heads = 1 + less_than(3), width = heads * 8 * (1 + less_than(3));
+  return models::fresh_gpt2(layers, width, heads, 2 + less_than(14), kVocabulary, kEnd);
 }
 
 // Writes ASCII only, never the end of the text, and with clear favourites: a text then tells which tokens were chosen.
-std::vector<float> talkative_weights(std::mt19937& random, const models::GptConfig& config, const graph::Graph& graph) {
+std::vector<float> talkative_weights(std::mt19937& random, const models::ModelConfig& config, const graph::Graph& graph) {
   std::vector<float> weights(static_cast<std::size_t>(graph.parameter_count()));
   for (const graph::Parameter& parameter : graph.parameters) {
     const bool is_gain = parameter.name.find("ln_") != std::string::npos && parameter.name.ends_with("weight");
@@ -48,8 +46,8 @@ std::vector<float> talkative_weights(std::mt19937& random, const models::GptConf
 // The whole pass over one row of tokens. It gives losses only, so the row stands there once for every possible next token.
 class WholePass {
  public:
-  WholePass(const models::GptConfig& config, core::DType type, backend::Backend& device, const std::vector<float>& weights)
-      : config_(config), tap_(device), graph_(models::build_gpt(config, type, kVocabulary, config.context)), store_(graph_, tap_, graph::Mode::Evaluate),
+  WholePass(const models::ModelConfig& config, core::DType type, backend::Backend& device, const std::vector<float>& weights)
+      : config_(config), tap_(device), graph_(models::build_model(config, {}, type, kVocabulary, config.context)), store_(graph_, tap_, graph::Mode::Evaluate),
         executor_(graph_, store_, graph::Mode::Evaluate) {
     store_.upload_weights(weights.data());
   }
@@ -74,7 +72,7 @@ class WholePass {
   graph::ParameterStore& store() { return store_; }
 
  private:
-  const models::GptConfig config_;
+  const models::ModelConfig config_;
   LossTap tap_;
   graph::Graph graph_;
   graph::ParameterStore store_;
@@ -82,8 +80,8 @@ class WholePass {
 };
 
 void expect_equal_to_whole_pass(backend::Backend& device, core::DType type, double bar, std::mt19937& random) {
-  const models::GptConfig config = random_config(random);
-  const std::vector<float> weights = talkative_weights(random, config, models::build_gpt(config, type, 1, 1));
+  const models::ModelConfig config = random_config(random);
+  const std::vector<float> weights = talkative_weights(random, config, models::build_model(config, {}, type, 1, 1));
   WholePass whole(config, type, device, weights);
   models::GptDecoder decoder(config, whole.store());
   std::vector<std::int32_t> row;
@@ -128,7 +126,7 @@ TEST(Decoder, EqualsTheWholePassAtEveryPosition) {
 class Folder {
  public:
   explicit Folder(std::mt19937& random) : config(random_config(random)), device_(backend::open("cpu", {.threads = 2})) {
-    const graph::Graph graph = models::build_gpt(config, core::DType::F32, 1, 1);
+    const graph::Graph graph = models::build_model(config, {}, core::DType::F32, 1, 1);
     weights = talkative_weights(random, config, graph);
     graph::ParameterStore store(graph, *device_, graph::Mode::Evaluate);
     store.upload_weights(weights.data());
@@ -137,7 +135,7 @@ class Folder {
   GenerateResult draw(const GenerateOptions& options) { return generate(folder_.path(), options, *device_); }
   backend::Backend& device() { return *device_; }
 
-  const models::GptConfig config;
+  const models::ModelConfig config;
   std::vector<float> weights;
 
  private:
@@ -239,8 +237,8 @@ TEST(Generate, RefusesModelsThatDoNotComputeNumbers) {
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 3e38f}) {
     TemporaryFolder folder;
     const auto device = backend::open("cpu", {.threads = 1});
-    const models::GptConfig config = random_config(random);
-    const graph::Graph graph = models::build_gpt(config, core::DType::F32, 1, 1);
+    const models::ModelConfig config = random_config(random);
+    const graph::Graph graph = models::build_model(config, {}, core::DType::F32, 1, 1);
     graph::ParameterStore store(graph, *device, graph::Mode::Evaluate);
     std::vector<float> weights = talkative_weights(random, config, graph);
     for (const graph::Parameter& parameter : graph.parameters)

@@ -13,7 +13,7 @@
 #include "engine/backend/devices.hpp"
 #include "engine/core/error.hpp"
 #include "engine/io/safetensors.hpp"
-#include "engine/models/gpt/graph.hpp"
+#include "engine/models/model.hpp"
 #include "engine/train/optimizer.hpp"
 #include "engine/train/schedule.hpp"
 
@@ -26,10 +26,8 @@ namespace {
 
 constexpr int kSteps = 10, kBatch = 3;
 
-models::GptConfig reference_config() {
-  models::GptConfig config;
-  config.layers = 2, config.width = 32, config.heads = 2, config.context = 16, config.vocab_size = 61, config.end_of_text = 60;
-  return config;
+models::ModelConfig reference_config() {
+  return models::fresh_gpt2(2, 32, 2, 16, 61, 60);
 }
 
 template <typename T>
@@ -67,8 +65,8 @@ struct Bounds {
 
 void run_reference(backend::Backend& device, core::DType type, const Bounds& bounds) {
   const io::SafetensorsFile file(std::string(PGTRAIN_FIXTURES) + "/gpt_reference.safetensors");
-  const models::GptConfig config = reference_config();
-  const graph::Graph graph = models::build_gpt(config, type, kBatch, config.context);
+  const models::ModelConfig config = reference_config();
+  const graph::Graph graph = models::build_model(config, {}, type, kBatch, config.context);
   graph::ParameterStore store(graph, device, graph::Mode::Train);
   graph::Executor executor(graph, store, graph::Mode::Train);
   Optimizer optimizer(store, {0.1, 0.9, 0.95, 1e-8, 0.5});

@@ -6,7 +6,7 @@
 #include <random>
 
 #include "../naive_backend.hpp"
-#include "engine/models/gpt/graph.hpp"
+#include "engine/models/model.hpp"
 #include "engine/train/optimizer.hpp"
 #include "engine/train/sampler.hpp"
 #include "engine/train/schedule.hpp"
@@ -65,10 +65,9 @@ TEST(Sampler, DrawsByProbability) {
 }
 
 TEST(Optimizer, DecaysMatricesOnlyAndClipsByTheGlobalNorm) {
-  models::GptConfig config;
-  config.layers = 1, config.width = 8, config.heads = 1, config.context = 4, config.vocab_size = 9;
+  models::ModelConfig config = models::fresh_gpt2(1, 8, 1, 4, 9, 8);
   NaiveBackend device;
-  const graph::Graph graph = models::build_gpt(config, core::DType::F32, 1, 4);
+  const graph::Graph graph = models::build_model(config, {}, core::DType::F32, 1, 4);
   graph::ParameterStore store(graph, device, graph::Mode::Train);
   std::mt19937 random(std::random_device{}());
   std::vector<float> weights(static_cast<std::size_t>(store.count())), gradients(weights.size());

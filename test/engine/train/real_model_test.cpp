@@ -5,8 +5,7 @@
 #include <cstdlib>
 
 #include "engine/backend/devices.hpp"
-#include "engine/models/llama/graph.hpp"
-#include "engine/models/llama/load.hpp"
+#include "engine/models/model.hpp"
 #include "engine/train/model_tokenizer.hpp"
 
 namespace pgtrain::engine::train {
@@ -25,13 +24,13 @@ TEST(RealModel, KnowsEnglish) {
   for (std::size_t i = 0; i < tokens.size(); ++i) positions.push_back(static_cast<std::int32_t>(i));
   const auto cpu = backend::open("cpu");
   double losses[2] = {};
-  models::AdapterOptions adapters;
-  adapters.targets = models::llama_linear_modules();
+  models::Tuning tuning;
+  tuning.adapters.emplace().targets = {"all-linear"};
   for (const graph::DType type : {graph::DType::F32, graph::DType::Bf16}) {
-    const graph::Graph graph = models::build_llama(source->config(), adapters, type, 1, static_cast<std::int64_t>(tokens.size()));
+    const graph::Graph graph = models::build_model(source->config(), tuning, type, 1, static_cast<std::int64_t>(tokens.size()));
     graph::ParameterStore store(graph, *cpu, graph::Mode::Train);
     graph::Executor executor(graph, store, graph::Mode::Train);
-    models::load_llama(*source, adapters, 1, store);
+    models::load_weights(*source, tuning, 1, store);
     executor.set_input("tokens", tokens.data());
     executor.set_input("positions", positions.data());
     executor.set_input("segments", segments.data());

@@ -1,10 +1,11 @@
 // The decoder: the blocks of graph.cpp, written out for a single row, over one allocation.
-#include "engine/models/gpt/decoder.hpp"
+#include "engine/models/gpt2/decoder.hpp"
 
 #include <algorithm>
 #include <cmath>
 
 #include "engine/core/error.hpp"
+#include "engine/models/weights.hpp"
 
 namespace pgtrain::engine::models {
 
@@ -14,7 +15,7 @@ struct GptDecoder::Layout {
   std::vector<std::uint64_t> keys, values;
   std::uint64_t stream, other, normed, wide, branch, mean, rstd, logits, ids;
 
-  Layout(const GptConfig& config, core::DType type, std::int64_t positions) {
+  Layout(const ModelConfig& config, core::DType type, std::int64_t positions) {
     const std::uint64_t element = core::size_of(type), width = static_cast<std::uint64_t>(config.width);
     const std::uint64_t cache = static_cast<std::uint64_t>(positions) * width * element;
     for (int layer = 0; layer < config.layers; ++layer) {
@@ -24,7 +25,7 @@ struct GptDecoder::Layout {
     stream = take(width * element);
     other = take(width * element);
     normed = take(width * element);
-    wide = take(4 * width * element);
+    wide = take(std::max(3 * width, static_cast<std::uint64_t>(config.inner_width)) * element);
     branch = take(width * element);
     mean = take(sizeof(float));
     rstd = take(sizeof(float));
@@ -38,9 +39,9 @@ struct GptDecoder::Layout {
   }
 };
 
-std::uint64_t GptDecoder::planned_bytes(const GptConfig& config, graph::DType compute) { return Layout(config, compute, config.context).bytes; }
+std::uint64_t GptDecoder::planned_bytes(const ModelConfig& config, graph::DType compute) { return Layout(config, compute, config.context).bytes; }
 
-GptDecoder::GptDecoder(const GptConfig& config, graph::ParameterStore& store, std::int64_t positions)
+GptDecoder::GptDecoder(const ModelConfig& config, graph::ParameterStore& store, std::int64_t positions)
     : config_(config), positions_(positions > 0 ? std::min<std::int64_t>(positions, config.context) : config.context), store_(store), backend_(store.backend()), type_(store.compute()) {
   const Layout layout(config, type_, positions_);
   for (const graph::Parameter& parameter : store_.parameters()) weights_.emplace(parameter.name, store_.compute_pointer(parameter));
@@ -79,7 +80,7 @@ void GptDecoder::norm(const void* x, const void* residual, void* sum, const std:
   call.mean = mean_, call.rstd = rstd_;
   call.gain = weight(name + ".weight"), call.bias = weight(name + ".bias");
   call.rows = 1, call.width = config_.width;
-  call.epsilon = static_cast<float>(config_.layer_norm_epsilon);
+  call.epsilon = static_cast<float>(config_.norm_epsilon);
   backend_.layer_norm_forward(call);
 }
 
@@ -104,13 +105,13 @@ void GptDecoder::accept(std::int32_t token, std::vector<float>* logits) {
     attention.type = type_;
     attention.qkv = wide_, attention.out = branch_;
     attention.keys = keys_[layer], attention.values = values_[layer];
-    attention.positions = position_id, attention.context = positions_, attention.heads = config_.heads, attention.head_size = config_.head_width();
-    attention.scale = 1.0f / std::sqrt(static_cast<float>(config_.head_width()));
+    attention.positions = position_id, attention.context = positions_, attention.heads = config_.heads, attention.head_size = config_.head_width;
+    attention.scale = 1.0f / std::sqrt(static_cast<float>(config_.head_width));
     backend_.attention_decode(attention);
     linear(branch_, block + "attn.c_proj", width, width, other_, false);
     norm(stream_, other_, stream_, block + "ln_2", normed_);
-    linear(normed_, block + "mlp.c_fc", width, 4 * width, wide_, true);
-    linear(wide_, block + "mlp.c_proj", 4 * width, width, other_, false);
+    linear(normed_, block + "mlp.c_fc", width, config_.inner_width, wide_, true);
+    linear(wide_, block + "mlp.c_proj", config_.inner_width, width, other_, false);
     norm(stream_, other_, stream_, layer + 1 < config_.layers ? "h." + std::to_string(layer + 1) + ".ln_1" : "ln_f", normed_);
   }
   ++position_;
@@ -118,7 +119,7 @@ void GptDecoder::accept(std::int32_t token, std::vector<float>* logits) {
   backend::Matmul head;
   head.m = 1, head.n = config_.vocab_size, head.k = width;
   head.transpose_b = true;
-  head.a = normed_, head.b = weight("wte.weight"), head.c = logits_;
+  head.a = normed_, head.b = weights_.at(head_weight(config_)), head.c = logits_;
   head.in = type_, head.out = core::DType::F32;
   backend_.matmul(head);
   logits->resize(static_cast<std::size_t>(config_.vocab_size));

@@ -1,22 +1,21 @@
-// The gpt model: names and counts, gradients against differences, the decoder against the whole forward pass, config.json.
+// GPT-2: names and counts, gradients against differences, whole and through adapters, the decoder against the whole forward pass.
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 #include <random>
 
 #include "../exact_gradients.hpp"
 #include "engine/core/error.hpp"
 #include "engine/graph/executor.hpp"
-#include "engine/models/gpt/decoder.hpp"
-#include "engine/models/gpt/graph.hpp"
+#include "engine/models/gpt2/decoder.hpp"
+#include "engine/models/model.hpp"
 
 namespace pgtrain::engine::models {
 namespace {
 
-GptConfig odd_config() {
-  GptConfig config;
-  config.layers = 2, config.width = 24, config.heads = 3, config.context = 11, config.vocab_size = 37, config.end_of_text = 36;
-  return config;
+ModelConfig odd_config() {
+  return fresh_gpt2(2, 24, 3, 11, 37, 36);
 }
 
 struct Inputs {
@@ -24,7 +23,7 @@ struct Inputs {
 };
 
 // Rows of two or three documents, some predictions left out.
-Inputs random_inputs(std::mt19937& random, const GptConfig& config, int batch, int length) {
+Inputs random_inputs(std::mt19937& random, const ModelConfig& config, int batch, int length) {
   Inputs in;
   for (int row = 0; row < batch; ++row) {
     int segment = 0, position = 0;
@@ -55,77 +54,76 @@ std::vector<float> fresh_weights(std::mt19937& random, const graph::Graph& graph
   return weights;
 }
 
-TEST(GptConfig, CountsGpt2AsItsAuthorsDo) {
-  GptConfig config;
-  config.layers = 12, config.width = 768, config.heads = 12, config.context = 1024, config.vocab_size = 50257;
-  EXPECT_EQ(config.parameters(), 124439808u);
-  config.layers = 4, config.width = 256, config.heads = 8, config.context = 256, config.vocab_size = 257;
-  EXPECT_EQ(config.parameters(), 257u * 256 + 256 * 256 + 4 * (12 * 256 * 256 + 13 * 256) + 512);
+TEST(Gpt2, CountsAsItsAuthorsDo) {
+  EXPECT_EQ(count_parameters(fresh_gpt2(12, 768, 12, 1024, 50257, 50256)), 124439808u);
+  EXPECT_EQ(count_parameters(fresh_gpt2(4, 256, 8, 256, 257, 256)), 257u * 256 + 256 * 256 + 4 * (12 * 256 * 256 + 13 * 256) + 512);
 }
 
-TEST(GptConfig, ReadsWhatItWritesAndRefusesOtherArithmetic) {
-  const GptConfig config = odd_config();
-  const std::string text = config.to_json("fp32");
-  EXPECT_EQ(GptConfig::from_json(text, "config.json").to_json("fp32"), text);
-  const auto refusal = [&](const std::string& from, const std::string& to) -> std::string {
-    std::string other = text;
-    other.replace(other.find(from), from.size(), to);
-    try {
-      GptConfig::from_json(other, "config.json");
-    } catch (const core::Error& error) {
-      return error.code + " " + error.message;
+TEST(Gpt2, WritesAConfigurationThatItReads) {
+  const ModelConfig config = odd_config(), read = ModelConfig::from_json(config.to_json(), "config.json");
+  EXPECT_EQ(read.to_json(), config.to_json());
+  EXPECT_EQ(count_parameters(read), count_parameters(config));
+  EXPECT_NE(config.to_json().find("\"attn_pdrop\": 0.0"), std::string::npos);
+}
+
+TEST(Gpt2, WeightsAreTheCheckpointsTensors) {
+  for (const bool is_tied : {true, false}) {
+    ModelConfig config = odd_config();
+    config.ties_head = is_tied, config.inner_width = 40;
+    std::map<std::string, std::vector<std::uint64_t>> ours, wanted;
+    for (const ModelWeight& weight : model_weights(config)) {
+      ASSERT_EQ(weight.parts.size(), 1u);
+      ours[weight.parts[0].name] = {weight.shape.begin(), weight.shape.end()};
     }
-    return "";
-  };
-  for (const auto& [from, to, named] : std::vector<std::tuple<std::string, std::string, std::string>>{
-           {"gpt2", "llama", "model_type"}, {"gelu_new", "relu", "activation_function"}, {"\"n_inner\": null", "\"n_inner\": 7", "n_inner"},
-           {"\"n_head\": 3", "\"n_head\": 5", "n_head"}, {"\"n_embd\": 24", "\"n_embd\": -24", "n_embd"},
-           {"\"scale_attn_weights\": true", "\"scale_attn_weights\": false", "scale_attn_weights"},
-           {"\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false", "tie_word_embeddings"},
-           {"\"n_layer\": 2", "\"n_layer\": 200000000", "n_layer"}, {"1e-05", "0", "layer_norm_epsilon"}}) {
-    const std::string message = refusal(from, to);
-    EXPECT_EQ(message.rfind("model_invalid", 0), 0u) << from;
-    EXPECT_NE(message.find(named), std::string::npos) << message;
+    for (const ParameterShape& parameter : parameter_shapes(config)) wanted[parameter.name] = parameter.shape;
+    EXPECT_EQ(ours, wanted);
   }
 }
 
-TEST(GptInit, HasTheAskedDeviations) {
-  GptConfig config = odd_config();
-  config.width = 96, config.layers = 8;
-  const auto parameters = gpt_parameters(config);
-  for (std::size_t index = 0; index < parameters.size(); ++index) {
-    std::size_t count = 1;
-    for (const auto extent : parameters[index].shape) count *= static_cast<std::size_t>(extent);
+TEST(Gpt2, BeginsWithTheAskedDeviations) {
+  const ModelConfig config = fresh_gpt2(8, 96, 3, 11, 37, 36);
+  const auto weights = model_weights(config);
+  for (std::size_t index = 0; index < weights.size(); ++index) {
+    const auto count = static_cast<std::size_t>(weights[index].count());
     std::vector<float> values(count), again(count);
-    initialize_gpt_parameter(config, parameters[index], index, 7, values.data());
-    initialize_gpt_parameter(config, parameters[index], index, 7, again.data());
+    draw_weight(config, weights[index], index, 7, values.data());
+    draw_weight(config, weights[index], index, 7, again.data());
     ASSERT_EQ(values, again);
     double mean = 0, squares = 0;
     for (const float value : values) mean += value / static_cast<double>(count), squares += static_cast<double>(value) * value / static_cast<double>(count);
-    const double wanted = parameters[index].init == GptInit::Normal ? 0.02 : parameters[index].init == GptInit::ResidualNormal ? 0.005 : 0.0;
+    const double wanted = weights[index].init == WeightInit::Normal ? 0.02 : weights[index].init == WeightInit::ResidualNormal ? 0.005 : 0.0;
     if (wanted == 0) continue;
-    EXPECT_NEAR(std::sqrt(squares), wanted, 6 * wanted / std::sqrt(2.0 * static_cast<double>(count))) << parameters[index].name;
-    EXPECT_NEAR(mean, 0, 6 * wanted / std::sqrt(static_cast<double>(count))) << parameters[index].name;
+    EXPECT_NEAR(std::sqrt(squares), wanted, 6 * wanted / std::sqrt(2.0 * static_cast<double>(count))) << weights[index].name;
+    EXPECT_NEAR(mean, 0, 6 * wanted / std::sqrt(static_cast<double>(count))) << weights[index].name;
   }
 }
 
-TEST(GptGraph, ExactGradientsAgreeWithDifferences) {
+TEST(Gpt2, ExactGradientsAgreeWithDifferences) {
   const unsigned seed = std::random_device{}();
   SCOPED_TRACE(seed);
   std::mt19937 random(seed);
-  const GptConfig config = odd_config();
-  const graph::Graph graph = build_gpt(config, core::DType::F32, 2, 11);
-  const Inputs in = random_inputs(random, config, 2, 11);
-  expect_exact_gradients(graph, fresh_weights(random, graph, 0.2f), [&](graph::Executor& executor) { set_inputs(executor, in); }, random);
+  Tuning tuned;
+  tuned.adapters.emplace();
+  tuned.adapters->rank = 2, tuned.adapters->alpha = 3, tuned.adapters->targets = {"all-linear"}, tuned.adapters->modules_to_save = {"ln_1"};
+  for (Tuning tuning : {Tuning{}, tuned})
+    for (const bool is_tied : {true, false}) {
+      ModelConfig config = odd_config();
+      config.ties_head = is_tied;
+      if (!is_tied) config.inner_width = 31;
+      if (!is_tied && tuning.adapters) tuning.adapters->modules_to_save = {"lm_head"};
+      const graph::Graph graph = build_model(config, tuning, core::DType::F32, 2, 11);
+      const Inputs in = random_inputs(random, config, 2, 11);
+      expect_exact_gradients(graph, fresh_weights(random, graph, 0.2f), [&](graph::Executor& executor) { set_inputs(executor, in); }, random);
+    }
 }
 
-TEST(GptDecoder, GivesTheLogitsOfTheWholeForwardPass) {
+TEST(Gpt2Decoder, GivesTheLogitsOfTheWholeForwardPass) {
   const unsigned seed = std::random_device{}();
   SCOPED_TRACE(seed);
   std::mt19937 random(seed);
   NaiveBackend device;
-  const GptConfig config = odd_config();
-  const graph::Graph graph = build_gpt(config, core::DType::F32, 1, config.context);
+  const ModelConfig config = odd_config();
+  const graph::Graph graph = build_model(config, {}, core::DType::F32, 1, config.context);
   graph::ParameterStore store(graph, device, graph::Mode::Evaluate);
   graph::Executor executor(graph, store, graph::Mode::Evaluate);
   store.upload_weights(fresh_weights(random, graph, 0.2f).data());

@@ -11,7 +11,7 @@
 
 #include "engine/backend/backend.hpp"
 #include "engine/graph/executor.hpp"
-#include "engine/models/gpt/config.hpp"
+#include "engine/models/model_config.hpp"
 
 namespace pgtrain::engine::models {
 
@@ -19,12 +19,12 @@ class GptDecoder {
  public:
   // Keeps keys and values of `positions` tokens; 0 = of the whole context. Who needs fewer asks for fewer: a file may claim a
   // context that is far larger than its weights.
-  GptDecoder(const GptConfig& config, graph::ParameterStore& store, std::int64_t positions = 0);
+  GptDecoder(const ModelConfig& config, graph::ParameterStore& store, std::int64_t positions = 0);
   ~GptDecoder();
   GptDecoder(const GptDecoder&) = delete;
   GptDecoder& operator=(const GptDecoder&) = delete;
 
-  static std::uint64_t planned_bytes(const GptConfig& config, graph::DType compute);
+  static std::uint64_t planned_bytes(const ModelConfig& config, graph::DType compute);
 
   void restart() { position_ = 0; }
   int position() const { return position_; }
@@ -38,7 +38,7 @@ class GptDecoder {
   void linear(const void* x, const std::string& name, std::int64_t in, std::int64_t out, void* y, bool gelu);
   void norm(const void* x, const void* residual, void* sum, const std::string& name, void* y);
 
-  const GptConfig config_;
+  const ModelConfig config_;
   const std::int64_t positions_;
   graph::ParameterStore& store_;
   backend::Backend& backend_;

@@ -1,0 +1,43 @@
+// Weights in a builder, see graph_weights.hpp.
+#include "engine/models/graph_weights.hpp"
+
+#include <algorithm>
+
+#include "engine/core/error.hpp"
+
+namespace pgtrain::engine::models {
+
+using graph::Value;
+
+GraphWeights::GraphWeights(const ModelConfig& config, const Tuning& tuning, graph::Builder& builder)
+    : builder_(builder), dropout_(tuning.adapters ? tuning.adapters->dropout : 0) {
+  if (tuning.is_quantized) throw core::Error("config_invalid", "weights in 4 bits are not supported", "", "Choose method lora.");
+  if (tuning.adapters && tuning.adapters->is_weight_decomposed) throw core::Error("config_invalid", "use_dora: weight decomposition is not supported", "", "Leave use_dora out.");
+  const std::vector<std::string> saved = tuning.adapters ? saved_weights(config, *tuning.adapters) : std::vector<std::string>{};
+  for (const ModelWeight& weight : model_weights(config)) {
+    const bool trains = !tuning.adapters || std::find(saved.begin(), saved.end(), weight.name) != saved.end();
+    values_.emplace(weight.name, trains ? builder.parameter(weight.name, weight.shape, weight.decays) : builder.frozen(weight.name, weight.shape));
+    is_in_out_.emplace(weight.name, weight.is_in_out);
+  }
+  if (!tuning.adapters) return;
+  const auto scale = static_cast<float>(tuning.adapters->scale());
+  for (const AdapterSpec& spec : adapter_specs(config, *tuning.adapters)) {
+    const Value down = builder.parameter(spec.module + ".lora_A.weight", {tuning.adapters->rank, spec.in}, true);
+    const Value up = builder.parameter(spec.module + ".lora_B.weight", {spec.out, tuning.adapters->rank}, true);
+    uses_[spec.weight].push_back({down, up, spec.column, scale});
+  }
+}
+
+Value GraphWeights::linear(Value x, const std::string& module, graph::Activation activation) {
+  const std::string name = module + ".weight";
+  const auto bias = values_.find(module + ".bias");
+  const auto uses = uses_.find(name);
+  const bool has_adapters = uses != uses_.end();
+  const Value adapted = has_adapters && dropout_ > 0 ? builder_.dropout(x, static_cast<float>(dropout_)) : x;
+  const Value offset = bias == values_.end() ? Value{} : bias->second;
+  const std::vector<graph::Builder::Adapter> adapters = has_adapters ? uses->second : std::vector<graph::Builder::Adapter>{};
+  if (is_in_out_.at(name)) return builder_.linear(x, values_.at(name), offset, activation, adapted, adapters);
+  return builder_.projection(x, values_.at(name), offset, adapted, adapters);
+}
+
+}  // namespace pgtrain::engine::models
