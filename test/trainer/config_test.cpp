@@ -69,7 +69,7 @@ TEST(Config, WhatIsFrozenTheEngineTakes) {
       if (round % 50 != 0) continue;
       const auto model = engine::train::model_config(resolved, resolved.vocab_size, resolved.vocab_size - 1);
       const auto graph = engine::models::build_model(model, {}, engine::core::DType::Bf16, resolved.batch_size, resolved.context);
-      ASSERT_EQ(static_cast<uint64_t>(graph.parameter_count()), model.parameters());
+      ASSERT_EQ(static_cast<uint64_t>(graph.parameter_count()), engine::models::count_parameters(model));
     } catch (const engine::core::Error& refused) {
       FAIL() << refused.code << ": " << refused.message;
     }
