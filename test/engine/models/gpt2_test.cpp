@@ -49,7 +49,7 @@ std::vector<float> fresh_weights(std::mt19937& random, const graph::Graph& graph
   std::vector<float> weights(static_cast<std::size_t>(graph.parameter_count()));
   for (float& weight : weights) weight = std::normal_distribution<float>(0, deviation)(random);
   for (const graph::Parameter& parameter : graph.parameters)
-    if (parameter.name.find("ln_") != std::string::npos && parameter.name.find("weight") != std::string::npos)
+    if (parameter.trains && parameter.name.find("ln_") != std::string::npos && parameter.name.find("weight") != std::string::npos)
       for (std::int64_t i = 0; i < parameter.count; ++i) weights[static_cast<std::size_t>(parameter.offset + i)] += 1;
   return weights;
 }
