@@ -11,12 +11,11 @@ using graph::Value;
 
 GraphWeights::GraphWeights(const ModelConfig& config, const Tuning& tuning, graph::Builder& builder)
     : builder_(builder), dropout_(tuning.adapters ? tuning.adapters->dropout : 0) {
-  if (tuning.is_quantized) throw core::Error("config_invalid", "weights in 4 bits are not supported", "", "Choose method lora.");
   if (tuning.adapters && tuning.adapters->is_weight_decomposed) throw core::Error("config_invalid", "use_dora: weight decomposition is not supported", "", "Leave use_dora out.");
   const std::vector<std::string> saved = tuning.adapters ? saved_weights(config, *tuning.adapters) : std::vector<std::string>{};
   for (const ModelWeight& weight : model_weights(config)) {
     const bool trains = !tuning.adapters || std::find(saved.begin(), saved.end(), weight.name) != saved.end();
-    values_.emplace(weight.name, trains ? builder.parameter(weight.name, weight.shape, weight.decays) : builder.frozen(weight.name, weight.shape));
+    values_.emplace(weight.name, trains ? builder.parameter(weight.name, weight.shape, weight.decays) : frozen(weight, tuning.is_quantized));
     is_in_out_.emplace(weight.name, weight.is_in_out);
   }
   if (!tuning.adapters) return;
@@ -26,6 +25,13 @@ GraphWeights::GraphWeights(const ModelConfig& config, const Tuning& tuning, grap
     const Value up = builder.parameter(spec.module + ".lora_B.weight", {spec.out, tuning.adapters->rank}, true);
     uses_[spec.weight].push_back({down, up, spec.column, scale});
   }
+}
+
+Value GraphWeights::frozen(const ModelWeight& weight, bool is_quantized) {
+  if (!is_quantized || !weight.is_linear) return builder_.frozen(weight.name, weight.shape);
+  std::vector<std::int64_t> rows;
+  for (const TensorPart& part : weight.parts) rows.push_back(part.rows);
+  return builder_.frozen(weight.name, weight.shape, graph::Storage::Nf4, rows);
 }
 
 Value GraphWeights::linear(Value x, const std::string& module, graph::Activation activation) {

@@ -19,6 +19,8 @@ class GraphWeights {
   graph::Value linear(graph::Value x, const std::string& module, graph::Activation activation = graph::Activation::None);
 
  private:
+  graph::Value frozen(const ModelWeight& weight, bool is_quantized);
+
   graph::Builder& builder_;
   const double dropout_;
   std::unordered_map<std::string, graph::Value> values_;
