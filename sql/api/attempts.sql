@@ -291,7 +291,10 @@ begin
     end if;
     if evaluations is not null then
         update pgtrain.training_runs r
-           set loss_before = coalesce((evaluations->>'before')::float8, r.loss_before), loss_after = coalesce((evaluations->>'after')::float8, r.loss_after)
+           set loss_before = coalesce((evaluations #>> '{before,loss}')::float8, r.loss_before),
+               loss_after = coalesce((evaluations #>> '{after,loss}')::float8, r.loss_after),
+               metrics_before = coalesce(nullif(evaluations->'before', 'null'), r.metrics_before),
+               metrics_after = coalesce(nullif(evaluations->'after', 'null'), r.metrics_after)
          where r.id = run_id;
     end if;
     if progress is not null then
@@ -412,6 +415,12 @@ begin
 end $$;
 comment on function pgtrain_private.give_checkpoint_up(bigint, integer, bigint, text) is 'Removes a checkpoint whose bytes are gone or changed; returns the file of the one before it, null when the attempt begins at the first step';
 
+create or replace function pgtrain_private.with_perplexity(measured jsonb, loss double precision) returns jsonb
+    language sql immutable
+    return case when loss is not null then coalesce(jsonb_strip_nulls(measured), '{}')
+                || jsonb_build_object('loss', loss, 'perplexity', case when loss < 700 then exp(loss) end) end;
+comment on function pgtrain_private.with_perplexity(jsonb, double precision) is 'What was measured with the perplexity that follows from the loss';
+
 -- running -> succeeded. One commit with the artifacts, which the worker has added in the same transaction.
 create or replace function pgtrain_private.publish_run(run_id bigint, attempt integer, result jsonb, artifacts jsonb) returns bigint[]
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -444,7 +453,8 @@ begin
     on conflict on constraint model_profiles_owner_id_model_name_key do update set training_run_id = excluded.training_run_id;
     insert into pgtrain.evaluations (run_id, owner_id, model_name, dataset_id, evaluation_type, before_metrics, after_metrics, improvement)
     select run.id, owner, model_name, (select d.dataset_id from pgtrain.training_run_datasets d where d.training_run_id = run.id order by d.id limit 1),
-           'held_out_loss', jsonb_build_object('loss', before), jsonb_build_object('loss', after), (before - after) / nullif(before, 0)
+           'held_out_loss', pgtrain_private.with_perplexity(run.metrics_before, before), pgtrain_private.with_perplexity(run.metrics_after, after),
+           (before - after) / nullif(before, 0)
      where after is not null;
     -- Where only the latest was asked for, the model itself takes its place.
     if coalesce((run.config->>'keep_checkpoints')::bigint, 1) = 1 and run.config->>'keep_best' is distinct from 'true' then

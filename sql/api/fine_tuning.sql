@@ -143,6 +143,7 @@ begin
     return case status
         when 'queued' then format('Created fine-tuning job: ftjob-%s', run_id)
         when 'running' then 'Fine-tuning job started'
+        when 'data_read' then format('Read %s samples, %s tokens an epoch; %s samples were cut', data->>'samples', data->>'tokens', data->>'truncated_samples')
         when 'continued' then format('Continued from step %s', data->>'from_step')
         when 'checkpoint' then format('Checkpoint created at step %s', data->>'step')
         when 'checkpoint_lost' then format('A checkpoint cannot be used: %s', data->>'problem')

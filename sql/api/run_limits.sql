@@ -113,6 +113,38 @@ begin
 end $$;
 comment on function pgtrain_private.is_run_limited(bigint, bigint) is 'Whether a running run has met a limit of its owner; holds more for it while there is room';
 
+-- What was held when it was submitted was an estimate where a run counts in epochs. With less room than is missing it begins with what
+-- there is and asks for more when that is used up.
+create or replace function pgtrain_private.replan_run(run_id bigint, attempt integer, steps bigint, planned_tokens bigint) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+    run pgtrain.training_runs;
+    state record;
+    room bigint;
+    missing bigint;
+begin
+    perform pgtrain_private.fence_attempt(replan_run.run_id, replan_run.attempt);
+    update pgtrain.training_runs r set planned_steps = replan_run.steps, planned_tokens = replan_run.planned_tokens
+     where r.id = replan_run.run_id and (r.planned_steps, r.planned_tokens) <> (replan_run.steps, replan_run.planned_tokens) returning * into run;
+    if not found then
+        return;
+    end if;
+    state := pgtrain_private.run_usage(run.id, 'training_tokens');
+    if state.user_id is null then
+        return;
+    end if;
+    room := pgtrain_private.room_in(pgtrain_private.prepare_counter(state.user_id, 'training_tokens'));
+    state := pgtrain_private.run_usage(run.id, 'training_tokens');
+    missing := run.planned_tokens - state.held - state.charged;
+    if missing < 0 then
+        perform pgtrain_private.book_usage(state.user_id, 'training_tokens', run.id, least(-missing, state.held), 0);
+    elsif missing > 0 and room > 0 then
+        perform pgtrain_private.hold_usage(state.user_id, 'training_tokens', least(missing, room), run.id);
+    end if;
+end $$;
+comment on function pgtrain_private.replan_run(bigint, integer, bigint, bigint) is 'The true steps and tokens of a run whose data is in tokens now: its plan and its hold are made exact';
+
 create or replace function pgtrain_private.limiting_resource(run pgtrain.training_runs, share double precision) returns pgtrain.resource_type
     language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare

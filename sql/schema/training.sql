@@ -80,6 +80,8 @@ create table pgtrain.training_runs (
     peak_bytes bigint,
     loss_before double precision,
     loss_after double precision,
+    metrics_before jsonb,
+    metrics_after jsonb,
     threads integer,
     publish_as text,
     metadata jsonb not null default '{}',
@@ -132,6 +134,8 @@ comment on column pgtrain.training_runs.seconds is 'Time on a device, over all a
 comment on column pgtrain.training_runs.peak_bytes is 'Device memory as measured';
 comment on column pgtrain.training_runs.loss_before is 'Held-out loss before training, measured';
 comment on column pgtrain.training_runs.loss_after is 'Held-out loss after training, measured';
+comment on column pgtrain.training_runs.metrics_before is 'What was measured on the held-out samples before training: loss, token_accuracy, and on how many samples and tokens';
+comment on column pgtrain.training_runs.metrics_after is 'The same after training';
 comment on column pgtrain.training_runs.threads is 'Threads on the CPU: fixed by the first attempt, because equal bytes need equal threads';
 comment on column pgtrain.training_runs.publish_as is 'Name of the model to publish, null for the name of the run';
 comment on column pgtrain.training_runs.metadata is 'Free attributes';
@@ -416,7 +420,6 @@ create table pgtrain.evaluations (
     dataset_id bigint references pgtrain.datasets on delete set null,
     evaluation_type text not null,
     status pgtrain.task_status not null default 'completed',
-    sample_count bigint,
     before_metrics jsonb,
     after_metrics jsonb,
     improvement double precision,
@@ -435,8 +438,7 @@ comment on column pgtrain.evaluations.model_name is 'Model';
 comment on column pgtrain.evaluations.dataset_id is 'Dataset measured on';
 comment on column pgtrain.evaluations.evaluation_type is 'What was measured: held_out_loss ...';
 comment on column pgtrain.evaluations.status is 'How it went';
-comment on column pgtrain.evaluations.sample_count is 'Samples measured on';
-comment on column pgtrain.evaluations.before_metrics is 'Before training, or of the base model: loss, perplexity, token_accuracy and others, each as {value, samples}';
+comment on column pgtrain.evaluations.before_metrics is 'Before training: loss, perplexity, token_accuracy and others, with samples and tokens that they were measured on';
 comment on column pgtrain.evaluations.after_metrics is 'After training, in the same form';
 comment on column pgtrain.evaluations.improvement is 'Share by which the loss fell: (before - after) / before';
 comment on column pgtrain.evaluations.notes is 'Free text';

@@ -15,7 +15,7 @@ const std::set<std::string> actions = {"segv",    "kill", "abort",   "exit",   "
                                        "badutf8", "fork", "noise",   "fail",   "quit",     "slow",      "version",
                                        "badcheckpoint"};
 const std::set<std::string> points = {"start", "hello", "job", "plan", "data", "checkpoint", "publish", "done"};
-const std::set<std::string> settings = {"step_ms", "files", "artifact_bytes", "peak_bytes"};
+const std::set<std::string> settings = {"step_ms", "files", "artifact_bytes", "peak_bytes", "true_steps", "pieces", "echo"};
 
 template <class Number>
 bool read_number(std::string_view text, Number& number) {

@@ -25,7 +25,7 @@ select pgtrain_private.record_attempt(:run, 1, 1000,
     '{"step": 4, "loss": 2.5, "learning_rate": 0.1, "tokens": 4096, "tokens_per_second": 10, "peak_bytes": 77, "seconds_more": 1.5}',
     '[{"step": 4, "loss": 2.5}, {"step": 4, "extra": {"a": 1}}, {"step": 4, "extra": {"b": 2}, "held_out_loss": 3}]',
     '[{"message_id": "1/1", "task": "train", "state": "started"}]', '[{"step": 4, "prompt": "p", "content": "c"}]',
-    '[{"status": "note", "data": {"x": 1}}]', '{"before": 5}');
+    '[{"status": "note", "data": {"x": 1}}]', '{"before": {"loss": 5, "token_accuracy": 0.125, "tokens": 900, "samples": 30}, "after": null}');
 select step, loss, tokens, peak_bytes, seconds, loss_before from pgtrain.training_runs where id = :run;
 select step, loss, held_out_loss, extra from pgtrain.run_metrics where run_id = :run;
 select task, status, message_id from pgtrain.training_tasks where training_run_id = :run;

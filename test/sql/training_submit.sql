@@ -121,7 +121,7 @@ select pg_temp.refusal(format('select pgtrain.generate(%s, ''x'')', :run));
 select pg_temp.refusal('select pgtrain.generate()');
 select pg_temp.refusal(format('select pgtrain.generate(%s, ''x'', max_tokens => null)', :run));
 select pg_temp.refusal(format('select pgtrain.generate(%s, ''x'', top_p => ''nan'')', :run));
-select pg_temp.refusal(format('select pgtrain.generate(%s, repeat(''x'', 2000000))', :run));
+select pg_temp.refusal(format('select pgtrain.generate(%s, repeat(''x'', 4000000))', :run));
 select held_value, used_value from pgtrain.user_usage_limits where user_id = :ann and resource_type = 'training_jobs';
 select count(*) from pgtrain_private.run_queue q join pgtrain.training_runs r on r.id = q.run_id where r.owner_id = :ann;
 

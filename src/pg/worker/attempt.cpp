@@ -11,6 +11,7 @@ extern "C" {
 #include <unistd.h>
 
 #include <algorithm>
+#include <limits>
 #include <variant>
 
 #include "pg/worker/attempt.hpp"
@@ -36,6 +37,8 @@ call::Statement checkpoint_statement{"select f from unnest(pgtrain_private.add_c
 
 call::Statement renew_statement{"update pgtrain.run_attempts set expires_at = pg_catalog.clock_timestamp() + $3 * interval '1 ms' where run_id = $1 and attempt = $2",
                                 {Type::Int8, Type::Int4, Type::Int4}};
+
+call::Statement replan_statement{"select pgtrain_private.replan_run($1, $2, $3, $4)", {Type::Int8, Type::Int4, Type::Int8, Type::Int8}};
 
 call::Statement give_way_statement{"select pgtrain_private.must_give_way($1, $2)", {Type::Int8, Type::Int4}};
 
@@ -158,6 +161,19 @@ void Attempt::on(const protocol::up::Plan &message) {
   if (wish_ == StopWish::None) set_state(WorkerState::Training, claim_.run_id);
   relay_.add_event("planned", "{\"peak_bytes\":" + std::to_string(message.peak_bytes) + ",\"device\":" + json_text(message.device) +
                                   ",\"precision\":" + json_text(message.precision) + "}");
+}
+
+void Attempt::on(const protocol::up::Data &message) {
+  const auto field = [](const char *name, uint64_t value) { return std::string("\"") + name + "\":" + std::to_string(value); };
+  relay_.add_event("data_read", "{" + field("samples", message.samples) + "," + field("held_out_samples", message.held_out_samples) + "," +
+                                    field("tokens", message.tokens) + "," + field("learned_tokens", message.learned_tokens) + "," +
+                                    field("truncated_samples", message.truncated_samples) + "," + field("truncated_tokens", message.truncated_tokens) + "," +
+                                    field("steps", static_cast<uint64_t>(message.steps)) + "," + field("planned_tokens", message.planned_tokens) + "}");
+  constexpr auto most = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+  if (message.steps < 1 || message.planned_tokens > most) return end_as(Ending::QueuedAgain, "protocol_violation", "the trainer announced data of no steps");
+  in_transaction("planning anew", [&](const call::Spi &spi) {
+    replan_statement.execute(spi, {claim_.run_id, claim_.attempt, message.steps, static_cast<int64_t>(message.planned_tokens)});
+  });
 }
 
 void Attempt::on(const protocol::up::File &message) {

@@ -54,7 +54,7 @@ class Attempt {
   // What the trainer says.
   void on(const protocol::up::Hello &) {}
   void on(const protocol::up::Plan &message);
-  void on(const protocol::up::Data &) {}
+  void on(const protocol::up::Data &message);
   void on(const protocol::up::Piece &) {}
   void on(const protocol::up::Description &) {}
   void on(const protocol::up::Task &message) { relay_.add(message); }

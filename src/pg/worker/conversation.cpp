@@ -52,29 +52,42 @@ down::Job session_job(JobKind kind, const std::string &selector) {
   return job;
 }
 
-void converse(const std::string &name, const std::string &folder, const down::Job &job, const Listener &listener) {
-  Trainer trainer(name);
-  trainer.start(folder, job);
-  TimestampTz heard_at = GetCurrentTimestamp();
-  for (;;) {
-    std::vector<UpMessage> messages;
-    const Trainer::State state = trainer.listen(look_ms, messages);
-    if (!messages.empty()) heard_at = GetCurrentTimestamp();
-    bool is_done = false;
-    for (const UpMessage &message : messages) {
-      if (const auto *failed = std::get_if<up::Failed>(&message)) raise_failure(*failed);
-      listener(message);
-      if (std::holds_alternative<up::Done>(message)) is_done = true;
-    }
-    if (is_done) break;
-    if (state == Trainer::State::Broken) throw Error(code::TrainerFailed, "the trainer broke the protocol: " + trainer.problem());
-    if (state == Trainer::State::Ended)
-      throw Error(code::TrainerFailed, "the trainer ended without a result", "It ended with " + exit_text(trainer) + ".", "Its last words are in the server log.");
-    if (GetCurrentTimestamp() - heard_at > worker_settings.trainer_silence_timeout_ms * int64_t{1000})
-      throw Error(code::TrainerFailed, "the trainer fell silent",
-                  "pgtrain.trainer_silence_timeout is " + std::to_string(worker_settings.trainer_silence_timeout_ms) + " ms.");
+Conversation::Conversation(const std::string &name, const std::string &folder, const down::Job &job) : trainer_(name) {
+  trainer_.start(folder, job);
+  heard_at_ = GetCurrentTimestamp();
+}
+
+std::optional<UpMessage> Conversation::next() {
+  if (is_done_) return std::nullopt;
+  while (at_ == messages_.size()) listen();
+  UpMessage message = std::move(messages_[at_++]);
+  if (const auto *failed = std::get_if<up::Failed>(&message)) raise_failure(*failed);
+  if (std::holds_alternative<up::Done>(message)) {
+    is_done_ = true;
+    (void)exit_text(trainer_);
   }
-  (void)exit_text(trainer);
+  return message;
+}
+
+void Conversation::listen() {
+  messages_.clear();
+  at_ = 0;
+  const Trainer::State state = trainer_.listen(look_ms, messages_);
+  if (!messages_.empty()) {
+    heard_at_ = GetCurrentTimestamp();
+    return;
+  }
+  if (state == Trainer::State::Broken) throw Error(code::TrainerFailed, "the trainer broke the protocol: " + trainer_.problem());
+  if (state == Trainer::State::Ended)
+    throw Error(code::TrainerFailed, "the trainer ended without a result", "It ended with " + exit_text(trainer_) + ".", "Its last words are in the server log.");
+  if (GetCurrentTimestamp() - heard_at_ > worker_settings.trainer_silence_timeout_ms * int64_t{1000})
+    throw Error(code::TrainerFailed, "the trainer fell silent",
+                "pgtrain.trainer_silence_timeout is " + std::to_string(worker_settings.trainer_silence_timeout_ms) + " ms.");
+}
+
+void converse(const std::string &name, const std::string &folder, const down::Job &job, const Listener &listener) {
+  Conversation conversation(name, folder, job);
+  while (const std::optional<UpMessage> message = conversation.next()) listener(*message);
 }
 
 }  // namespace pgtrain::pg::worker

@@ -23,7 +23,8 @@ std::string array_of(std::vector<std::string> &items) {
 std::string metric_of(const protocol::up::Progress &m) {
   return "{" + field("step", std::to_string(m.step)) + "," + field("loss", json_number(m.loss)) + "," +
          field("learning_rate", json_number(m.learning_rate)) + "," + field("gradient_norm", json_number(m.gradient_norm)) + "," +
-         field("tokens", std::to_string(m.tokens)) + "," + field("tokens_per_second", json_number(m.tokens_per_second)) + "}";
+         field("tokens", std::to_string(m.tokens)) + "," + field("tokens_per_second", json_number(m.tokens_per_second)) + "," +
+         field("accuracy", json_number(m.accuracy)) + "}";
 }
 
 }  // namespace
@@ -84,11 +85,15 @@ void Relay::add(const protocol::up::Task &message) {
 }
 
 void Relay::add(const protocol::up::Evaluation &message) {
-  if (message.phase == protocol::EvaluationPhase::Before) evaluation_before_ = json_number(message.loss);
-  if (message.phase == protocol::EvaluationPhase::After) evaluation_after_ = json_number(message.loss);
+  // Each number with what it was measured on.
+  if (message.phase != protocol::EvaluationPhase::During)
+    (message.phase == protocol::EvaluationPhase::Before ? evaluation_before_ : evaluation_after_) =
+        "{" + field("loss", json_number(message.loss)) + "," + field("token_accuracy", json_number(message.accuracy)) + "," +
+        field("tokens", std::to_string(message.tokens)) + "," + field("samples", std::to_string(message.samples)) + "}";
   // Few and wanted: a batch that is full of steps has room for them.
   if (metrics_.size() < most_metrics + most_others)
-    metrics_.push_back("{" + field("step", std::to_string(message.step)) + "," + field("held_out_loss", json_number(message.loss)) + "}");
+    metrics_.push_back("{" + field("step", std::to_string(message.step)) + "," + field("held_out_loss", json_number(message.loss)) + "," +
+                       field("held_out_accuracy", json_number(message.accuracy)) + "}");
 }
 
 void Relay::add(const protocol::up::Sample &message) {
