@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
+#include <unordered_map>
 #include <vector>
 
 #include "engine/backend/backend.hpp"
@@ -207,6 +208,38 @@ class ReferenceBackend : public backend::Backend {
       memory_.put(a.type, a.out, i, reference::nf4(a.codes, scale, i));
     }
   }
+  // To the gradient the length is a constant: with `holds_norms` it stays what it was first, whatever is done to the weights.
+  bool holds_norms = false;
+  void decomposed_gain(const backend::DecomposedGain& a) override {
+    const auto element = [&](std::int64_t o, std::int64_t i) { return memory_.get(a.type, a.weight, a.is_in_out ? i * a.pitch + o : o * a.pitch + i); };
+    for (std::int64_t o = 0; o < a.out; ++o) {
+      double square = 0;
+      for (std::int64_t i = 0; i < a.in; ++i) square += element(o, i) * element(o, i);
+      for (std::int64_t k = 0; k < a.rank; ++k) {
+        const double up = memory_.get(a.type, a.up, o * a.rank + k);
+        square += 2.0 * a.scale * up * memory_.get(DType::F32, a.overlap, o * a.rank + k);
+        for (std::int64_t j = 0; j < a.rank; ++j) square += static_cast<double>(a.scale) * a.scale * up * memory_.get(DType::F32, a.gram, k * a.rank + j) * memory_.get(a.type, a.up, o * a.rank + j);
+      }
+      const double norm = std::sqrt(std::max<double>(square, backend::kLeastSquare));
+      const double held = holds_norms ? held_norms_.emplace(a.norm + o, norm).first->second : norm;
+      memory_.put(DType::F32, a.norm, o, held);
+      memory_.put(DType::F32, a.gain, o, memory_.get(DType::F32, a.magnitude, o) / held);
+    }
+  }
+  void scale_columns(const backend::ScaleColumns& a) override {
+    for (std::int64_t i = 0; i < a.rows * a.width; ++i) {
+      const std::int64_t c = i % a.width, place = i / a.width * (a.pitch != 0 ? a.pitch : a.width) + c;
+      memory_.put(a.type, a.y, place, a.factor * memory_.get(a.type, a.x, place) * (a.gain != nullptr ? memory_.get(DType::F32, a.gain, c) : 1.0) +
+                                      (a.bias != nullptr ? memory_.get(a.type, a.bias, c) : 0.0) + (a.accumulate ? memory_.get(a.type, a.y, place) : 0.0));
+    }
+  }
+  void column_dot(const backend::ColumnDot& a) override {
+    for (std::int64_t c = 0; c < a.width; ++c) {
+      double total = 0;
+      for (std::int64_t r = 0; r < a.rows; ++r) total += memory_.get(a.type, a.a, r * a.pitch + c) * memory_.get(a.type, a.b, r * a.pitch + c);
+      memory_.put(DType::F32, a.out, c, memory_.get(DType::F32, a.out, c) + total / memory_.get(DType::F32, a.divisor, c));
+    }
+  }
   void attention_forward(const backend::AttentionForward& a) override {
     const reference::AttentionShape shape = shape_of(a);
     const reference::Attention result = reference::attention(shape, read(a.type, a.qkv, a.batch * a.length * shape.columns()), segments_of(a));
@@ -320,6 +353,7 @@ class ReferenceBackend : public backend::Backend {
   }
 
   Memory memory_;
+  std::unordered_map<const float*, double> held_norms_;
   backend::DeviceInfo info_;
 };
 

@@ -249,6 +249,45 @@ struct Nf4Dequantize {
   std::int64_t count = 0;
 };
 
+// DoRA (Liu and others 2024): gain = magnitude / norm, norm the length of an output's row of W + scale up down, whose square is
+// |w|^2 + 2 scale up.overlap + scale^2 up.gram.up with overlap = W down^T and gram = down down^T; no less than kLeastSquare.
+struct DecomposedGain {
+  DType type = DType::F32;
+  float *gain = nullptr, *norm = nullptr;        // [out]
+  const float* magnitude = nullptr;              // [out]
+  const void* weight = nullptr;                  // [out, in], or [in, out]
+  const void* up = nullptr;                      // [out, rank]
+  const float *overlap = nullptr, *gram = nullptr;  // [out, rank], [rank, rank]
+  std::int64_t out = 0, in = 0, rank = 0;
+  std::int64_t pitch = 0;                        // elements between stored rows of the weight
+  float scale = 1.0f;
+  bool is_in_out = false;
+};
+constexpr float kLeastSquare = 1e-30f;
+
+// y (+)= factor x gain + bias, gain and bias by column.
+struct ScaleColumns {
+  DType type = DType::F32;
+  void* y = nullptr;                // [rows, width]; may be x
+  const void* x = nullptr;
+  const float* gain = nullptr;      // [width] or null: all 1
+  const void* bias = nullptr;       // [width] of the type, or null
+  std::int64_t rows = 0, width = 0;
+  std::int64_t pitch = 0;           // elements between rows of y and of x; 0 = width
+  float factor = 1.0f;
+  bool accumulate = false;
+};
+
+// out[c] += (sum over rows of a[r,c] b[r,c]) / divisor[c], fixed order.
+struct ColumnDot {
+  DType type = DType::F32;
+  float* out = nullptr;             // [width]
+  const void *a = nullptr, *b = nullptr;  // [rows, width]
+  const float* divisor = nullptr;   // [width]
+  std::int64_t rows = 0, width = 0;
+  std::int64_t pitch = 0;           // elements between rows of a and of b
+};
+
 struct Backend {
   virtual ~Backend() = default;
 
@@ -281,6 +320,9 @@ struct Backend {
   virtual void swiglu_backward(const SwiGluBackward& a) = 0;
   virtual void dropout(const Dropout& a) = 0;
   virtual void nf4_dequantize(const Nf4Dequantize& a) = 0;
+  virtual void decomposed_gain(const DecomposedGain& a) = 0;
+  virtual void scale_columns(const ScaleColumns& a) = 0;
+  virtual void column_dot(const ColumnDot& a) = 0;
   virtual void attention_forward(const AttentionForward& a) = 0;
   virtual void attention_backward(const AttentionBackward& a) = 0;
   virtual void attention_decode(const AttentionDecode& a) = 0;

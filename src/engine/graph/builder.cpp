@@ -147,6 +147,7 @@ Value Builder::linear(Value x, Value weight, Value bias, Activation activation_k
   require(info(weight).kind == ValueKind::Parameter && info(bias).kind == ValueKind::Parameter, "linear", "weight and bias must be parameters");
   require(info(x).columns == info(weight).rows, "linear", "x is not as wide as the weight is high");
   require(info(bias).count() == info(weight).columns, "linear", "the bias is not as wide as the weight");
+  require(graph_.parameters[static_cast<std::size_t>(info(weight).index)].part_rows.size() <= 1, "linear", "a weight [in, out] in 4 bits is no stack of parts");
   const std::int64_t rows = info(x).rows, columns = info(weight).columns;
   const Value out = activation(rows, columns);
   graph_.parameters[static_cast<std::size_t>(info(weight).index)].role = Parameter::Role::InOut;
@@ -181,8 +182,16 @@ void Builder::attach(Node& node, Value adapted, const std::vector<Adapter>& adap
     require(down.kind == ValueKind::Parameter && up.kind == ValueKind::Parameter, "adapter", "its parts must be parameters");
     require(down.columns == x.columns && up.columns == down.rows, "adapter", "its parts do not fit together or to x");
     require(adapter.column >= 0 && adapter.column + up.rows <= columns, "adapter", "it reaches beyond the output");
-    node.adapters.push_back({adapter.down.id, adapter.up.id, activation(x.rows, down.rows).id, adapter.column, adapter.scale});
+    node.adapters.push_back({adapter.down.id, adapter.up.id, activation(x.rows, down.rows).id, adapter.column, adapter.scale, adapter.magnitude.id});
+    require((adapter.magnitude.id >= 0) == (adapters[0].magnitude.id >= 0), "adapter", "of a projection's adapters only some are decomposed");
+    if (adapter.magnitude.id >= 0)
+      require(info(adapter.magnitude).kind == ValueKind::Parameter && info(adapter.magnitude).count() == up.rows, "adapter", "the magnitudes are no parameter as long as its output is wide");
   }
+  if (adapters[0].magnitude.id < 0) return;
+  require(!graph_.parameters[static_cast<std::size_t>(info({node.inputs[1]}).index)].trains, "adapter", "a weight that trains cannot be decomposed");
+  node.mixed = activation(x.rows, columns).id;
+  node.gain = statistic(1, columns).id;
+  node.norm = statistic(1, columns).id;
 }
 
 Value Builder::constant(std::int64_t rows, std::int64_t columns, std::vector<float> values) {

@@ -1,13 +1,9 @@
-// Runs the steps of a plan on a backend, see executor.hpp. One function an operation and direction; pointers are looked up
-// in the plan, all shapes come from the graph.
-#include "engine/graph/executor.hpp"
-
+// Memory plans, and all operations of a graph but its projections, see executor.hpp and execution.hpp.
 #include <algorithm>
 #include <cmath>
-#include <utility>
 
 #include "engine/core/error.hpp"
-#include "engine/graph/plan.hpp"
+#include "engine/graph/execution.hpp"
 
 namespace pgtrain::engine::graph {
 
@@ -18,8 +14,9 @@ std::uint64_t matmul_bytes(const Graph& graph, const Node& node, Mode mode, cons
   if (node.kind != OpKind::Linear && node.kind != OpKind::LinearCrossEntropy) return 0;
   const auto about = [&](std::int32_t value) -> const ValueInfo& { return graph.values[static_cast<std::size_t>(value)]; };
   const ValueInfo &x = about(node.inputs[0]), &w = about(node.inputs[1]);
-  const bool is_loss = node.kind == OpKind::LinearCrossEntropy, is_out_first = is_loss || node.is_transposed, trains = mode == Mode::Train;
-  const std::int64_t rows = is_loss ? std::min(x.rows, logits_rows(graph, node)) : x.rows, in = x.columns, out = is_out_first ? w.rows : w.columns;
+  const bool is_loss = node.kind == OpKind::LinearCrossEntropy, trains = mode == Mode::Train;
+  const bool is_out_first = is_loss || node.is_transposed || graph.parameters[static_cast<std::size_t>(w.index)].storage == Storage::Nf4;
+  const std::int64_t rows = is_loss ? std::min(x.rows, logits_rows(graph, node)) : x.rows, in = x.columns, out = is_loss || node.is_transposed ? w.rows : w.columns;
   const std::int64_t pitch = is_loss ? logits_pitch(graph, node) : out;
   const backend::DType type = graph.compute;
   std::uint64_t most = 0;
@@ -34,6 +31,10 @@ std::uint64_t matmul_bytes(const Graph& graph, const Node& node, Mode mode, cons
     const std::int64_t rank = about(adapter.down).rows, width = about(adapter.up).rows;
     consider({.m = rows, .n = rank, .k = in, .transpose_b = true, .in = type, .out = type});
     consider({.m = rows, .n = width, .k = rank, .transpose_b = true, .c_pitch = out, .in = type, .out = type, .beta = 1.0f});
+    if (adapter.magnitude >= 0) {
+      consider({.m = width, .n = rank, .k = in, .transpose_a = !is_out_first, .transpose_b = true, .a_pitch = is_out_first ? in : out, .in = type, .out = DType::F32});
+      consider({.m = rank, .n = rank, .k = in, .transpose_b = true, .in = type, .out = DType::F32});
+    }
     if (!trains) continue;
     consider({.m = rows, .n = rank, .k = width, .a_pitch = out, .in = type, .out = type});
     consider({.m = width, .n = rank, .k = rows, .transpose_a = true, .a_pitch = out, .in = type, .out = DType::F32, .beta = 1.0f});
@@ -63,139 +64,6 @@ MemoryUse plan_memory(const Graph& graph, Mode mode, const backend::Backend& bac
   }
   use.workspace_bytes = backend.workspace_bytes() + attention + matmul;
   return use;
-}
-
-struct Executor::Plan {
-  Plan(const Graph& graph_in, ParameterStore& store_in, Mode mode_in)
-      : graph(graph_in), store(store_in), backend(store_in.backend()), mode(mode_in), plan(compile(graph_in, mode_in)) {
-    arena = static_cast<char*>(backend.allocate(std::max<std::uint64_t>(plan.arena_bytes, 1)));
-    try {
-      total = static_cast<float*>(backend.allocate(sizeof(float)));
-    } catch (...) {
-      backend.release(arena);
-      throw;
-    }
-    for (std::size_t id = 0; id < graph.values.size(); ++id)
-      if (const ValueInfo& constant = graph.values[id]; constant.kind == ValueKind::Constant)
-        backend.upload(value(static_cast<std::int32_t>(id)), graph.constants[static_cast<std::size_t>(constant.index)].data(), static_cast<std::size_t>(constant.count()) * sizeof(float));
-  }
-  ~Plan() {
-    backend.release(arena);
-    backend.release(total);
-  }
-
-  const ValueInfo& info(std::int32_t value) const { return graph.values[static_cast<std::size_t>(value)]; }
-  const Parameter& parameter(std::int32_t value) const { return graph.parameters[static_cast<std::size_t>(info(value).index)]; }
-  void* at(std::int32_t buffer) const { return arena + plan.buffers[static_cast<std::size_t>(buffer)].offset; }
-  void* value(std::int32_t id) const { return at(plan.value_buffer[static_cast<std::size_t>(id)]); }
-  float* floats(std::int32_t id) const { return static_cast<float*>(value(id)); }
-  const std::int32_t* ids(std::int32_t id) const { return id < 0 ? nullptr : static_cast<const std::int32_t*>(value(id)); }
-  const void* weight(std::int32_t id) const { return id < 0 ? nullptr : store.compute_pointer(parameter(id)); }
-  // The matrix of a projection; one in 4 bits is made numbers first.
-  const void* matrix(const Node& node, const Step& step) const {
-    if (step.weight < 0) return weight(node.inputs[1]);
-    store.dequantize(parameter(node.inputs[1]), at(step.weight));
-    return at(step.weight);
-  }
-  // Null where nothing trains.
-  float* gradient(std::int32_t id) const { return id < 0 || !parameter(id).trains ? nullptr : store.gradients() + parameter(id).offset; }
-
-  void* columns_from(void* rows, std::int64_t column) const { return static_cast<char*>(rows) + static_cast<std::size_t>(column) * core::size_of(graph.compute); }
-
-  void forward(const Step& step);
-  void backward(const Step& step);
-  void linear_forward(const Node& node, const Step& step);
-  void linear_backward(const Node& node, const Step& step);
-  void adapters_forward(const Node& node, void* sum);
-  void adapters_backward(const Node& node, const Step& step, const void* dout);
-  void layer_norm_forward(const Node& node);
-  void layer_norm_backward(const Node& node, const Step& step);
-  void rms_norm_forward(const Node& node);
-  void rms_norm_backward(const Node& node, const Step& step);
-  void head_norm_forward(const Node& node);
-  void head_norm_backward(const Node& node, const Step& step);
-  void rope(const Node& node, void* y, const void* x, bool inverse);
-  void dropout(const Node& node, void* y, const void* x, bool accumulates);
-  void attention_forward(const Node& node);
-  void attention_backward(const Node& node, const Step& step);
-  void cross_entropy(const Node& node, const Step& step);
-  double sum(std::int32_t id);
-  void download(std::int32_t id, std::vector<float>& host);
-
-  Graph graph;
-  ParameterStore& store;
-  backend::Backend& backend;
-  Mode mode;
-  ExecutionPlan plan;
-  char* arena = nullptr;
-  float* total = nullptr;
-  bool wants_gradients = false, drops = false, has_row_weights = false, uses_adapters = true;
-  std::uint64_t dropout_seed = 0, dropout_draw = 0;
-  float loss_scale = 1.0f;
-};
-
-void Executor::Plan::linear_forward(const Node& node, const Step& step) {
-  const ValueInfo &x = info(node.inputs[0]), &y = info(node.output);
-  // With adapters the activation follows their sum, without it is a part of the product.
-  const bool has_gelu = node.activation == Activation::Gelu, is_apart = has_gelu && !node.adapters.empty(), gelu = has_gelu && !is_apart;
-  void* sum = value(is_apart ? node.saved[0] : node.output);
-  backend.matmul({.m = x.rows, .n = y.columns, .k = x.columns, .transpose_b = node.is_transposed, .a = value(node.inputs[0]), .b = matrix(node, step),
-                  .c = sum, .in = graph.compute, .out = graph.compute, .bias = weight(node.inputs[2]), .gelu = gelu,
-                  .gelu_input = gelu && mode == Mode::Train ? value(node.saved[0]) : nullptr});
-  adapters_forward(node, sum);
-  if (is_apart) backend.gelu_forward(graph.compute, value(node.output), sum, y.count());
-}
-
-void Executor::Plan::linear_backward(const Node& node, const Step& step) {
-  const ValueInfo &x = info(node.inputs[0]), &w = info(node.inputs[1]), &y = info(node.output);
-  const void* dout = at(step.dout);
-  if (node.activation == Activation::Gelu) {
-    backend.gelu_backward(graph.compute, at(step.scratch), dout, value(node.saved[0]), y.count());
-    dout = at(step.scratch);
-  }
-  if (float* dbias = gradient(node.inputs[2])) backend.column_sum(graph.compute, dbias, dout, x.rows, y.columns);
-  if (float* dweight = gradient(node.inputs[1])) {
-    const void *left = value(node.inputs[0]), *right = dout;
-    if (node.is_transposed) std::swap(left, right);
-    backend.matmul({.m = w.rows, .n = w.columns, .k = x.rows, .transpose_a = true, .a = left, .b = right, .c = dweight, .in = graph.compute, .out = DType::F32, .beta = 1.0f});
-  }
-  if (step.dx >= 0)
-    backend.matmul({.m = x.rows, .n = x.columns, .k = y.columns, .transpose_b = !node.is_transposed, .a = dout, .b = matrix(node, step), .c = at(step.dx),
-                    .in = graph.compute, .out = graph.compute, .beta = step.dx_accumulates ? 1.0f : 0.0f});
-  adapters_backward(node, step, dout);
-}
-
-void Executor::Plan::adapters_forward(const Node& node, void* sum) {
-  if (!uses_adapters) return;
-  for (const AdapterUse& adapter : node.adapters) {
-    const ValueInfo &x = info(node.adapted), &y = info(node.output), &down = info(adapter.down), &up = info(adapter.up);
-    backend.matmul({.m = x.rows, .n = down.rows, .k = x.columns, .transpose_b = true, .a = value(node.adapted), .b = weight(adapter.down), .c = value(adapter.low),
-                    .in = graph.compute, .out = graph.compute});
-    backend.matmul({.m = x.rows, .n = up.rows, .k = up.columns, .transpose_b = true, .a = value(adapter.low), .b = weight(adapter.up),
-                    .c = columns_from(sum, adapter.column), .c_pitch = y.columns, .in = graph.compute, .out = graph.compute, .alpha = adapter.scale, .beta = 1.0f});
-  }
-}
-
-void Executor::Plan::adapters_backward(const Node& node, const Step& step, const void* dout) {
-  const std::int32_t dx = node.adapted == node.inputs[0] ? step.dx : step.dadapted;
-  bool adds = node.adapted == node.inputs[0] || step.dadapted_accumulates;
-  for (const AdapterUse& adapter : node.adapters) {
-    const ValueInfo &x = info(node.adapted), &y = info(node.output), &down = info(adapter.down), &up = info(adapter.up);
-    const void* dpart = columns_from(const_cast<void*>(dout), adapter.column);
-    void* dlow = at(step.dlow);
-    if (float* dup = gradient(adapter.up))
-      backend.matmul({.m = up.rows, .n = up.columns, .k = x.rows, .transpose_a = true, .a = dpart, .b = value(adapter.low), .c = dup, .a_pitch = y.columns,
-                      .in = graph.compute, .out = DType::F32, .alpha = adapter.scale, .beta = 1.0f});
-    backend.matmul({.m = x.rows, .n = down.rows, .k = up.rows, .a = dpart, .b = weight(adapter.up), .c = dlow, .a_pitch = y.columns, .in = graph.compute,
-                    .out = graph.compute, .alpha = adapter.scale});
-    if (float* ddown = gradient(adapter.down))
-      backend.matmul({.m = down.rows, .n = down.columns, .k = x.rows, .transpose_a = true, .a = dlow, .b = value(node.adapted), .c = ddown, .in = graph.compute,
-                      .out = DType::F32, .beta = 1.0f});
-    if (dx < 0) continue;
-    backend.matmul({.m = x.rows, .n = x.columns, .k = down.rows, .a = dlow, .b = weight(adapter.down), .c = at(dx), .in = graph.compute, .out = graph.compute,
-                    .beta = adds ? 1.0f : 0.0f});
-    adds = true;
-  }
 }
 
 void Executor::Plan::layer_norm_forward(const Node& node) {

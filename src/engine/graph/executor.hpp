@@ -46,7 +46,8 @@ class ParameterStore {
   void upload_frozen(const Parameter& parameter, const float* host);
   // The values of a frozen parameter as the operations read them.
   std::vector<float> frozen_values(const Parameter& parameter) const;
-  // A weight that is held in 4 bits as numbers of the compute type; `to` has room for parameter.count of them.
+  // A weight that is held in 4 bits as numbers of the compute type, [out, in] whatever its own layout is; `to` has room for
+  // parameter.count of them.
   void dequantize(const Parameter& parameter, void* to) const;
   // Host copies in the flat order; upload_weights also refreshes the bf16 shadow.
   void upload_weights(const float* host);

@@ -44,6 +44,7 @@ struct AdapterUse {
   std::int32_t low = -1;  // x down^T, kept for the backward
   std::int64_t column = 0;
   float scale = 1;
+  std::int32_t magnitude = -1;  // DoRA: the trained length of each output's weights, [width]
 };
 
 enum class OpKind : std::uint8_t {
@@ -64,6 +65,8 @@ struct Node {
   bool is_transposed = false;          // Linear: the weight is stored [out, in]
   std::vector<AdapterUse> adapters{};  // Linear
   std::int32_t adapted = -1;           // what the adapters read: x, or x after dropout
+  // With decomposed adapters: weight and adapters on what the latter read; by column, what it is scaled by, and the weight's length.
+  std::int32_t mixed = -1, gain = -1, norm = -1;
 };
 
 enum class ValueKind : std::uint8_t { Activation, Parameter, Input, Statistic, Constant };
@@ -136,6 +139,7 @@ class Builder {
     Value down, up;
     std::int64_t column = 0;
     float scale = 1;
+    Value magnitude{};  // [up's rows]: DoRA (Liu and others 2024), the weight must be frozen; of a projection all have one or none has
   };
   // x [rows, in] times weight [in, out] + bias [out], and adapters that read `adapted` (a handle of id -1: x).
   Value linear(Value x, Value weight, Value bias, Activation activation = Activation::None, Value adapted = {}, const std::vector<Adapter>& adapters = {});

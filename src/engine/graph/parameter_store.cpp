@@ -43,7 +43,25 @@ void ParameterStore::release_all() noexcept {
     backend_.release(memory);
 }
 
+namespace {
+
+// Between [in, out] and [out, in].
+std::vector<float> transposed(const float* from, std::int64_t rows, std::int64_t columns) {
+  std::vector<float> out(static_cast<std::size_t>(rows * columns));
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t c = 0; c < columns; ++c) out[static_cast<std::size_t>(c * rows + r)] = from[r * columns + c];
+  return out;
+}
+
+}  // namespace
+
+// A matrix [in, out] is quantised as the [out, in] that it would be elsewhere: blocks are runs of one output's weights.
 void ParameterStore::upload_nf4(const Parameter& parameter, const float* host) {
+  std::vector<float> turned;
+  if (parameter.role == Parameter::Role::InOut) {
+    turned = transposed(host, parameter.shape[0], parameter.shape[1]);
+    host = turned.data();
+  }
   for (const Nf4Part& part : nf4_parts(parameter)) {
     const backend::Nf4Tensor tensor = backend::nf4_quantize(host + part.first, part.count);
     backend_.upload(quantized_ + part.codes, tensor.codes.data(), tensor.codes.size());
@@ -72,6 +90,7 @@ std::vector<float> ParameterStore::nf4_host_values(const Parameter& parameter) c
     const std::vector<float> values = backend::nf4_values(tensor, part.count);
     out.insert(out.end(), values.begin(), values.end());
   }
+  if (parameter.role == Parameter::Role::InOut) out = transposed(out.data(), parameter.shape[1], parameter.shape[0]);
   return out;
 }
 

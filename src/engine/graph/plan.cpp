@@ -69,6 +69,17 @@ class Compiler {
     return like(node.inputs[1]);
   }
 
+  // For the products of a decomposed adapter with itself and with the weight, one adapter at a time.
+  std::int32_t gains_room(const Node& node) {
+    std::int64_t floats = 0;
+    for (const AdapterUse& adapter : node.adapters)
+      if (adapter.magnitude >= 0) {
+        const std::int64_t rank = graph_.values[static_cast<std::size_t>(adapter.down)].rows, width = graph_.values[static_cast<std::size_t>(adapter.up)].rows;
+        floats = std::max(floats, gram_floats(rank) + width * rank);
+      }
+    return floats == 0 ? -1 : new_buffer(static_cast<std::uint64_t>(floats) * sizeof(float));
+  }
+
   // A value needs a gradient when something that trains lies behind it.
   bool needs(std::int32_t value) const { return value >= 0 && needs_[static_cast<std::size_t>(value)]; }
   bool trains(std::int32_t value) const { return needs(value) && graph_.values[static_cast<std::size_t>(value)].kind == ValueKind::Parameter; }
@@ -80,7 +91,7 @@ class Compiler {
     for (const Node& node : graph_.nodes) {
       bool is_needed = needs(node.adapted);
       for (std::int32_t value : node.inputs) is_needed = is_needed || needs(value);
-      for (const AdapterUse& adapter : node.adapters) is_needed = is_needed || needs(adapter.down) || needs(adapter.up);
+      for (const AdapterUse& adapter : node.adapters) is_needed = is_needed || needs(adapter.down) || needs(adapter.up) || needs(adapter.magnitude);
       needs_[static_cast<std::size_t>(node.output)] = is_needed;
       if (node.second >= 0) needs_[static_cast<std::size_t>(node.second)] = is_needed;
     }
@@ -97,7 +108,7 @@ class Compiler {
     if (value >= 0) touch(plan_.value_buffer[static_cast<std::size_t>(value)]);
   }
   void emit(const Step& step) {
-    for (std::int32_t buffer : {step.dout, step.dsum, step.dx, step.scratch, step.out, step.a, step.b, step.dadapted, step.dlow, step.weight}) touch(buffer);
+    for (std::int32_t buffer : {step.dout, step.dsum, step.dx, step.scratch, step.out, step.a, step.b, step.dadapted, step.dlow, step.dmixed, step.weight}) touch(buffer);
     plan_.steps.push_back(step);
   }
 
@@ -110,7 +121,11 @@ class Compiler {
     for (std::int32_t value : node.saved) touch_value(value);
     touch_value(node.adapted);
     for (const AdapterUse& adapter : node.adapters) touch_value(adapter.low);
-    if (node.kind == OpKind::Linear) step.weight = weight_room(node);
+    if (node.kind == OpKind::Linear) {
+      step.weight = weight_room(node);
+      step.scratch = gains_room(node);
+    }
+    for (std::int32_t value : {node.mixed, node.gain, node.norm}) touch_value(value);
     if (node.kind == OpKind::LinearCrossEntropy) {
       step.scratch = new_buffer(static_cast<std::uint64_t>(logits_rows(graph_, node) * logits_pitch(graph_, node)) * core::size_of(graph_.compute));
       if (trains_ && needs(node.inputs[0])) {
@@ -265,7 +280,11 @@ class Compiler {
       touch_value(adapter.low);
       widest = std::max(widest, count_of(adapter.low));
     }
-    if (needs(x)) step.weight = weight_room(node);
+    if (node.mixed >= 0) {
+      for (std::int32_t value : {node.mixed, node.gain, node.norm}) touch_value(value);
+      step.dmixed = like(node.output);
+    }
+    if (needs(x) || needs(node.adapted)) step.weight = weight_room(node);
     if (widest > 0) step.dlow = new_buffer(static_cast<std::uint64_t>(widest) * core::size_of(graph_.compute));
     Target target, adapted;
     if (needs(x)) {

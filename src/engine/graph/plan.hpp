@@ -26,6 +26,7 @@ struct Step {
   bool dx_accumulates = false;
   // Of a projection with adapters: the gradient of what they read, when that is not x, and of their low-rank products.
   std::int32_t dadapted = -1, dlow = -1;
+  std::int32_t dmixed = -1;  // of a decomposed weight: the gradient of what is scaled
   std::int32_t weight = -1;  // a place for the numbers of a weight in 4 bits, while the step runs
   bool dadapted_accumulates = false;
   std::int32_t out = -1, a = -1, b = -1;
@@ -42,6 +43,9 @@ struct ExecutionPlan {
 // Rows of logits that a linear_cross_entropy holds at once, and the distance between them in elements.
 std::int64_t logits_rows(const Graph& graph, const Node& node);
 std::int64_t logits_pitch(const Graph& graph, const Node& node);
+
+// Floats that the products of a decomposed adapter's down matrix with itself take, padded so that what follows is aligned.
+inline std::int64_t gram_floats(std::int64_t rank) { return (rank * rank + 63) / 64 * 64; }
 
 ExecutionPlan compile(const Graph& graph, Mode mode);
 

@@ -58,6 +58,9 @@ class MeasuredBackend : public backend::Backend {
   void swiglu_backward(const backend::SwiGluBackward& a) override { inner_.swiglu_backward(a); }
   void dropout(const backend::Dropout& a) override { inner_.dropout(a); }
   void nf4_dequantize(const backend::Nf4Dequantize& a) override { inner_.nf4_dequantize(a); }
+  void decomposed_gain(const backend::DecomposedGain& a) override { inner_.decomposed_gain(a); }
+  void scale_columns(const backend::ScaleColumns& a) override { inner_.scale_columns(a); }
+  void column_dot(const backend::ColumnDot& a) override { inner_.column_dot(a); }
   void attention_forward(const backend::AttentionForward& a) override {
     count_workspace(attention_, inner_.attention_workspace_bytes(a.length, a.head_size));
     inner_.attention_forward(a);

@@ -175,9 +175,13 @@ TEST(QuantizedGraph, IsTheGraphOnTheNumbersThatTheCodesStandFor) {
       results.push_back(losses);
       results.push_back(gradients);
     }
-    EXPECT_EQ(results[0], results[2]) << core::name_of(type);
-    EXPECT_EQ(results[1], results[3]) << core::name_of(type);
-    EXPECT_GT(*std::max_element(results[1].begin(), results[1].end()), 0.0f);
+    // Numbers that were [in, out] lie [out, in] here, so products may be added up in another order.
+    const double bar = type == DType::F32 ? 1e-5 : 3e-2;
+    for (const std::size_t kind : {0, 1}) {
+      const double most = static_cast<double>(std::abs(*std::max_element(results[kind].begin(), results[kind].end(), [](float a, float b) { return std::abs(a) < std::abs(b); })));
+      EXPECT_GT(most, 0);
+      for (std::size_t i = 0; i < results[kind].size(); ++i) EXPECT_NEAR(results[kind][i], results[kind + 2][i], bar * most) << core::name_of(type) << " " << i;
+    }
   }
 }
 

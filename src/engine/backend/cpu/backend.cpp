@@ -140,6 +140,9 @@ class CpuBackend final : public Backend {
   void swiglu_backward(const SwiGluBackward& a) override { kernels_.swiglu_backward(a, workers_); }
   void dropout(const Dropout& a) override { kernels_.dropout(a, workers_); }
   void nf4_dequantize(const Nf4Dequantize& a) override { kernels_.nf4_dequantize(a, workers_); }
+  void decomposed_gain(const DecomposedGain& a) override { kernels_.decomposed_gain(a, workers_); }
+  void scale_columns(const ScaleColumns& a) override { kernels_.scale_columns(a, workers_); }
+  void column_dot(const ColumnDot& a) override { kernels_.column_dot(a, workers_); }
   void attention_forward(const AttentionForward& a) override { kernels_.attention_forward(a, scratch_); }
   void attention_backward(const AttentionBackward& a) override { kernels_.attention_backward(a, scratch_); }
   void attention_decode(const AttentionDecode& a) override { kernels_.attention_decode(a, scratch_); }

@@ -55,6 +55,9 @@ struct Kernels {
   void (*dropout)(const Dropout&, Workers& workers);
   void (*nf4_dequantize)(const Nf4Dequantize&, Workers& workers);
   void (*adamw_8bit)(const AdamW8bit&, float gradient_factor, Workers& workers);
+  void (*decomposed_gain)(const DecomposedGain&, Workers& workers);
+  void (*scale_columns)(const ScaleColumns&, Workers& workers);
+  void (*column_dot)(const ColumnDot&, Workers& workers);
 };
 
 // x86-64-v2 (SSE4.2), v3 (AVX2, FMA), v4 (AVX-512).

@@ -172,6 +172,31 @@ class CudaBackend final : public Backend {
                                 device_.stream());
         });
     }
+    void decomposed_gain(const backend::DecomposedGain &a) override {
+        if (a.out == 0) return;
+        require(a.rank <= kMostInt, "adapter too large");
+        with_type(a.type, [&](auto *t) {
+            using T = std::remove_pointer_t<decltype(t)>;
+            gpu::decomposed_gain(gpu::DecomposedGain<T>{a.gain, a.norm, a.magnitude, as(t, a.weight), as(t, a.up), a.overlap, a.gram, a.out, a.in, a.pitch, int(a.rank),
+                                                        a.scale, backend::kLeastSquare, a.is_in_out},
+                                 device_.stream());
+        });
+    }
+    void scale_columns(const backend::ScaleColumns &a) override {
+        if (a.rows == 0 || a.width == 0) return;
+        with_type(a.type, [&](auto *t) {
+            using T = std::remove_pointer_t<decltype(t)>;
+            gpu::scale_columns(gpu::ScaleColumns<T>{as(t, a.y), as(t, a.x), a.gain, as(t, a.bias), a.rows, a.width, a.pitch ? a.pitch : a.width, a.factor, a.accumulate}, device_.stream());
+        });
+    }
+    void column_dot(const backend::ColumnDot &a) override {
+        if (a.rows == 0 || a.width == 0) return;
+        require(a.width <= kScratchFloats, "column_dot takes at most 2^22 columns");
+        with_type(a.type, [&](auto *t) {
+            using T = std::remove_pointer_t<decltype(t)>;
+            gpu::column_dot(gpu::ColumnDot<T>{a.out, as(t, a.a), as(t, a.b), a.divisor, a.rows, a.width, a.pitch}, device_.scratch(), device_.stream());
+        });
+    }
     void attention_forward(const backend::AttentionForward &a) override {
         if (a.batch * a.length == 0) return;
         require_attention(a.batch, a.length, a.heads, a.head_size);

@@ -106,6 +106,35 @@ template <class T> struct Nf4Dequantize {
 };
 template <class T> void nf4_dequantize(const Nf4Dequantize<T> &a, cudaStream_t stream);
 
+template <class T> struct DecomposedGain {
+    float *gain, *norm;  // [out]
+    const float *magnitude;
+    const T *weight, *up;
+    const float *overlap, *gram;  // [out, rank], [rank, rank]
+    int64_t out, in, pitch;
+    int rank;
+    float scale, least_square;
+    bool is_in_out;
+};
+template <class T> void decomposed_gain(const DecomposedGain<T> &a, cudaStream_t stream);
+template <class T> struct ScaleColumns {
+    T *y;  // may be x
+    const T *x;
+    const float *gain;  // or null
+    const T *bias;      // or null
+    int64_t rows, width, pitch;
+    float factor;
+    bool accumulate;
+};
+template <class T> void scale_columns(const ScaleColumns<T> &a, cudaStream_t stream);
+template <class T> struct ColumnDot {
+    float *out;  // added to
+    const T *a, *b;
+    const float *divisor;
+    int64_t rows, width, pitch;
+};
+template <class T> void column_dot(const ColumnDot<T> &a, float *scratch, cudaStream_t stream);
+
 template <class T> void gelu_forward(T *y, const T *x, int64_t n, cudaStream_t stream);
 template <class T> void gelu_backward(T *dx, const T *dy, const T *x, int64_t n, cudaStream_t stream);
 // What a product's epilogue does not do: value = pre + bias; c = gelu(value) or value; keep (may be pre) receives value.
