@@ -58,6 +58,11 @@ Value Builder::statistic(std::int64_t rows, std::int64_t columns) {
   return {static_cast<std::int32_t>(graph_.values.size() - 1)};
 }
 
+void Builder::push(Node node) {
+  node.block = block_;
+  graph_.nodes.push_back(std::move(node));
+}
+
 Value Builder::parameter(const std::string& name, const std::vector<std::int64_t>& shape, bool decays) {
   return add_parameter({name, shape, decays});
 }
@@ -113,14 +118,14 @@ Value Builder::embedding(Value table, Value ids) {
   require_plain(table, "embedding");
   require(info(ids).kind == ValueKind::Input, "embedding", "the ids must be an input");
   const Value out = activation(info(ids).count(), info(table).columns);
-  graph_.nodes.push_back({.kind = OpKind::Embedding, .inputs = {table.id, ids.id}, .output = out.id});
+  push({.kind = OpKind::Embedding, .inputs = {table.id, ids.id}, .output = out.id});
   return out;
 }
 
 Value Builder::add(Value a, Value b) {
   require(info(a).rows == info(b).rows && info(a).columns == info(b).columns, "add", "the shapes differ");
   const Value out = activation(info(a).rows, info(a).columns);
-  graph_.nodes.push_back({.kind = OpKind::Add, .inputs = {a.id, b.id}, .output = out.id});
+  push({.kind = OpKind::Add, .inputs = {a.id, b.id}, .output = out.id});
   return out;
 }
 
@@ -129,7 +134,7 @@ Value Builder::layer_norm(Value x, Value gain, Value bias, float epsilon) {
   const std::int64_t rows = info(x).rows;
   const Value out = activation(rows, info(x).columns);
   const Value mean = statistic(1, rows), rstd = statistic(1, rows);
-  graph_.nodes.push_back({.kind = OpKind::LayerNorm, .inputs = {x.id, gain.id, bias.id}, .output = out.id, .saved = {mean.id, rstd.id}, .epsilon = epsilon});
+  push({.kind = OpKind::LayerNorm, .inputs = {x.id, gain.id, bias.id}, .output = out.id, .saved = {mean.id, rstd.id}, .epsilon = epsilon});
   return out;
 }
 
@@ -139,7 +144,7 @@ Builder::SumAndNorm Builder::add_layer_norm(Value a, Value b, Value gain, Value 
   const std::int64_t rows = info(a).rows, columns = info(a).columns;
   const Value sum = activation(rows, columns), norm = activation(rows, columns);
   const Value mean = statistic(1, rows), rstd = statistic(1, rows);
-  graph_.nodes.push_back({.kind = OpKind::AddLayerNorm, .inputs = {a.id, b.id, gain.id, bias.id}, .output = norm.id, .second = sum.id, .saved = {mean.id, rstd.id}, .epsilon = epsilon});
+  push({.kind = OpKind::AddLayerNorm, .inputs = {a.id, b.id, gain.id, bias.id}, .output = norm.id, .second = sum.id, .saved = {mean.id, rstd.id}, .epsilon = epsilon});
   return {sum, norm};
 }
 
@@ -154,7 +159,7 @@ Value Builder::linear(Value x, Value weight, Value bias, Activation activation_k
   const Value before = activation_kind == Activation::Gelu ? activation(rows, columns) : Value{};
   Node node{.kind = OpKind::Linear, .inputs = {x.id, weight.id, bias.id}, .output = out.id, .saved = {before.id, -1}, .activation = activation_kind};
   attach(node, adapted, adapters);
-  graph_.nodes.push_back(std::move(node));
+  push(std::move(node));
   return out;
 }
 
@@ -167,7 +172,7 @@ Value Builder::projection(Value x, Value weight, Value bias, Value adapted, cons
   const Value out = activation(rows, columns);
   Node node{.kind = OpKind::Linear, .inputs = {x.id, weight.id, bias.id}, .output = out.id, .is_transposed = true};
   attach(node, adapted, adapters);
-  graph_.nodes.push_back(std::move(node));
+  push(std::move(node));
   return out;
 }
 
@@ -205,7 +210,7 @@ Value Builder::rms_norm(Value x, Value gain, float epsilon) {
   require(info(gain).count() == info(x).columns, "rms_norm", "the gain is not as wide as x");
   const std::int64_t rows = info(x).rows;
   const Value out = activation(rows, info(x).columns), rstd = statistic(1, rows);
-  graph_.nodes.push_back({.kind = OpKind::RmsNorm, .inputs = {x.id, gain.id}, .output = out.id, .saved = {rstd.id, -1}, .epsilon = epsilon});
+  push({.kind = OpKind::RmsNorm, .inputs = {x.id, gain.id}, .output = out.id, .saved = {rstd.id, -1}, .epsilon = epsilon});
   return out;
 }
 
@@ -214,7 +219,7 @@ Builder::SumAndNorm Builder::add_rms_norm(Value a, Value b, Value gain, float ep
   require(info(gain).count() == info(a).columns, "add_rms_norm", "the gain is not as wide as x");
   const std::int64_t rows = info(a).rows, columns = info(a).columns;
   const Value sum = activation(rows, columns), norm = activation(rows, columns), rstd = statistic(1, rows);
-  graph_.nodes.push_back({.kind = OpKind::AddRmsNorm, .inputs = {a.id, b.id, gain.id}, .output = norm.id, .second = sum.id, .saved = {rstd.id, -1}, .epsilon = epsilon});
+  push({.kind = OpKind::AddRmsNorm, .inputs = {a.id, b.id, gain.id}, .output = norm.id, .second = sum.id, .saved = {rstd.id, -1}, .epsilon = epsilon});
   return {sum, norm};
 }
 
@@ -223,7 +228,7 @@ Value Builder::head_norm(Value qkv, Value q_gain, Value k_gain, const Heads& hea
   require(info(q_gain).count() == heads.head_size && info(k_gain).count() == heads.head_size, "head_norm", "a gain is not as wide as a head");
   const std::int64_t rows = info(qkv).rows;
   const Value out = activation(rows, heads.columns()), q_rstd = statistic(rows, heads.heads), k_rstd = statistic(rows, heads.kv_heads);
-  graph_.nodes.push_back({.kind = OpKind::HeadNorm, .inputs = {qkv.id, q_gain.id, k_gain.id}, .output = out.id, .saved = {q_rstd.id, k_rstd.id}, .epsilon = epsilon,
+  push({.kind = OpKind::HeadNorm, .inputs = {qkv.id, q_gain.id, k_gain.id}, .output = out.id, .saved = {q_rstd.id, k_rstd.id}, .epsilon = epsilon,
                           .heads = heads.heads, .kv_heads = heads.kv_heads, .head_size = heads.head_size});
   return out;
 }
@@ -234,21 +239,21 @@ Value Builder::rope(Value qkv, Value positions, Value table, const Heads& heads)
   require(info(positions).count() == info(qkv).rows, "rope", "one position a row is needed");
   require(info(table).kind == ValueKind::Constant && info(table).columns == heads.head_size, "rope", "the table is no constant as wide as a head");
   const Value out = activation(info(qkv).rows, heads.columns());
-  graph_.nodes.push_back({.kind = OpKind::Rope, .inputs = {qkv.id, positions.id, table.id}, .output = out.id, .heads = heads.heads, .kv_heads = heads.kv_heads, .head_size = heads.head_size});
+  push({.kind = OpKind::Rope, .inputs = {qkv.id, positions.id, table.id}, .output = out.id, .heads = heads.heads, .kv_heads = heads.kv_heads, .head_size = heads.head_size});
   return out;
 }
 
 Value Builder::swiglu(Value gate_up) {
   require(info(gate_up).columns % 2 == 0, "swiglu", "gates and ups are not equally many");
   const Value out = activation(info(gate_up).rows, info(gate_up).columns / 2);
-  graph_.nodes.push_back({.kind = OpKind::SwiGlu, .inputs = {gate_up.id}, .output = out.id});
+  push({.kind = OpKind::SwiGlu, .inputs = {gate_up.id}, .output = out.id});
   return out;
 }
 
 Value Builder::dropout(Value x, float rate) {
   require(rate >= 0 && rate < 1, "dropout", "the rate is not in [0, 1)");
   const Value out = activation(info(x).rows, info(x).columns);
-  graph_.nodes.push_back({.kind = OpKind::Dropout, .inputs = {x.id}, .output = out.id, .rate = rate, .ordinal = graph_.dropouts++});
+  push({.kind = OpKind::Dropout, .inputs = {x.id}, .output = out.id, .rate = rate, .ordinal = graph_.dropouts++});
   return out;
 }
 
@@ -264,7 +269,7 @@ Value Builder::attention(Value qkv, Value segments, std::int64_t batch, std::int
   if (segments.id >= 0) require(info(segments).count() == x.rows, "attention", "one segment number a row is needed");
   const Value out = activation(x.rows, heads.heads * heads.head_size);
   const Value log_sum = statistic(batch * heads.heads, length);
-  graph_.nodes.push_back({.kind = OpKind::Attention, .inputs = {qkv.id, segments.id}, .output = out.id, .saved = {log_sum.id, -1}, .batch = batch, .length = length,
+  push({.kind = OpKind::Attention, .inputs = {qkv.id, segments.id}, .output = out.id, .saved = {log_sum.id, -1}, .batch = batch, .length = length,
                           .heads = heads.heads, .kv_heads = heads.kv_heads, .head_size = heads.head_size, .window = window});
   return out;
 }
@@ -277,7 +282,7 @@ Value Builder::linear_cross_entropy(Value x, Value weight, Value targets) {
   require(graph_.losses < 0, "linear_cross_entropy", "a graph has one loss");
   const std::int64_t rows = info(x).rows;
   const Value losses = statistic(1, rows), row_weights = statistic(1, rows), hits = statistic(1, rows);
-  graph_.nodes.push_back({.kind = OpKind::LinearCrossEntropy, .inputs = {x.id, weight.id, targets.id}, .output = losses.id, .saved = {row_weights.id, hits.id}});
+  push({.kind = OpKind::LinearCrossEntropy, .inputs = {x.id, weight.id, targets.id}, .output = losses.id, .saved = {row_weights.id, hits.id}});
   graph_.losses = losses.id, graph_.row_weights = row_weights.id, graph_.hits = hits.id;
   return losses;
 }

@@ -14,8 +14,8 @@ namespace pgtrain::engine::graph {
 struct ColumnRange;
 
 struct Executor::Plan {
-  Plan(const Graph& graph_in, ParameterStore& store_in, Mode mode_in)
-      : graph(graph_in), store(store_in), backend(store_in.backend()), mode(mode_in), plan(compile(graph_in, mode_in)) {
+  Plan(const Graph& graph_in, ParameterStore& store_in, Mode mode_in, Recompute recompute)
+      : graph(graph_in), store(store_in), backend(store_in.backend()), mode(mode_in), plan(compile(graph_in, mode_in, recompute)) {
     arena = static_cast<char*>(backend.allocate(std::max<std::uint64_t>(plan.arena_bytes, 1)));
     try {
       total = static_cast<float*>(backend.allocate(sizeof(float)));
@@ -35,7 +35,7 @@ struct Executor::Plan {
   const ValueInfo& info(std::int32_t value) const { return graph.values[static_cast<std::size_t>(value)]; }
   const Parameter& parameter(std::int32_t value) const { return graph.parameters[static_cast<std::size_t>(info(value).index)]; }
   void* at(std::int32_t buffer) const { return arena + plan.buffers[static_cast<std::size_t>(buffer)].offset; }
-  void* value(std::int32_t id) const { return at(plan.value_buffer[static_cast<std::size_t>(id)]); }
+  void* value(std::int32_t id) const { return at((is_later ? plan.later_buffer : plan.value_buffer)[static_cast<std::size_t>(id)]); }
   float* floats(std::int32_t id) const { return static_cast<float*>(value(id)); }
   const std::int32_t* ids(std::int32_t id) const { return id < 0 ? nullptr : static_cast<const std::int32_t*>(value(id)); }
   const void* weight(std::int32_t id) const { return id < 0 ? nullptr : store.compute_pointer(parameter(id)); }
@@ -50,6 +50,7 @@ struct Executor::Plan {
 
   void* columns_from(void* rows, std::int64_t column) const { return static_cast<char*>(rows) + static_cast<std::size_t>(column) * core::size_of(graph.compute); }
 
+  void run(const Step& step);
   void forward(const Step& step);
   void backward(const Step& step);
   void linear_forward(const Node& node, const Step& step);
@@ -83,6 +84,7 @@ struct Executor::Plan {
   ExecutionPlan plan;
   char* arena = nullptr;
   float* total = nullptr;
+  bool is_later = false;  // the running step comes after the forward
   bool wants_gradients = false, drops = false, has_row_weights = false, uses_adapters = true;
   std::uint64_t dropout_seed = 0, dropout_draw = 0;
   float loss_scale = 1.0f;

@@ -46,7 +46,7 @@ std::uint64_t matmul_bytes(const Graph& graph, const Node& node, Mode mode, cons
 
 }  // namespace
 
-MemoryUse plan_memory(const Graph& graph, Mode mode, const backend::Backend& backend, const OptimizerMemory& optimizer) {
+MemoryUse plan_memory(const Graph& graph, Mode mode, const backend::Backend& backend, const OptimizerMemory& optimizer, Recompute recompute) {
   const auto count = static_cast<std::uint64_t>(graph.parameter_count());
   MemoryUse use;
   use.weight_bytes = count * 4 + (graph.compute == DType::Bf16 ? count * 2 : 0) + static_cast<std::uint64_t>(graph.frozen_count()) * core::size_of(graph.compute) +
@@ -55,7 +55,7 @@ MemoryUse plan_memory(const Graph& graph, Mode mode, const backend::Backend& bac
     use.gradient_bytes = count * 4;
     use.optimizer_bytes = optimizer.bytes;
   }
-  use.activation_bytes = compile(graph, mode).arena_bytes;
+  use.activation_bytes = compile(graph, mode, recompute).arena_bytes;
   std::uint64_t attention = 0, matmul = optimizer.matmul_bytes;
   for (const Node& node : graph.nodes) {
     matmul = std::max(matmul, matmul_bytes(graph, node, mode, backend));
@@ -168,6 +168,13 @@ void Executor::Plan::cross_entropy(const Node& node, const Step& step) {
   }
 }
 
+void Executor::Plan::run(const Step& step) {
+  is_later = step.kind != Step::Kind::Forward || step.is_again;
+  if (step.kind == Step::Kind::Forward) forward(step);
+  else if (step.kind == Step::Kind::Backward) backward(step);
+  else backend.add(graph.compute, at(step.out), at(step.a), at(step.b), step.count);
+}
+
 double Executor::Plan::sum(std::int32_t id) {
   backend.sum(total, floats(id), info(id).count(), false);
   float host = 0;
@@ -243,7 +250,7 @@ void Executor::Plan::backward(const Step& step) {
   }
 }
 
-Executor::Executor(const Graph& graph, ParameterStore& store, Mode mode) : plan_(std::make_unique<Plan>(graph, store, mode)) {}
+Executor::Executor(const Graph& graph, ParameterStore& store, Mode mode, Recompute recompute) : plan_(std::make_unique<Plan>(graph, store, mode, recompute)) {}
 Executor::~Executor() = default;
 
 std::uint64_t Executor::arena_bytes() const { return plan_->plan.arena_bytes; }
@@ -272,7 +279,7 @@ void Executor::forward(bool drops) {
   plan_->wants_gradients = false;
   plan_->drops = drops;
   for (const Step& step : plan_->plan.steps)
-    if (step.kind == Step::Kind::Forward) plan_->forward(step);
+    if (step.kind == Step::Kind::Forward && !step.is_again) plan_->run(step);
 }
 
 void Executor::forward_backward(float loss_scale) {
@@ -281,14 +288,7 @@ void Executor::forward_backward(float loss_scale) {
   plan_->wants_gradients = true;
   plan_->drops = true;
   plan_->loss_scale = loss_scale;
-  for (const Step& step : plan_->plan.steps) {
-    if (step.kind == Step::Kind::Forward)
-      plan_->forward(step);
-    else if (step.kind == Step::Kind::Backward)
-      plan_->backward(step);
-    else
-      plan_->backend.add(plan_->graph.compute, plan_->at(step.out), plan_->at(step.a), plan_->at(step.b), step.count);
-  }
+  for (const Step& step : plan_->plan.steps) plan_->run(step);
 }
 
 double Executor::loss_sum() { return plan_->sum(plan_->graph.losses); }

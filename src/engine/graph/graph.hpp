@@ -67,6 +67,7 @@ struct Node {
   std::int32_t adapted = -1;           // what the adapters read: x, or x after dropout
   // With decomposed adapters: weight and adapters on what the latter read; by column, what it is scaled by, and the weight's length.
   std::int32_t mixed = -1, gain = -1, norm = -1;
+  std::int32_t block = -1;  // what is forgotten and computed again together, see Recompute; -1: nothing of it
 };
 
 enum class ValueKind : std::uint8_t { Activation, Parameter, Input, Statistic, Constant };
@@ -106,6 +107,9 @@ class Builder {
   // A matrix for linear() and projection() alone. part_rows: the rows of what was stacked into it, which were tensors of their own.
   Value frozen(const std::string& name, const std::vector<std::int64_t>& shape, Storage storage, const std::vector<std::int64_t>& part_rows);
   Value input(const std::string& name, std::int64_t count);  // int32 [count], uploaded before each run
+
+  // What is described from now on is block `number` of the model, until the next call; -1: of none. Blocks follow one another.
+  void begin_block(std::int32_t number) { block_ = number; }
 
   Value constant(std::int64_t rows, std::int64_t columns, std::vector<float> values);
 
@@ -154,6 +158,7 @@ class Builder {
   Graph finish() &&;
 
  private:
+  void push(Node node);
   Value add_parameter(Parameter parameter);
   Value activation(std::int64_t rows, std::int64_t columns);
   Value statistic(std::int64_t rows, std::int64_t columns);
@@ -162,6 +167,7 @@ class Builder {
   void attach(Node& node, Value adapted, const std::vector<Adapter>& adapters);
   void require_heads(Value qkv, const Heads& heads, const char* operation) const;
   Graph graph_;
+  std::int32_t block_ = -1;
 };
 
 }  // namespace pgtrain::engine::graph

@@ -1,7 +1,8 @@
 // Forward order, build-time backward, lifetimes and placement, see plan.hpp.
 //
 // Gradients of a sum are the sum's gradient itself, so values may share one gradient buffer; it is written in place only
-// when nobody else has yet to read it.
+// when nobody else has yet to read it. What is computed again gets buffers of its own, so its first ones die in the forward.
+// One file past 400 lines, because order, sharing and computing again all decide about the lifetimes of the same buffers.
 #include "engine/graph/plan.hpp"
 
 #include <algorithm>
@@ -18,12 +19,25 @@ std::uint64_t aligned(std::uint64_t bytes) { return (bytes + kAlignment - 1) / k
 
 class Compiler {
  public:
-  Compiler(const Graph& graph, Mode mode) : graph_(graph), trains_(mode == Mode::Train) {}
+  Compiler(const Graph& graph, Mode mode, Recompute recompute) : graph_(graph), trains_(mode == Mode::Train), forgets_(recompute == Recompute::Blocks && trains_) {}
 
   ExecutionPlan run() {
+    if (forgets_) {
+      Compiler whole(graph_, Mode::Train, Recompute::None);
+      whole.lay_out();
+      find_again(whole.is_read_later_);
+    }
+    lay_out();
+    place();
+    return std::move(plan_);
+  }
+
+ private:
+  void lay_out() {
     plan_.value_buffer.assign(graph_.values.size(), -1);
     gradient_.assign(graph_.values.size(), -1);
     is_pending_.assign(graph_.values.size(), false);
+    is_read_later_.assign(graph_.values.size(), false);
     find_needs();
     for (std::size_t id = 0; id < graph_.values.size(); ++id) {
       const ValueInfo& value = graph_.values[id];
@@ -31,22 +45,72 @@ class Compiler {
       plan_.value_buffer[id] = new_buffer(static_cast<std::uint64_t>(value.count()) * core::size_of(value.type));
       if (value.kind == ValueKind::Input) plan_.buffers.back().first = 0;
     }
-    share_places();
-    for (std::size_t node = 0; node < graph_.nodes.size(); ++node) forward(static_cast<std::int32_t>(node));
+    share_places(plan_.value_buffer);
+    plan_.later_buffer = plan_.value_buffer;
+    for (const std::int32_t value : again_values_) plan_.later_buffer[static_cast<std::size_t>(value)] = like(value);
+    if (forgets_) share_places(plan_.later_buffer);
+    for (std::size_t node = 0; node < graph_.nodes.size(); ++node) forward(static_cast<std::int32_t>(node), false);
+    is_later_ = true;
     if (trains_)
-      for (std::size_t node = graph_.nodes.size(); node-- > 0;) backward(static_cast<std::int32_t>(node));
+      for (std::size_t node = graph_.nodes.size(); node-- > 0;) {
+        if (forgets_) forward_again(graph_.nodes[node].block);
+        backward(static_cast<std::int32_t>(node));
+      }
     keep_to_the_end();
-    place();
-    return std::move(plan_);
   }
 
- private:
+  // --- what is computed again ----------------------------------------------------------------------------------------
+  // Values that a node makes besides statistics, which are kept.
+  std::vector<std::int32_t> made_by(const Node& node) const {
+    std::vector<std::int32_t> made{node.output, node.second, node.saved[0], node.saved[1], node.mixed};
+    for (const AdapterUse& adapter : node.adapters) made.push_back(adapter.low);
+    made.erase(std::remove_if(made.begin(), made.end(), [&](std::int32_t value) { return value < 0 || graph_.values[static_cast<std::size_t>(value)].kind != ValueKind::Activation; }), made.end());
+    return made;
+  }
+  template <class Visit>
+  static void each_read(const Node& node, Visit&& visit) {
+    for (std::int32_t value : node.inputs)
+      if (value >= 0) visit(static_cast<std::size_t>(value));
+    if (node.adapted >= 0) visit(static_cast<std::size_t>(node.adapted));
+  }
+
+  void find_again(const std::vector<bool>& is_read_later) {
+    // The block that a value is made in and does not leave.
+    std::vector<std::int32_t> home(graph_.values.size(), -1);
+    for (const Node& node : graph_.nodes)
+      for (const std::int32_t value : made_by(node)) home[static_cast<std::size_t>(value)] = node.block;
+    for (const Node& node : graph_.nodes) each_read(node, [&](std::size_t value) { if (home[value] != node.block) home[value] = -1; });
+    std::vector<bool> is_wanted(graph_.values.size());
+    for (std::size_t value = 0; value < home.size(); ++value) is_wanted[value] = home[value] >= 0 && is_read_later[value];
+    is_again_.assign(graph_.nodes.size(), false);
+    for (std::size_t index = graph_.nodes.size(); index-- > 0;) {
+      const Node& node = graph_.nodes[index];
+      const std::vector<std::int32_t> made = made_by(node);
+      is_again_[index] = std::any_of(made.begin(), made.end(), [&](std::int32_t value) { return is_wanted[static_cast<std::size_t>(value)]; });
+      if (!is_again_[index]) continue;
+      for (const std::int32_t value : made)
+        if (home[static_cast<std::size_t>(value)] >= 0) again_values_.push_back(value);
+      each_read(node, [&](std::size_t value) { if (home[value] >= 0) is_wanted[value] = true; });
+    }
+    has_run_again_.assign(graph_.nodes.size(), false);
+  }
+
+  // Before the first backward step of a block.
+  void forward_again(std::int32_t block) {
+    if (block < 0) return;
+    for (std::size_t index = 0; index < graph_.nodes.size(); ++index) {
+      if (graph_.nodes[index].block != block || !is_again_[index] || has_run_again_[index]) continue;
+      has_run_again_[index] = true;
+      forward(static_cast<std::int32_t>(index), true);
+    }
+  }
+
   std::int32_t new_buffer(std::uint64_t bytes) {
     plan_.buffers.push_back({aligned(bytes), INT32_MAX, -1, 0});
     return static_cast<std::int32_t>(plan_.buffers.size() - 1);
   }
   // What is turned by position is turned where it lies, when nobody else reads it as it was.
-  void share_places() {
+  void share_places(std::vector<std::int32_t>& buffers) {
     readers_.assign(graph_.values.size(), 0);
     for (const Node& node : graph_.nodes) {
       for (std::int32_t value : node.inputs)
@@ -54,7 +118,7 @@ class Compiler {
       if (node.adapted >= 0) ++readers_[static_cast<std::size_t>(node.adapted)];
     }
     for (const Node& node : graph_.nodes)
-      if (node.kind == OpKind::Rope && is_read_once(node.inputs[0])) plan_.value_buffer[static_cast<std::size_t>(node.output)] = plan_.value_buffer[static_cast<std::size_t>(node.inputs[0])];
+      if (node.kind == OpKind::Rope && is_read_once(node.inputs[0])) buffers[static_cast<std::size_t>(node.output)] = buffers[static_cast<std::size_t>(node.inputs[0])];
   }
   bool is_read_once(std::int32_t value) const { return readers_[static_cast<std::size_t>(value)] == 1; }
   std::int32_t like(std::int32_t value) {
@@ -105,16 +169,19 @@ class Compiler {
     b.last = std::max(b.last, now);
   }
   void touch_value(std::int32_t value) {
-    if (value >= 0) touch(plan_.value_buffer[static_cast<std::size_t>(value)]);
+    if (value < 0) return;
+    if (is_later_) is_read_later_[static_cast<std::size_t>(value)] = true;
+    touch(buffer_of(value));
   }
+  std::int32_t buffer_of(std::int32_t value) const { return (is_later_ ? plan_.later_buffer : plan_.value_buffer)[static_cast<std::size_t>(value)]; }
   void emit(const Step& step) {
     for (std::int32_t buffer : {step.dout, step.dsum, step.dx, step.scratch, step.out, step.a, step.b, step.dadapted, step.dlow, step.dmixed, step.weight}) touch(buffer);
     plan_.steps.push_back(step);
   }
 
-  void forward(std::int32_t index) {
+  void forward(std::int32_t index, bool is_again) {
     const Node& node = graph_.nodes[static_cast<std::size_t>(index)];
-    Step step{.kind = Step::Kind::Forward, .node = index};
+    Step step{.kind = Step::Kind::Forward, .is_again = is_again, .node = index};
     for (std::int32_t value : node.inputs) touch_value(value);
     touch_value(node.output);
     touch_value(node.second);
@@ -258,7 +325,7 @@ class Compiler {
   void swiglu(const Node& node, Step step) {
     const std::int32_t x = node.inputs[0];
     if (!needs(x)) return;
-    const Target target = gradient(x) < 0 && is_read_once(x) ? Target{plan_.value_buffer[static_cast<std::size_t>(x)], false, -1} : target_for(x, false, step.dout);
+    const Target target = gradient(x) < 0 && is_read_once(x) ? Target{buffer_of(x), false, -1} : target_for(x, false, step.dout);
     touch_value(x);
     step.dx = target.buffer;
     emit(step);
@@ -350,12 +417,15 @@ class Compiler {
   }
 
   const Graph& graph_;
-  bool trains_;
+  bool trains_, forgets_, is_later_ = false;
   ExecutionPlan plan_;
   std::vector<std::int32_t> gradient_;  // buffer by value id
   std::vector<bool> is_pending_;        // its producer has yet to read its gradient
   std::vector<bool> needs_;             // by value id
   std::vector<int> readers_;            // how many nodes read it
+  std::vector<bool> is_read_later_;     // by value id: after the forward
+  std::vector<std::int32_t> again_values_;
+  std::vector<bool> is_again_, has_run_again_;  // by node
 };
 
 }  // namespace
@@ -372,6 +442,6 @@ std::int64_t logits_rows(const Graph& graph, const Node& node) {
   return std::min(rows, std::max(kSmallestChunk, fitting));
 }
 
-ExecutionPlan compile(const Graph& graph, Mode mode) { return Compiler(graph, mode).run(); }
+ExecutionPlan compile(const Graph& graph, Mode mode, Recompute recompute) { return Compiler(graph, mode, recompute).run(); }
 
 }  // namespace pgtrain::engine::graph

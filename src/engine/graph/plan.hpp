@@ -20,6 +20,7 @@ struct Buffer {
 struct Step {
   enum class Kind : std::uint8_t { Forward, Backward, AddGradients };
   Kind kind = Kind::Forward;
+  bool is_again = false;  // a forward step that the backward needs once more
   std::int32_t node = -1;
   // Buffers of gradients, -1 where there is none. AddGradients: out = a + b.
   std::int32_t dout = -1, dsum = -1, dx = -1, scratch = -1;
@@ -36,6 +37,8 @@ struct Step {
 struct ExecutionPlan {
   std::vector<Buffer> buffers;
   std::vector<std::int32_t> value_buffer;  // by value id; -1 for parameters
+  // Where a value is found once the forward has come to its end: elsewhere when it is computed again.
+  std::vector<std::int32_t> later_buffer;
   std::vector<Step> steps;
   std::uint64_t arena_bytes = 0;
 };
@@ -47,6 +50,6 @@ std::int64_t logits_pitch(const Graph& graph, const Node& node);
 // Floats that the products of a decomposed adapter's down matrix with itself take, padded so that what follows is aligned.
 inline std::int64_t gram_floats(std::int64_t rank) { return (rank * rank + 63) / 64 * 64; }
 
-ExecutionPlan compile(const Graph& graph, Mode mode);
+ExecutionPlan compile(const Graph& graph, Mode mode, Recompute recompute = Recompute::None);
 
 }  // namespace pgtrain::engine::graph
