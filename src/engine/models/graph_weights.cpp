@@ -3,15 +3,12 @@
 
 #include <algorithm>
 
-#include "engine/core/error.hpp"
-
 namespace pgtrain::engine::models {
 
 using graph::Value;
 
 GraphWeights::GraphWeights(const ModelConfig& config, const Tuning& tuning, graph::Builder& builder)
     : builder_(builder), dropout_(tuning.adapters ? tuning.adapters->dropout : 0) {
-  if (tuning.adapters && tuning.adapters->is_weight_decomposed) throw core::Error("config_invalid", "use_dora: weight decomposition is not supported", "", "Leave use_dora out.");
   const std::vector<std::string> saved = tuning.adapters ? saved_weights(config, *tuning.adapters) : std::vector<std::string>{};
   for (const ModelWeight& weight : model_weights(config)) {
     const bool trains = !tuning.adapters || std::find(saved.begin(), saved.end(), weight.name) != saved.end();
@@ -23,7 +20,8 @@ GraphWeights::GraphWeights(const ModelConfig& config, const Tuning& tuning, grap
   for (const AdapterSpec& spec : adapter_specs(config, *tuning.adapters)) {
     const Value down = builder.parameter(spec.module + ".lora_A.weight", {tuning.adapters->rank, spec.in}, true);
     const Value up = builder.parameter(spec.module + ".lora_B.weight", {spec.out, tuning.adapters->rank}, true);
-    uses_[spec.weight].push_back({down, up, spec.column, scale});
+    const Value magnitude = tuning.adapters->is_weight_decomposed ? builder.parameter(spec.module + ".lora_magnitude_vector", {spec.out}, true) : Value{};
+    uses_[spec.weight].push_back({down, up, spec.column, scale, magnitude});
   }
 }
 

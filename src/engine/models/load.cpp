@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <unordered_map>
+#include <utility>
 
 #include "engine/core/philox.hpp"
 
@@ -32,6 +33,18 @@ void draw_uniform(std::uint64_t seed, std::uint32_t adapter, double bound, std::
   }
 }
 
+// Of each output of a module: the length of its weights.
+void row_lengths(const std::vector<float>& weight, std::int64_t pitch, const AdapterSpec& spec, float* out) {
+  for (std::int64_t o = 0; o < spec.out; ++o) {
+    double square = 0;
+    for (std::int64_t i = 0; i < spec.in; ++i) {
+      const auto value = static_cast<double>(weight[static_cast<std::size_t>(spec.is_in_out ? i * pitch + spec.column + o : (spec.column + o) * pitch + i)]);
+      square += value * value;
+    }
+    out[o] = static_cast<float>(std::sqrt(square));
+  }
+}
+
 }  // namespace
 
 void load_weights(const CheckpointSource& source, const Tuning& tuning, std::uint64_t seed, graph::ParameterStore& store, const std::function<void()>& poll) {
@@ -52,7 +65,14 @@ void load_weights(const CheckpointSource& source, const Tuning& tuning, std::uin
   }
   if (tuning.adapters) {
     std::uint32_t number = 0;
+    std::pair<std::string, std::vector<float>> last;  // neighbours share their matrix
     for (const AdapterSpec& spec : adapter_specs(source.config(), *tuning.adapters)) {
+      if (poll) poll();
+      if (tuning.adapters->is_weight_decomposed) {
+        const graph::Parameter &matrix = *frozen.at(spec.weight), &magnitude = *trained.at(spec.module + ".lora_magnitude_vector");
+        if (last.first != spec.weight) last = {spec.weight, store.frozen_values(matrix)};
+        row_lengths(last.second, matrix.shape[1], spec, flat.data() + magnitude.offset);
+      }
       const graph::Parameter& down = *trained.at(spec.module + ".lora_A.weight");
       draw_uniform(seed, number++, 1.0 / std::sqrt(static_cast<double>(spec.in)), static_cast<std::uint64_t>(down.count), flat.data() + down.offset);
     }

@@ -26,11 +26,13 @@ graph::Graph build_gpt2(const ModelConfig& config, const Tuning& tuning, graph::
   };
   for (int layer = 0; layer < config.layers; ++layer) {
     const std::string block = "h." + std::to_string(layer) + ".";
+    builder.begin_block(layer);
     const graph::Value qkv = linear(normed, block + "attn.c_attn");
     join(linear(builder.attention(qkv, segments, batch, length, {config.heads, config.heads, config.head_width}), block + "attn.c_proj"), block + "ln_2");
     const graph::Value hidden = linear(normed, block + "mlp.c_fc", graph::Activation::Gelu);
     join(linear(hidden, block + "mlp.c_proj"), layer + 1 < config.layers ? "h." + std::to_string(layer + 1) + ".ln_1" : "ln_f");
   }
+  builder.begin_block(-1);
   builder.linear_cross_entropy(normed, weights[head_weight(config)], targets);
   return std::move(builder).finish();
 }

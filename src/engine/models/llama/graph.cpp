@@ -25,11 +25,13 @@ class LlamaBuilder {
     normed_ = builder_.rms_norm(stream_, weights_["model.layers.0.input_layernorm.weight"], epsilon());
     for (int layer = 0; layer < config_.layers; ++layer) {
       const std::string block = "model.layers." + std::to_string(layer) + ".";
+      builder_.begin_block(layer);
       join(attention(block + "self_attn.", layer), block + "post_attention_layernorm.weight");
       const Value hidden = builder_.swiglu(weights_.linear(normed_, block + "mlp.gate_up_proj"));
       join(weights_.linear(hidden, block + "mlp.down_proj"),
            layer + 1 < config_.layers ? "model.layers." + std::to_string(layer + 1) + ".input_layernorm.weight" : "model.norm.weight");
     }
+    builder_.begin_block(-1);
     builder_.linear_cross_entropy(normed_, weights_[head_weight(config_)], targets);
     return std::move(builder_).finish();
   }
