@@ -1,5 +1,5 @@
-// Matrix products of the CPU backend. CMake picks the sources: matmul_blas.cpp where OpenBLAS is, else matmul_plain.cpp;
-// bf16_dnnl.cpp where oneDNN is, else bf16_none.cpp. Epilogues (gelu, float bias) are
+// Matrix products of the CPU backend. CMake picks the sources: matmul_dnnl.cpp where oneDNN is, else matmul_no_dnnl.cpp; for what that
+// does not take, matmul_blas.cpp where OpenBLAS is, else matmul_plain.cpp. Epilogues (gelu, float bias) are
 // backend.cpp's. The libraries run on one thread each, over parts that the workers take: they bring no threads of their own.
 #pragma once
 
@@ -16,7 +16,10 @@ Matmul part_of(const Matmul& a, int number, int parts);
 
 // Pitches are filled in. Float in, float out.
 void matmul_float(const Matmul& a, Workers& workers);
-const char* float_library();
+// One thread's part of it. By oneDNN: false where it has no kernels for this processor's widest vectors, or the product is a vector's;
+// OpenBLAS of Debian 12 knows no processor younger than itself and runs those at half their speed.
+bool float_product_by_dnnl(const Matmul& a);
+void float_product(const Matmul& a);
 
 // bf16 in, bf16 or float out, by oneDNN; keeps one primitive for each shape and part.
 class Bf16Products {

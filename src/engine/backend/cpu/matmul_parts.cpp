@@ -35,4 +35,11 @@ Matmul part_of(const Matmul& a, int number, int parts) {
   return part;
 }
 
+void matmul_float(const Matmul& a, Workers& workers) {
+  workers.run([&](int number) {
+    const Matmul part = part_of(a, number, workers.count());
+    if (part.m > 0 && part.n > 0 && !float_product_by_dnnl(part)) float_product(part);
+  });
+}
+
 }  // namespace pgtrain::engine::backend::cpu

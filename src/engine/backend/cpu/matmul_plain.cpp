@@ -6,11 +6,7 @@
 
 namespace pgtrain::engine::backend::cpu {
 
-const char* float_library() { return "plain loops"; }
-
-namespace {
-
-void product(const Matmul& a) {
+void float_product(const Matmul& a) {
   const auto *A = static_cast<const float*>(a.a), *B = static_cast<const float*>(a.b);
   auto* C = static_cast<float*>(a.c);
   std::vector<float> row(static_cast<std::size_t>(a.n));
@@ -28,15 +24,6 @@ void product(const Matmul& a) {
     float* c_row = C + i * a.c_pitch;
     for (std::int64_t j = 0; j < a.n; ++j) c_row[j] = a.alpha * row[static_cast<std::size_t>(j)] + (a.beta == 0.0f ? 0.0f : a.beta * c_row[j]);
   }
-}
-
-}  // namespace
-
-void matmul_float(const Matmul& a, Workers& workers) {
-  workers.run([&](int number) {
-    const Matmul part = part_of(a, number, workers.count());
-    if (part.m > 0 && part.n > 0) product(part);
-  });
 }
 
 }  // namespace pgtrain::engine::backend::cpu

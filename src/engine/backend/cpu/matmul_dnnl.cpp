@@ -1,4 +1,4 @@
-// bf16 products by oneDNN's matmul primitive: plain strided layouts, so that nothing is reordered by us, and one primitive
+// Products by oneDNN. Float ones by its sgemm; bf16 ones by its matmul primitive: plain strided layouts, so that nothing is reordered by us, and one primitive
 // kept for each shape. A product of K rows into float weight gradients adds by the sum post-op.
 #include <omp.h>
 
@@ -101,6 +101,18 @@ class DnnlProducts : public Bf16Products {
 };
 
 }  // namespace
+
+bool float_product_by_dnnl(const Matmul& a) {
+  static const bool is_wide = (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & static_cast<unsigned>(dnnl::cpu_isa::avx512_core)) == static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
+  constexpr std::int64_t kFewest = 4;  // rows or columns; a vector's product waits for memory, not for arithmetic
+  if (!is_wide || a.m < kFewest || a.n < kFewest) return false;
+  omp_set_num_threads(1);
+  const dnnl::status status =
+      dnnl::sgemm(a.transpose_a ? 'T' : 'N', a.transpose_b ? 'T' : 'N', a.m, a.n, a.k, a.alpha, static_cast<const float*>(a.a), a.a_pitch,
+                  static_cast<const float*>(a.b), a.b_pitch, a.beta, static_cast<float*>(a.c), a.c_pitch);
+  if (status != dnnl::status::success) throw core::Error("device_fault", "a oneDNN float product failed", "status " + std::to_string(static_cast<int>(status)));
+  return true;
+}
 
 std::unique_ptr<Bf16Products> open_bf16_products(Workers& workers) {
   const dnnl::cpu_isa isa = dnnl::get_effective_cpu_isa();
