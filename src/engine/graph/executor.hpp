@@ -55,6 +55,8 @@ class ParameterStore {
   // Host copies in the flat order; upload_weights also refreshes the bf16 shadow.
   void upload_weights(const float* host);
   void download_weights(float* host) const;
+  // Elements first ... first + count - 1 of one that trains.
+  void download_weight(const Parameter& parameter, std::int64_t first, std::int64_t count, float* host) const;
   void download_gradients(float* host) const;
   void zero_gradients();
   void refresh_shadow();  // after weights() was written to

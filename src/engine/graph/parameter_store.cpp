@@ -138,6 +138,10 @@ void ParameterStore::refresh_shadow() {
 
 void ParameterStore::download_weights(float* host) const { backend_.download(host, weights_, float_bytes(count_)); }
 
+void ParameterStore::download_weight(const Parameter& parameter, std::int64_t first, std::int64_t count, float* host) const {
+  backend_.download(host, weights_ + parameter.offset + first, float_bytes(count));
+}
+
 void ParameterStore::download_gradients(float* host) const { backend_.download(host, gradients_, float_bytes(count_)); }
 
 void ParameterStore::zero_gradients() { backend_.zero(gradients_, float_bytes(count_)); }

@@ -14,6 +14,7 @@
 #include "engine/core/json.hpp"
 #include "engine/core/utf8.hpp"
 #include "engine/tokenizers/byte_characters.hpp"
+#include "engine/tokenizers/gguf_pre_tokenizers.hpp"
 #include "engine/tokenizers/tokenizer_builder.hpp"
 
 namespace pgtrain::engine::tokenizers {
@@ -22,28 +23,6 @@ namespace {
 constexpr std::int32_t kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kByte = 6;
 constexpr std::size_t kLongestScoredToken = 1024;
 const std::string kSpaceMark = "\xE2\x96\x81";  // ▁
-
-struct PreTokenizer {
-  const char* name;
-  Pattern pattern;
-  bool splits_digits, composes, ignores_merges, adds_bos;
-};
-
-constexpr PreTokenizer kPreTokenizers[] = {
-    {"gpt-2", Pattern::Gpt2, false, false, false, false},
-    {"phi-2", Pattern::Gpt2, false, false, false, false},
-    {"llama-bpe", Pattern::Llama3, false, false, true, true},
-    {"llama3", Pattern::Llama3, false, false, true, true},
-    {"llama-v3", Pattern::Llama3, false, false, true, true},
-    {"qwen2", Pattern::Qwen2, false, true, false, false},
-    {"deepseek-r1-qwen", Pattern::Qwen2, false, true, false, false},
-    {"qwen35", Pattern::Qwen35, false, true, false, false},
-    {"smollm", Pattern::Gpt2, true, false, false, false},
-    {"starcoder", Pattern::Gpt2, true, false, false, false},
-    {"refact", Pattern::Gpt2, true, false, false, false},
-    {"codeshell", Pattern::Gpt2, true, false, false, false},
-    {"tekken", Pattern::Tekken, false, false, true, true},
-};
 
 class GgufReader {
  public:
@@ -90,9 +69,9 @@ class GgufReader {
   }
 
   void set_byte_pipeline() {
-    const auto found = std::find_if(std::begin(kPreTokenizers), std::end(kPreTokenizers),
-                                    [&](const PreTokenizer& known) { return vocabulary_.pre == known.name; });
-    if (found == std::end(kPreTokenizers)) {
+    const auto found = std::find_if(std::begin(kGgufPreTokenizers), std::end(kGgufPreTokenizers),
+                                    [&](const GgufPreTokenizer& known) { return vocabulary_.pre == known.name; });
+    if (found == std::end(kGgufPreTokenizers)) {
       std::string names;
       for (const std::string& name : known_gguf_pre_tokenizers()) names += (names.empty() ? "" : ", ") + name;
       refuse(name_, "tokenizer.ggml.pre",
@@ -230,7 +209,7 @@ class GgufReader {
 
 std::vector<std::string> known_gguf_pre_tokenizers() {
   std::vector<std::string> names;
-  for (const PreTokenizer& known : kPreTokenizers) names.emplace_back(known.name);
+  for (const GgufPreTokenizer& known : kGgufPreTokenizers) names.emplace_back(known.name);
   return names;
 }
 

@@ -64,6 +64,8 @@ class Tokenizer {
 
   // The text that was read, byte for byte, or a tokenizer.json that says the same.
   std::string to_json() const;
+  // What from_gguf makes this tokenizer of; model_invalid, naming the part, where GGUF has no words for it.
+  GgufVocabulary to_gguf() const;
   int vocab_size() const { return model_.size() + static_cast<int>(extra_.size()); }
   bool is_plain_bytes() const { return is_plain_bytes_; }
   bool is_special(Id id) const { return special_[id]; }
@@ -101,6 +103,7 @@ class Tokenizer {
  private:
   friend class TokenizerBuilder;
   friend class TokenizerWriter;
+  friend class GgufVocabularyWriter;
 
   void encode_stretch(std::string_view text, std::size_t begin, const Marking& marking, std::vector<Id>& out, LearnedMarks* marks) const;
   Marking marking_after_normalizing(const Marking& marking, std::string_view text, std::size_t begin, std::string_view normalized) const;
