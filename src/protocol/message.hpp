@@ -127,6 +127,7 @@ struct Job {
   std::vector<InputFile> base;     ///< files of the base model, in the folder `base`: a Hugging Face folder's or one GGUF
   std::string base_config;         ///< Plan with a base model: its config.json, in place of its files
   std::string base_name;           ///< how adapters call their base model
+  int64_t submitted_at = 0;        ///< seconds since 1970: the date that chat templates print, the same in each attempt
   GenerateOptions generate;
 
   template <class Self, class Visitor>
@@ -134,7 +135,7 @@ struct Job {
     field(self.run_id), field(self.attempt), field(self.kind), field(self.device), field(self.threads);
     field(self.memory_limit_bytes), field(self.heartbeat_ms), field(self.grace_ms), field(self.config);
     field(self.data), field(self.resume), field(self.model), field(self.base), field(self.base_config), field(self.base_name);
-    field(self.generate);
+    field(self.submitted_at), field(self.generate);
   }
 };
 

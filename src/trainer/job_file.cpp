@@ -9,6 +9,7 @@
 
 #include "engine/core/error.hpp"
 #include "protocol/run_config.hpp"
+#include "trainer/options.hpp"
 
 namespace pgtrain::trainer {
 
@@ -55,6 +56,25 @@ std::string write_samples(const std::string& text_path, const std::string& work_
   return path;
 }
 
+// The folder `base` of the working folder leads to the base model, which is a folder or a GGUF file.
+std::vector<InputFile> link_base(const std::string& path, const std::string& work_folder) {
+  const fs::path link = fs::path(work_folder) / kBaseFolder;
+  std::error_code error;
+  fs::remove_all(link, error);
+  if (fs::is_directory(path)) {
+    fs::create_directory_symlink(fs::absolute(path), link, error);
+  } else {
+    fs::create_directory(link, error);
+    if (!error) fs::create_symlink(fs::absolute(path), link / fs::path(path).filename(), error);
+  }
+  if (error) throw Error("io_error", "cannot link " + path + " into " + work_folder, error.message());
+  std::vector<InputFile> files;
+  for (const fs::directory_entry& entry : fs::directory_iterator(link, error))
+    if (entry.is_regular_file()) files.push_back({entry.path().filename().string(), entry.file_size(), ""});
+  if (files.empty()) throw Error("io_error", "there are no files in " + path, error ? error.message() : "");
+  return files;
+}
+
 class Lines {
  public:
   explicit Lines(const std::string& path) : path_(path) {
@@ -80,6 +100,11 @@ class Lines {
     if (!text_.empty()) data_ = write_samples(text_, result_.work_folder);
     if (!data_.empty()) job.data = input_file(data_);
     if (!resume_.empty()) job.resume = input_file(resume_);
+    if (!base_.empty()) {
+      job.base = link_base(base_, result_.work_folder);
+      job.base_name = base_;
+      job.config.emplace_back("base_model", fs::path(base_).filename().string());
+    }
     if (!model_.empty())
       for (const char* name : {"model.safetensors", "config.json", "tokenizer.json"}) job.model.push_back(input_file(model_ + "/" + name));
     if (job.kind == JobKind::Train && data_.empty())
@@ -116,8 +141,19 @@ class Lines {
       resume_ = value;
     else if (key == "model")
       model_ = value;
+    else if (key == "base")
+      base_ = value;
     else if (key == "prompt")
-      job.generate.prompts = {value};
+      job.generate.prompts.push_back(value);
+    else if (key == "messages") {
+      job.generate.prompts.push_back(value);
+      job.generate.kind = PromptKind::Messages;
+    } else if (key == "stop")
+      job.generate.stop.push_back(value);
+    else if (key == "min_p")
+      take_number(key, value, job.generate.min_p);
+    else if (key == "repetition_penalty")
+      take_number(key, value, job.generate.repetition_penalty);
     else if (key == "max_tokens")
       take_number(key, value, job.generate.max_tokens);
     else if (key == "temperature")
@@ -134,15 +170,15 @@ class Lines {
   }
 
   void take_kind(const std::string& value) {
-    for (const JobKind kind : {JobKind::Train, JobKind::Plan, JobKind::Generate}) {
+    for (const JobKind kind : {JobKind::Train, JobKind::Plan, JobKind::Generate, JobKind::Evaluate, JobKind::Import, JobKind::Export}) {
       if (value != name_of(kind)) continue;
       result_.job.kind = kind;
       return;
     }
-    refuse("gives kind the value \"" + value + "\"; it is train, plan or generate");
+    refuse("gives kind the value \"" + value + "\"; it is train, plan, generate, evaluate, import or export");
   }
 
-  std::string path_, data_, text_, resume_, model_;
+  std::string path_, data_, text_, resume_, model_, base_;
   int number_ = 0;
   JobFile result_;
 };

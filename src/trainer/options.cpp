@@ -1,11 +1,53 @@
 // options.cpp: names on the left are the engine's, names in quotes are the user's; they are the same.
 #include "trainer/options.hpp"
 
+#include <algorithm>
+
 namespace pgtrain::trainer {
 
-engine::train::TrainingOptions training_options(const protocol::RunConfig& config, uint64_t memory_limit_bytes) {
+namespace {
+
+// Apart by commas, spaces around them left out.
+std::vector<std::string> list_of(const std::string& text) {
+  std::vector<std::string> items;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find(',', at), text.size());
+    const size_t first = text.find_first_not_of(' ', at), last = text.find_last_not_of(' ', end - 1);
+    if (first < end && end > at) items.push_back(text.substr(first, last - first + 1));
+    at = end + 1;
+  }
+  return items;
+}
+
+}  // namespace
+
+engine::train::TrainingOptions training_options(const protocol::RunConfig& config, const protocol::down::Job& job) {
   const auto whole = [&](const char* name) { return static_cast<int>(config.integer(name)); };
+  const auto is_true = [&](const char* name) { return config.text(name) == "true"; };
   engine::train::TrainingOptions options;
+  if (!job.base.empty()) options.base_folder = kBaseFolder;
+  options.base_config = job.base_config;
+  options.base_name = job.base_name.empty() ? config.text("base_model") : job.base_name;
+  options.template_time = job.submitted_at;
+  options.method = config.text("method");
+  options.objective = config.text("objective");
+  options.dpo_beta = config.real("dpo_beta");
+  options.loss_on = config.text("loss_on");
+  options.chat_template = config.text("chat_template");
+  options.lora_rank = whole("lora_rank");
+  options.lora_alpha = config.real("lora_alpha");
+  options.lora_dropout = config.real("lora_dropout");
+  options.lora_targets = list_of(config.text("lora_targets"));
+  options.modules_to_save = list_of(config.text("modules_to_save"));
+  options.use_rslora = is_true("use_rslora");
+  options.use_dora = is_true("use_dora");
+  options.exports = list_of(config.text("exports"));
+  options.epochs = config.real("epochs");
+  options.optimizer = config.text("optimizer");
+  options.moments = config.text("moments");
+  options.early_stopping_patience = whole("early_stopping_patience");
+  options.early_stopping_threshold = config.real("early_stopping_threshold");
+  options.recompute = config.text("recompute");
   options.family = config.text("family");
   options.size = config.text("size");
   options.layers = whole("layers");
@@ -41,7 +83,7 @@ engine::train::TrainingOptions training_options(const protocol::RunConfig& confi
   options.sample_top_p = config.real("sample_top_p");
   options.seed = config.unsigned64("seed");
   options.max_seconds = config.real("max_seconds");
-  options.memory_limit_bytes = memory_limit_bytes;
+  options.memory_limit_bytes = job.memory_limit_bytes;
   return options;
 }
 

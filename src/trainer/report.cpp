@@ -23,15 +23,21 @@ void Reporter::plan(const train::MemoryPlan&) { channel_.worked(); }
 void Reporter::progress(const train::Progress& now) {
   channel_.worked();
   channel_.send(up::Progress{now.step, now.steps, now.loss, now.learning_rate, now.gradient_norm, now.tokens, now.tokens_per_second,
-                             now.seconds, now.peak_bytes});
+                             now.seconds, now.peak_bytes, now.accuracy});
 }
 
-void Reporter::evaluation(train::EvaluationPhase phase, double loss, std::uint64_t tokens, std::int64_t step) {
+void Reporter::data(const train::DataFacts& facts) {
+  channel_.worked();
+  channel_.send(up::Data{facts.samples, facts.held_out_samples, facts.tokens, facts.learned_tokens, facts.truncated_samples, facts.truncated_tokens,
+                         facts.steps, static_cast<uint64_t>(facts.steps) * tokens_per_step_});
+}
+
+void Reporter::evaluation(train::EvaluationPhase phase, const train::Evaluation& found, std::int64_t step) {
   channel_.worked();
   const EvaluationPhase said = phase == train::EvaluationPhase::Before   ? EvaluationPhase::Before
                                : phase == train::EvaluationPhase::During ? EvaluationPhase::During
                                                                          : EvaluationPhase::After;
-  channel_.send(up::Evaluation{said, step, loss, tokens});
+  channel_.send(up::Evaluation{said, step, found.loss, found.tokens, found.accuracy, found.samples});
 }
 
 void Reporter::sample(std::int64_t step, const std::string& prompt, const std::string& text) {
@@ -73,7 +79,7 @@ void report_cut_text(Channel& channel, const train::TrainingResult& result) {
 
 }  // namespace
 
-void report_result(Channel& channel, const train::TrainingResult& result, int64_t wanted_steps) {
+void report_result(Channel& channel, const train::TrainingResult& result) {
   report_cut_text(channel, result);
   for (const train::Artifact& artifact : result.artifacts)
     channel.announce(up::File{FileKind::Artifact, artifact.name, result.steps, artifact.bytes, artifact.sha256});
@@ -83,9 +89,9 @@ void report_result(Channel& channel, const train::TrainingResult& result, int64_
                 : result.status == train::TrainingStatus::Cancelled ? DoneStatus::Cancelled
                                                                     : DoneStatus::Paused;
   if (channel.stop_requested() == Stop::Cancel) done.status = DoneStatus::Cancelled;
-  if (result.reached_max_seconds)
-    channel.send(up::Log{LogLevel::Info, "max_seconds was reached after " + std::to_string(result.steps) + " of " +
-                                             std::to_string(wanted_steps) + " steps"});
+  if (result.reached_max_seconds) channel.send(up::Log{LogLevel::Info, "max_seconds was reached after " + std::to_string(result.steps) + " steps"});
+  if (result.stopped_early)
+    channel.send(up::Log{LogLevel::Info, "training ended after " + std::to_string(result.steps) + " steps: the held-out loss fell no more"});
   if (result.has_evaluation) {
     done.loss_before = result.loss_before;
     if (result.status == train::TrainingStatus::Completed) done.loss_after = result.loss_after;

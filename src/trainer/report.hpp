@@ -8,12 +8,14 @@ namespace pgtrain::trainer {
 
 class Reporter : public engine::train::Observer {
  public:
-  explicit Reporter(Channel& channel) : channel_(channel) {}
+  /// tokens_per_step: what a full step looks at.
+  Reporter(Channel& channel, uint64_t tokens_per_step) : channel_(channel), tokens_per_step_(tokens_per_step) {}
 
   void task(const std::string& name, const std::string& state) override;
   void plan(const engine::train::MemoryPlan& plan) override;
+  void data(const engine::train::DataFacts& facts) override;
   void progress(const engine::train::Progress& progress) override;
-  void evaluation(engine::train::EvaluationPhase phase, double loss, std::uint64_t tokens, std::int64_t step) override;
+  void evaluation(engine::train::EvaluationPhase phase, const engine::train::Evaluation& found, std::int64_t step) override;
   void sample(std::int64_t step, const std::string& prompt, const std::string& text) override;
   /// Renames the file to checkpoint-STEP.safetensors, so that the engine's next one does not replace it while it is
   /// being stored; waits for the one before, so that at most two lie in the folder.
@@ -22,10 +24,11 @@ class Reporter : public engine::train::Observer {
 
  private:
   Channel& channel_;
+  const uint64_t tokens_per_step_;
 };
 
 /// Announces the files of a completed run and reports how it went; waits until they are stored.
-void report_result(Channel& channel, const engine::train::TrainingResult& result, int64_t wanted_steps);
+void report_result(Channel& channel, const engine::train::TrainingResult& result);
 
 /// Failure code of the protocol for an engine's error code.
 protocol::FailureCode failure_code(const std::string& engine_code);

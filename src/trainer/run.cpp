@@ -23,8 +23,6 @@ namespace backend = engine::backend;
 
 namespace {
 
-constexpr const char* kBaseFolder = "base";
-
 // Thrown to leave a long file check when the run is told to stop.
 struct Stopped {};
 
@@ -58,6 +56,14 @@ void check_input(const InputFile& file, const char* code, Channel& channel) {
   if (found != file.sha256)
     throw Error(code, file.name + " is not the file that was stored: its content changed",
                 "sha256 is " + found + ", expected " + file.sha256, "Restore the stored file or start the run anew.");
+}
+
+// The files of the base model are in the folder `base`.
+void check_base(const down::Job& job, Channel& channel) {
+  for (InputFile file : job.base) {
+    file.name = kBaseFolder + ("/" + file.name);
+    check_input(file, "model_invalid", channel);
+  }
 }
 
 std::unique_ptr<backend::Backend> open_device(const down::Job& job) {
@@ -95,8 +101,8 @@ up::Plan plan_message(const train::MemoryPlan& plan, const RunConfig& config, ui
   message.device_memory_bytes = device.memory_bytes;
   message.device = device.description;
   message.precision = plan.precision;
-  message.recompute = "none";
-  message.trained_parameters = plan.parameters;
+  message.recompute = plan.recompute;
+  message.trained_parameters = plan.trained_parameters;
   message.steps = config.planned_steps(data_bytes);
   return message;
 }
@@ -125,7 +131,7 @@ void train_or_plan(const down::Job& job, Channel& channel) {
   const RunConfig config = frozen_config(job);
   if (config.has_base_model() && job.base.empty() && job.base_config.empty())
     throw Error("model_missing", "the job brings no files of base model " + config.text("base_model"), "", "Import the model again, or choose another.");
-  const train::TrainingOptions options = training_options(config, job.memory_limit_bytes);
+  const train::TrainingOptions options = training_options(config, job);
   const auto device = open_device(job);
   channel.worked();
   const train::MemoryPlan plan = train::plan_training(options, *device);
@@ -134,9 +140,10 @@ void train_or_plan(const down::Job& job, Channel& channel) {
   if (job.kind == JobKind::Plan) return channel.send(up::Done{});
   check_input(job.data, "data_invalid", channel);
   if (!job.resume.name.empty()) check_input(job.resume, "model_invalid", channel);
-  Reporter reporter(channel);
+  check_base(job, channel);
+  Reporter reporter(channel, config.tokens_per_step());
   const auto result = train::train(options, job.data.name, job.resume.name, ".", *device, reporter);
-  report_result(channel, result, options.steps);
+  report_result(channel, result);
 }
 
 void generate(const down::Job& job, Channel& channel) {
@@ -167,14 +174,6 @@ void generate(const down::Job& job, Channel& channel) {
   }
   done.status = is_stopped() ? DoneStatus::Cancelled : DoneStatus::Completed;
   channel.send(done);
-}
-
-// The files of the base model are in the folder `base`.
-void check_base(const down::Job& job, Channel& channel) {
-  for (InputFile file : job.base) {
-    file.name = kBaseFolder + ("/" + file.name);
-    check_input(file, "model_invalid", channel);
-  }
 }
 
 void describe(const down::Job& job, Channel& channel) {

@@ -33,6 +33,7 @@ inline std::vector<DownMessage> down_examples() {
   job.base = {{"model.gguf", 12, ""}};
   job.base_config = "{}";
   job.base_name = "base";
+  job.submitted_at = 14;
   job.generate = {{"Hi ☃"}, PromptKind::Messages, 5, 0.5, 40, 0.25, 0.125, 1.5, {"\n"}, 77};
   return {hello, job, down::Cancel{}, down::Pause{}, down::Ack{"model.safetensors"}};
 }

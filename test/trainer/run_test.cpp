@@ -32,7 +32,7 @@ TEST(Run, TrainsToDone) {
   EXPECT_FALSE(run.samples.empty());
   for (const char* name : {"model.safetensors", "config.json", "tokenizer.json"}) EXPECT_TRUE(run.files.count(name)) << name;
   EXPECT_TRUE(run.files.count("checkpoint-10.safetensors"));
-  EXPECT_EQ(folder.names(), (std::vector<std::string>{"config.json", "data.samples", "model.safetensors", "tokenizer.json"}));
+  EXPECT_EQ(folder.names(), (std::vector<std::string>{"config.json", "data.samples", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}));
   ASSERT_FALSE(run.logs.empty());
   EXPECT_NE(run.logs.front().text.find("sandbox:"), std::string::npos);
 }

@@ -1,6 +1,7 @@
 // Writes and reads checkpoints.
 #include "engine/train/checkpoint.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -46,7 +47,7 @@ bool is_finite(std::string_view bytes, io::StoredType type) {
   return true;
 }
 
-// A one-dimensional tensor of 64-bit values of the given kind.
+// A one-dimensional tensor of values of the given kind.
 template <typename T>
 std::vector<T> read_numbers(const io::SafetensorsFile& file, const std::string& name, io::StoredType type) {
   const io::StoredTensor* tensor = file.find(name);
@@ -65,9 +66,11 @@ io::WrittenFile write_checkpoint(const std::string& path, const RunIdentity& ide
     tensors.push_back({part.name, part.type, part.shape, nullptr, [&store, part](std::uint64_t first, std::size_t bytes, void* to) {
                          store.backend().download(to, static_cast<const char*>(part.memory) + first, bytes);
                        }});
-  const std::vector<std::int64_t> counts = {state.step, static_cast<std::int64_t>(state.tokens), state.has_loss_before ? 1 : 0};
-  const std::vector<double> losses = {state.loss_before, state.last_loss};
+  const std::vector<std::int64_t> counts = {state.step, static_cast<std::int64_t>(state.tokens), state.has_loss_before ? 1 : 0,
+                                            state.evaluations_without_gain, state.evaluated_step};
+  const std::vector<double> losses = {state.loss_before, state.last_loss, state.lowest_loss};
   tensors.push_back({"state/counts", io::StoredType::I64, {counts.size()}, counts.data()});
+  tensors.push_back({"state/notes", io::StoredType::F32, {state.notes.size()}, state.notes.data()});
   tensors.push_back({"state/losses", io::StoredType::F64, {losses.size()}, losses.data()});
   tensors.push_back({"state/cursor", io::StoredType::I64, {state.cursor.size()}, state.cursor.data()});
   tensors.push_back({"state/tokenizer", io::StoredType::U8, {state.tokenizer.size()}, state.tokenizer.data()});
@@ -87,12 +90,15 @@ CheckpointReader::CheckpointReader(const std::string& path) : file_(nullptr) {
   if (precision_ != "fp32" && precision_ != "bf16") refuse(path, "metadata field \"precision\" is not fp32 or bf16");
   const auto counts = read_numbers<std::int64_t>(file->tensors, "state/counts", io::StoredType::I64);
   const auto losses = read_numbers<double>(file->tensors, "state/losses", io::StoredType::F64);
-  if (counts.size() != 3 || counts[0] < 0 || counts[1] < 0) refuse(path, "tensor \"state/counts\" does not hold three counts");
-  if (losses.size() != 2 || !std::isfinite(losses[0]) || !std::isfinite(losses[1])) refuse(path, "tensor \"state/losses\" does not hold two losses");
+  if (counts.size() != 5 || *std::min_element(counts.begin(), counts.end()) < 0) refuse(path, "tensor \"state/counts\" does not hold five counts");
+  if (losses.size() != 3 || !std::all_of(losses.begin(), losses.end(), [](double loss) { return std::isfinite(loss); }))
+    refuse(path, "tensor \"state/losses\" does not hold three losses");
   state_.step = counts[0];
   state_.tokens = static_cast<std::uint64_t>(counts[1]);
   state_.has_loss_before = counts[2] != 0;
-  state_.loss_before = losses[0], state_.last_loss = losses[1];
+  state_.evaluations_without_gain = counts[3], state_.evaluated_step = counts[4];
+  state_.loss_before = losses[0], state_.last_loss = losses[1], state_.lowest_loss = losses[2];
+  state_.notes = read_numbers<float>(file->tensors, "state/notes", io::StoredType::F32);
   state_.cursor = read_numbers<std::int64_t>(file->tensors, "state/cursor", io::StoredType::I64);
   const auto tokenizer = read_numbers<char>(file->tensors, "state/tokenizer", io::StoredType::U8);
   state_.tokenizer.assign(tokenizer.begin(), tokenizer.end());

@@ -27,6 +27,10 @@ struct RunState {
   std::uint64_t tokens = 0;
   bool has_loss_before = false;
   double loss_before = 0, last_loss = 0;
+  double lowest_loss = 0;                     // held-out, so far
+  std::int64_t evaluations_without_gain = 0;  // since it was that low
+  std::int64_t evaluated_step = 0;            // of the last evaluation
+  std::vector<float> notes;                   // of the objective
   std::vector<std::int64_t> cursor;  // data::TrainingStream
   std::string tokenizer;             // tokenizer.json
 };

@@ -6,6 +6,7 @@
 #include "engine/models/gpt2/decoder.hpp"
 #include "engine/models/model.hpp"
 #include "engine/train/artifacts.hpp"
+#include "engine/train/base_model.hpp"
 #include "engine/train/options.hpp"
 #include "engine/train/training_run.hpp"
 #include "engine/train/writer.hpp"
@@ -22,15 +23,17 @@ core::DType choose_precision(const TrainingOptions& options, const backend::Back
   return options.precision == "bf16" ? core::DType::Bf16 : core::DType::F32;
 }
 
-OptimizerOptions optimizer_options(const TrainingOptions& options) {
-  return {options.weight_decay, options.beta1, options.beta2, options.epsilon, options.gradient_clip};
-}
-
 MemoryPlan plan_model(const TrainingOptions& resolved, const models::ModelConfig& config, core::DType compute, const backend::Backend& backend) {
-  const graph::Graph graph = models::build_model(config, {}, compute, resolved.batch_size, resolved.context);
-  const graph::MemoryUse use = graph::plan_memory(graph, graph::Mode::Train, backend, optimizer_memory(graph, optimizer_options(resolved), backend));
+  if (resolved.context > config.context)
+    throw core::Error("config_invalid", "context: " + std::to_string(resolved.context) + " is more than the " + std::to_string(config.context) + " tokens that the model sees", "",
+                      "Give at most " + std::to_string(config.context) + ".");
+  const models::Tuning tuning = tuning_of(resolved);
+  const graph::Graph graph = models::build_model(config, tuning, compute, resolved.batch_size, resolved.context);
+  const graph::MemoryUse use = graph::plan_memory(graph, graph::Mode::Train, backend, optimizer_memory(graph, optimizer_of(resolved), backend));
   MemoryPlan plan;
   plan.parameters = models::count_parameters(config);
+  plan.trained_parameters = static_cast<std::uint64_t>(graph.parameter_count());
+  plan.recompute = "none";
   plan.weight_bytes = use.weight_bytes;
   plan.gradient_bytes = use.gradient_bytes;
   plan.optimizer_bytes = use.optimizer_bytes;
@@ -60,7 +63,10 @@ void check_fits(const TrainingOptions& resolved, const MemoryPlan& plan, const b
 
 MemoryPlan plan_training(const TrainingOptions& options, const backend::Backend& backend) {
   const TrainingOptions resolved = resolve(options);
-  return plan_model(resolved, model_config(resolved, resolved.vocab_size, 256), choose_precision(resolved, backend), backend);
+  const models::ModelConfig config = !options.base_config.empty()  ? models::ModelConfig::from_json(options.base_config, "base_config")
+                                     : !options.base_folder.empty() ? open_base(options.base_folder)->config()
+                                                                    : model_config(resolved, resolved.vocab_size, 256);
+  return plan_model(resolved, config, choose_precision(resolved, backend), backend);
 }
 
 TrainingResult train(const TrainingOptions& options, const std::string& documents_path, const std::string& checkpoint_path,

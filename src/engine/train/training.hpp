@@ -21,14 +21,29 @@ namespace pgtrain::engine::train {
 // What the user asked for. A field of 0 (or -1 where 0 means something) takes the preset's value; resolve() fills
 // them all, and its result is what a run is frozen as.
 struct TrainingOptions {
-  std::string family = "gpt";
+  // The model to start from: a folder with what a Hugging Face folder holds, or with one GGUF file. Empty: a new model. To plan,
+  // its config.json is enough. The name is what adapters call it.
+  std::string base_folder, base_config, base_name;
+  std::string method = "full";           // full | lora | qlora
+  std::string objective = "supervised";  // supervised | dpo
+  double dpo_beta = 0.1;
+  std::string loss_on = "all";           // answers | all; of records, which runs with a base model have
+  std::string chat_template;             // empty: the base model's own
+  std::int64_t template_time = 0;        // seconds since 1970: the date that templates print
+  int lora_rank = 16;
+  double lora_alpha = 32, lora_dropout = 0;
+  std::vector<std::string> lora_targets = {"all-linear"}, modules_to_save;
+  bool use_rslora = false, use_dora = false;
+  std::string family = "gpt";            // of a new model
   std::string size = "tiny";       // nano micro tiny small medium base
   int layers = 0, width = 0, heads = 0, context = 0;
   std::string tokenizer = "byte";  // byte | bpe (learnt from the run's own documents)
   int vocab_size = 0;              // bpe: tokens wanted, 0 = 2048; byte is always 257
   std::string precision = "auto";  // auto | fp32 | bf16
-  std::string artifact_precision = "fp32";  // fp32 | bf16
-  std::int64_t steps = 500;
+  std::string artifact_precision = "fp32";  // fp32 | bf16; of whole weights
+  std::vector<std::string> exports = {"merged"};  // peft | merged | gguf_f16 | gguf_q8_0 | gguf_q4_k
+  std::int64_t steps = 500;        // 0 = by epochs
+  double epochs = 0;
   int batch_size = 0;              // sequences per micro-batch, 0 = by size
   int gradient_accumulation = 1;   // micro-batches per step
   std::string long_samples = "split";  // error | split | truncate
@@ -36,6 +51,8 @@ struct TrainingOptions {
   double min_learning_rate_ratio = 0.1;
   std::string schedule = "cosine"; // cosine | linear | constant
   int warmup_steps = -1;           // -1 = a tenth of the steps, at most 100
+  std::string optimizer = "adamw"; // adamw | adamw_8bit | muon
+  std::string moments = "fp32";    // fp32 | bf16
   double weight_decay = 0.1;
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;
   double gradient_clip = 1.0;      // 0 = off
@@ -43,6 +60,9 @@ struct TrainingOptions {
   int evaluation_batches = 16;     // at most this many micro-batches of held-out text per evaluation
   int evaluate_every = 0;          // 0 = before and after only
   int checkpoint_every = 0;        // 0 = only when asked to leave
+  int early_stopping_patience = 0; // evaluations without a lower loss after which training ends; 0 = never
+  double early_stopping_threshold = 0;
+  std::string recompute = "auto";  // auto | none | blocks
   int samples = 0;                 // texts drawn after training (and after each evaluation in between)
   int sample_tokens = 64;
   std::string sample_prompt;
@@ -66,15 +86,34 @@ struct MemoryPlan {
   std::uint64_t peak_bytes = 0;
   std::uint64_t tokens_per_step = 0;
   std::string precision;  // what auto became: fp32 | bf16
+  std::string recompute;  // what auto became: none | blocks
+  std::uint64_t trained_parameters = 0;  // of `parameters`
 };
 MemoryPlan plan_training(const TrainingOptions& options, const backend::Backend& backend);
 
 enum class StopRequest { None, Cancel, Pause };
 enum class EvaluationPhase { Before, During, After };
 
+// What was measured on held-out samples. With objective dpo the loss is that of preferences, per pair, and the accuracy the share of
+// pairs whose chosen answer is preferred.
+struct Evaluation {
+  double loss = 0;                // nats per token that is learned
+  double accuracy = 0;            // share of these that were the likeliest
+  std::uint64_t tokens = 0;       // that it was measured on; pairs with dpo
+  std::uint64_t samples = 0;
+};
+
+// What the data is, once it is in tokens.
+struct DataFacts {
+  std::uint64_t samples = 0, held_out_samples = 0;
+  std::uint64_t tokens = 0, learned_tokens = 0;  // of an epoch
+  std::uint64_t truncated_samples = 0, truncated_tokens = 0;
+  std::int64_t steps = 0;
+};
+
 struct Progress {
   std::int64_t step = 0, steps = 0;
-  double loss = 0, learning_rate = 0, gradient_norm = 0;
+  double loss = 0, accuracy = 0, learning_rate = 0, gradient_norm = 0;
   std::uint64_t tokens = 0;  // trained on so far, resumed part included
   double tokens_per_second = 0, seconds = 0;
   std::uint64_t peak_bytes = 0;
@@ -87,10 +126,9 @@ class Observer {
   // name: read_data, train_tokenizer, tokenize, build_model, evaluate, train, sample, save, check; state: started | done
   virtual void task(const std::string& name, const std::string& state) { (void)name, (void)state; }
   virtual void plan(const MemoryPlan& plan) { (void)plan; }
+  virtual void data(const DataFacts& facts) { (void)facts; }
   virtual void progress(const Progress& progress) { (void)progress; }
-  virtual void evaluation(EvaluationPhase phase, double loss, std::uint64_t tokens, std::int64_t step) {
-    (void)phase, (void)loss, (void)tokens, (void)step;
-  }
+  virtual void evaluation(EvaluationPhase phase, const Evaluation& found, std::int64_t step) { (void)phase, (void)found, (void)step; }
   virtual void sample(std::int64_t step, const std::string& prompt, const std::string& text) {
     (void)step, (void)prompt, (void)text;
   }
@@ -113,7 +151,7 @@ struct Artifact {
 struct TrainingResult {
   TrainingStatus status = TrainingStatus::Completed;
   bool has_evaluation = false;          // the two losses below mean something
-  double loss_before = 0, loss_after = 0;  // held-out, nats per token
+  double loss_before = 0, loss_after = 0;  // held-out
   double final_training_loss = 0;
   std::int64_t steps = 0;
   std::uint64_t tokens = 0;
@@ -122,7 +160,7 @@ struct TrainingResult {
   std::uint64_t documents = 0, held_out_documents = 0;
   std::uint64_t truncated_tokens = 0, truncated_documents = 0;
   std::uint64_t parameters = 0;
-  bool reached_max_seconds = false;
+  bool reached_max_seconds = false, stopped_early = false;
   std::vector<Artifact> artifacts;      // empty unless completed
 };
 

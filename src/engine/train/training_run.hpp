@@ -1,23 +1,24 @@
 // One run from samples to artifacts; the body of train(). Internal to train/.
 //
-// Order: read the data, learn or load the tokenizer, tokenize, build the model, load the checkpoint or draw weights,
-// evaluate, step, evaluate, sample, save, check. A stop request is looked at in every loop; between micro-batches a
-// pause puts the state of the last whole step into a checkpoint.
+// Order: open the base model, read the data, learn or load the tokenizer, tokenize, build the model, load its weights or draw them,
+// evaluate, step, evaluate, sample, save, check. A stop request is looked at in every loop; between micro-batches a pause puts the state
+// of the last whole step into a checkpoint. What comes before the first step is in training_setup.cpp.
 #pragma once
 
 #include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "engine/data/load.hpp"
-#include "engine/data/packing.hpp"
 #include "engine/graph/executor.hpp"
 #include "engine/io/file.hpp"
-#include "engine/models/model_config.hpp"
+#include "engine/models/checkpoint_source.hpp"
+#include "engine/models/model.hpp"
 #include "engine/train/checkpoint.hpp"
+#include "engine/train/exports.hpp"
 #include "engine/train/measured_backend.hpp"
+#include "engine/train/objective.hpp"
 #include "engine/train/optimizer.hpp"
 #include "engine/train/schedule.hpp"
 #include "engine/train/training.hpp"
@@ -25,7 +26,6 @@
 namespace pgtrain::engine::train {
 
 core::DType choose_precision(const TrainingOptions& options, const backend::Backend& backend);
-OptimizerOptions optimizer_options(const TrainingOptions& options);
 MemoryPlan plan_model(const TrainingOptions& resolved, const models::ModelConfig& config, core::DType compute, const backend::Backend& backend);
 // out_of_memory with the numbers when the plan is over the limit of the options or of the device.
 void check_fits(const TrainingOptions& resolved, const MemoryPlan& plan, const backend::Backend& backend);
@@ -42,42 +42,49 @@ class TrainingRun {
     StopRequest why;
   };
 
+  void open_base_model();
   void prepare_data();
   void prepare_tokenizer(const data::Documents& documents);
+  void learn_tokenizer(const data::Documents& documents);
+  void tokenize(const data::Documents& documents);
   void prepare_model();
-  bool steps_until_done();              // false: max_seconds was reached
-  double take_step();                   // mean loss of the step
-  std::uint64_t predictions_of_a_step() const;
-  double evaluate();
-  void report_evaluation(EvaluationPhase phase, double loss);
+  void begin_anew();
+  void resume();
+  void steps_until_done();              // or until max_seconds or early stopping ends them
+  StepOutcome take_step();
+  void evaluate_if_due();
+  std::uint64_t tokens_of_a_step() const;
+  void evaluate(EvaluationPhase phase);
   void draw_samples();
   void save_checkpoint();
-  void report_progress(double loss, bool is_last);
+  void save_artifacts();
+  void report_progress(const StepOutcome& outcome, bool is_last);
   void check_finite(double value, const char* what) const;
   void poll();                          // throws Leave
-  void set_inputs(const data::Batch& batch);
   RunIdentity identity() const;
 
-  const TrainingOptions options_;
+  TrainingOptions options_;
   const std::string documents_path_, checkpoint_path_, work_folder_;
   MeasuredBackend backend_;
   Observer& observer_;
 
+  std::unique_ptr<models::CheckpointSource> base_;
   std::unique_ptr<CheckpointReader> resumed_;
   core::DType compute_ = core::DType::F32;
   std::string data_sha256_;
   std::optional<tokenizers::Tokenizer> tokenizer_;
+  std::string chat_template_;
   std::optional<data::SplitTokens> tokens_;
-  std::optional<data::TrainingStream> stream_;
-  std::vector<data::Batch> evaluation_;
+  std::unique_ptr<Objective> objective_;
   models::ModelConfig config_;
+  models::Tuning tuning_;
   std::unique_ptr<graph::ParameterStore> store_;
   std::unique_ptr<graph::Executor> executor_;
   std::unique_ptr<Optimizer> optimizer_;
 
+  std::int64_t steps_ = 0;
   Schedule schedule_;
   RunState state_;                       // of the last whole step; cursor included
-  data::Batch batch_;
   bool is_ready_ = false;                // a checkpoint can be written
   double gradient_norm_ = 0, learning_rate_ = 0, step_seconds_ = 0;
   std::uint64_t attempt_tokens_ = 0;

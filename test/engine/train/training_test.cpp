@@ -53,7 +53,7 @@ struct Recorder : Observer {
   void task(const std::string& name, const std::string& state) override { tasks.push_back(name + " " + state); }
   void plan(const MemoryPlan& plan) override { planned = plan; }
   void progress(const Progress& progress) override { steps.push_back(progress); }
-  void evaluation(EvaluationPhase phase, double loss, std::uint64_t, std::int64_t) override { evaluations.emplace_back(phase, loss); }
+  void evaluation(EvaluationPhase phase, const Evaluation& found, std::int64_t) override { evaluations.emplace_back(phase, found.loss); }
   void sample(std::int64_t, const std::string&, const std::string& text) override { samples.push_back(text); }
   void checkpoint(std::int64_t step, const std::string& path, std::uint64_t bytes, const std::string& sha256) override {
     EXPECT_EQ(bytes, std::filesystem::file_size(path));
@@ -229,7 +229,7 @@ TEST(Training, CompletesEarlyAtMaxSeconds) {
   EXPECT_EQ(run.result.status, TrainingStatus::Completed);
   EXPECT_TRUE(run.result.reached_max_seconds);
   EXPECT_LT(run.result.steps, 1000000);
-  EXPECT_EQ(run.result.artifacts.size(), 3u);
+  EXPECT_EQ(run.result.artifacts.size(), 5u);
 }
 
 TEST(Training, NamesTheStepAndTheLastGoodLossWhenItDiverges) {
