@@ -445,6 +445,32 @@ comment on column pgtrain.evaluations.notes is 'Free text';
 comment on column pgtrain.evaluations.created_at is 'When';
 comment on column pgtrain.evaluations.updated_at is 'When last changed';
 
+create table pgtrain.evaluation_answers (
+    evaluation_id bigint not null references pgtrain.evaluations on delete cascade,
+    ordinal bigint not null,
+    owner_id bigint not null,
+    prompt text not null,
+    expected text not null,
+    answer text not null,
+    end_reason text,
+    is_exact boolean not null,
+    score double precision not null,
+    created_at timestamptz not null default clock_timestamp(),
+    primary key (evaluation_id, ordinal)
+);
+create index evaluation_answers_owner_id_idx on pgtrain.evaluation_answers (owner_id);
+comment on table pgtrain.evaluation_answers is 'Answers of a model to the questions of an evaluation';
+comment on column pgtrain.evaluation_answers.evaluation_id is 'Evaluation';
+comment on column pgtrain.evaluation_answers.ordinal is 'Place of the sample in its dataset';
+comment on column pgtrain.evaluation_answers.owner_id is 'Owner of the evaluation';
+comment on column pgtrain.evaluation_answers.prompt is 'Question: a text, or messages as JSON';
+comment on column pgtrain.evaluation_answers.expected is 'Answer that the sample has';
+comment on column pgtrain.evaluation_answers.answer is 'What the model wrote';
+comment on column pgtrain.evaluation_answers.end_reason is 'Why it ended there: end_of_text, stop, max_tokens or context_full';
+comment on column pgtrain.evaluation_answers.is_exact is 'Whether both are the same but for space around and within';
+comment on column pgtrain.evaluation_answers.score is 'Agreement of the words, from 0 to 1: F1 of both as bags of words';
+comment on column pgtrain.evaluation_answers.created_at is 'When';
+
 create table pgtrain.model_profiles (
     id bigint generated always as identity primary key,
     owner_id bigint not null references pgtrain.users on delete cascade,
@@ -469,7 +495,7 @@ comment on column pgtrain.model_profiles.updated_at is 'When last changed';
 
 select pgtrain_private.protect_table(t, 'owner_id', 'training')
   from unnest(array['trainings', 'training_runs', 'training_run_datasets', 'run_attempts', 'training_tasks', 'training_statuses',
-                    'run_metrics', 'run_samples', 'checkpoints', 'artifacts', 'evaluations', 'model_profiles']::name[]) t;
+                    'run_metrics', 'run_samples', 'checkpoints', 'artifacts', 'evaluations', 'evaluation_answers', 'model_profiles']::name[]) t;
 -- Not run_metrics, whose rows come by the million and are asked for by their run.
 create index training_run_datasets_owner_id_idx on pgtrain.training_run_datasets (owner_id);
 create index run_attempts_owner_id_idx on pgtrain.run_attempts (owner_id);

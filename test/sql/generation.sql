@@ -19,7 +19,7 @@ begin
     return 'accepted';
 exception when others then
     get stacked diagnostics state = returned_sqlstate, message = message_text, detail = pg_exception_detail;
-    return state || ' ' || regexp_replace(message, '(run|model) \d+', '\1 N') || coalesce(' ' || nullif(detail, ''), '');
+    return state || ' ' || regexp_replace(message, '(run|model|dataset) \d+', '\1 N') || coalesce(' ' || nullif(detail, ''), '');
 end $$;
 select c, pg_temp.refusal(c) from unnest(array[
     'generate()', 'generate(1, model_id => 1)', 'generate(-1)', 'generate(model_id => -1)', 'generate(model => ''no such model'')',
@@ -31,5 +31,10 @@ select c, pg_temp.refusal(c) from unnest(array[
     'generate_many(run_id => -1)', 'generate_many(array[''a''], ''[]'', -1)', 'generate_many(''{}'', run_id => -1)', 'generate_many(array[null]::text[], run_id => -1)',
     'generate_many(conversations => ''{}'', run_id => -1)', 'generate_many(conversations => ''[]'', run_id => -1)', 'generate_many(conversations => ''[[{"role": "user", "content": "x"}], [3]]'', run_id => -1)',
     'generate_many(array_fill(''x''::text, array[1025]), run_id => -1)', 'generate_stream(-1, ''p'', 0)', 'generate_stream(-1)']) c;
+select c, pg_temp.refusal(replace(c, 'DATA', :'data')) from unnest(array[
+    'evaluate(-1, -1)', 'evaluate(null)', 'evaluate(DATA)', 'evaluate(DATA, -1)', 'evaluate(DATA, -1, max_samples => 0)', 'evaluate(DATA, -1, questions => 1025)',
+    'evaluate(DATA, -1, questions => null)', 'evaluate(DATA, -1, max_tokens => 0)', 'evaluate(pgtrain.create_dataset(''gen_empty''), -1)']) c;
+select round(pgtrain_private.answer_score(a, e)::numeric, 3), pgtrain_private.squeezed(a) = pgtrain_private.squeezed(e) as is_exact, a, e
+  from (values ('Paris.', 'paris'), (E' the  capital\nis Paris', 'the capital is Paris'), ('the capital is Paris', 'Paris'), ('a a b', 'a b b'), ('', ''), ('', 'x'), ('...', 'x'), ('Łódź!', 'łódź')) v (a, e);
 select pg_temp.refusal(format('generate(%s)', :run)), pg_temp.refusal(format('generate_stream(%s)', :run));
 rollback;

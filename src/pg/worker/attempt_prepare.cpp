@@ -7,12 +7,12 @@ extern "C" {
 #include "utils/timestamp.h"
 }
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
 
 #include "pg/worker/attempt.hpp"
+#include "pg/worker/data_file.hpp"
 #include "pg/worker/devices.hpp"
 #include "pg/worker/settings.hpp"
 #include "pg/worker/shared.hpp"
@@ -24,10 +24,7 @@ namespace {
 
 using call::Type;
 
-constexpr int64_t samples_at_once = 2000;
-constexpr int64_t bytes_at_once = 16 << 20;  // or one sample, where that is longer
 constexpr int64_t ms = 1000;
-constexpr char data_name[] = "data.samples";
 constexpr char resume_name[] = "resume.safetensors";
 
 call::Statement job_statement{
@@ -37,15 +34,6 @@ call::Statement pairs_statement{"select p.key, coalesce(p.value, '') from jsonb_
 call::Statement parts_statement{
     "select p.dataset_id, p.sample_count, (select d.longest_bytes from pgtrain.datasets d where d.id = p.dataset_id)"
     " from pgtrain.training_run_datasets p where p.training_run_id = $1 order by p.id", {Type::Int8}};
-call::Statement samples_statement{
-    "select s.ordinal, pgtrain_private.sample_text(s.content) from pgtrain.dataset_samples s"
-    " where s.dataset_id = $1 and s.ordinal > $2 and s.ordinal <= $3 order by s.ordinal",
-    {Type::Int8, Type::Int8, Type::Int8}};
-// A run that starts from a model gets its samples as they are: the template of the model makes text of them.
-call::Statement records_statement{
-    "select s.ordinal, s.content::text from pgtrain.dataset_samples s where s.dataset_id = $1 and s.ordinal > $2 and s.ordinal <= $3 order by s.ordinal",
-    {Type::Int8, Type::Int8, Type::Int8}};
-
 call::Statement lost_statement{"select pgtrain_private.give_checkpoint_up($1, $2, $3, $4)", {Type::Int8, Type::Int4, Type::Int8, Type::Text}};
 
 int threads_of_trainer() {
@@ -55,42 +43,6 @@ int threads_of_trainer() {
   for (int i = 0; i < shared()->device_count; ++i) cpu_devices += shared()->devices[i].is_cuda ? 0 : 1;
   return std::max(1, shared()->cpu_count / std::max(1, cpu_devices));
 }
-
-// Appends samples to the data file: length as four bytes, lowest first, then the text.
-class DataFile {
- public:
-  explicit DataFile(const std::string &path) : path_(path), descriptor_(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) {
-    if (descriptor_ < 0) throw Error(code::Unavailable, text_of_system_error("cannot make", path));
-  }
-  ~DataFile() { close(descriptor_); }
-  DataFile(const DataFile &) = delete;
-  DataFile &operator=(const DataFile &) = delete;
-
-  void add(const std::string &text) {
-    const auto length = static_cast<uint32_t>(text.size());
-    for (int shift = 0; shift < 32; shift += 8) buffer_.push_back(static_cast<char>(length >> shift));
-    buffer_ += text;
-    if (buffer_.size() > (1 << 20)) flush();
-  }
-  void flush() {
-    size_t done = 0;
-    while (done < buffer_.size()) {
-      const ssize_t put = ::write(descriptor_, buffer_.data() + done, buffer_.size() - done);
-      if (put < 0 && errno == EINTR) continue;
-      if (put < 0) throw Error(code::Unavailable, text_of_system_error("cannot write", path_));
-      done += static_cast<size_t>(put);
-    }
-    bytes_ += buffer_.size();
-    buffer_.clear();
-  }
-  uint64_t bytes() const { return bytes_; }
-
- private:
-  std::string path_;
-  int descriptor_;
-  std::string buffer_;
-  uint64_t bytes_ = 0;
-};
 
 }  // namespace
 
@@ -110,8 +62,7 @@ void Attempt::load_job() {
         end_as(Ending::Failed, "data_invalid", "a dataset of this run was deleted", {}, "Submit a new run with a dataset that exists.");
         return;
       }
-      const int64_t longest = std::max<int64_t>(1, part.optional_int64(2).value_or(1));
-      datasets_.push_back(DatasetPart{part.int64(0), part.int64(1), std::clamp<int64_t>(bytes_at_once / longest, 1, samples_at_once)});
+      datasets_.push_back(DatasetPart{part.int64(0), part.int64(1), samples_at_once(part.optional_int64(2).value_or(1))});
     }
   });
   if (is_limited) wish(StopWish::Limit);
@@ -166,18 +117,13 @@ std::string Attempt::fetch(int64_t file_id) {
 
 void Attempt::write_data() {
   if (ending_ != Ending::None) return;
-  DataFile file(folder_->file(data_name));
-  const auto has_base = [](const protocol::ConfigPair &pair) { return pair.first == "base_model" && !pair.second.empty(); };
-  const call::Statement &samples = std::any_of(job_.config.begin(), job_.config.end(), has_base) ? records_statement : samples_statement;
+  DataFile file(*folder_, takes_records(job_));
   for (const DatasetPart &part : datasets_) {
     int64_t last = 0, rows_read = 0;
     while (last < part.sample_count && ending_ == Ending::None) {
       const int64_t until = std::min(last + part.samples_at_once, part.sample_count);
       in_transaction("reading samples", [&](const call::Spi &spi) {
-        for (const call::Row &row : samples.execute(spi, {part.dataset_id, last, until})) {
-          file.add(row.text(1));
-          ++rows_read;
-        }
+        rows_read += file.add_samples(spi, part.dataset_id, last, until);
       });
       last = until;
       (void)keep_lease();
@@ -187,8 +133,7 @@ void Attempt::write_data() {
       return end_as(Ending::QueuedAgain, "data_invalid", "dataset " + std::to_string(part.dataset_id) + " is not what was frozen",
                     std::to_string(part.sample_count) + " samples were frozen, " + std::to_string(rows_read) + " are there.");
   }
-  file.flush();
-  job_.data = protocol::InputFile{data_name, file.bytes(), {}};
+  job_.data = file.finish();
 }
 
 }  // namespace pgtrain::pg::worker
