@@ -54,6 +54,7 @@ class ParameterStore {
   void dequantize(const Parameter& parameter, void* to) const;
   // Host copies in the flat order; upload_weights also refreshes the bf16 shadow.
   void upload_weights(const float* host);
+  void upload_weight(const Parameter& parameter, const float* host);  // one that trains, and its shadow
   void download_weights(float* host) const;
   // Elements first ... first + count - 1 of one that trains.
   void download_weight(const Parameter& parameter, std::int64_t first, std::int64_t count, float* host) const;

@@ -132,6 +132,11 @@ void ParameterStore::upload_weights(const float* host) {
   refresh_shadow();
 }
 
+void ParameterStore::upload_weight(const Parameter& parameter, const float* host) {
+  backend_.upload(weights_ + parameter.offset, host, float_bytes(parameter.count));
+  if (shadow_ != nullptr) backend_.cast(DType::Bf16, static_cast<core::Bf16*>(shadow_) + parameter.offset, DType::F32, weights_ + parameter.offset, parameter.count);
+}
+
 void ParameterStore::refresh_shadow() {
   if (shadow_ != nullptr) backend_.cast(DType::Bf16, shadow_, DType::F32, weights_, count_);
 }

@@ -49,19 +49,22 @@ void row_lengths(const std::vector<float>& weight, std::int64_t pitch, const Ada
 
 void load_weights(const CheckpointSource& source, const Tuning& tuning, std::uint64_t seed, graph::ParameterStore& store, const std::function<void()>& poll) {
   const auto trained = by_name(store.parameters()), frozen = by_name(store.frozen());
-  std::vector<float> flat(static_cast<std::size_t>(store.count()), 0.0f), one;
+  std::vector<float> one;
   for (const ModelWeight& weight : model_weights(source.config())) {
     if (poll) poll();
     const bool trains = frozen.find(weight.name) == frozen.end();
     const graph::Parameter& parameter = *(trains ? trained : frozen).at(weight.name);
-    if (!trains) one.resize(static_cast<std::size_t>(parameter.count));
-    float* to = trains ? flat.data() + parameter.offset : one.data();
+    one.resize(static_cast<std::size_t>(parameter.count));
+    float* to = one.data();
     for (const TensorPart& part : weight.parts) {
       const std::size_t index = source.index_of(part.name);
       source.read_f32(index, to);
       to += source.tensors()[index].elements;
     }
-    if (!trains) store.upload_frozen(parameter, one.data());
+    if (trains)
+      store.upload_weight(parameter, one.data());
+    else
+      store.upload_frozen(parameter, one.data());
   }
   if (tuning.adapters) {
     std::uint32_t number = 0;
@@ -71,13 +74,18 @@ void load_weights(const CheckpointSource& source, const Tuning& tuning, std::uin
       if (tuning.adapters->is_weight_decomposed) {
         const graph::Parameter &matrix = *frozen.at(spec.weight), &magnitude = *trained.at(spec.module + ".lora_magnitude_vector");
         if (last.first != spec.weight) last = {spec.weight, store.frozen_values(matrix)};
-        row_lengths(last.second, matrix.shape[1], spec, flat.data() + magnitude.offset);
+        one.assign(static_cast<std::size_t>(magnitude.count), 0.0f);
+        row_lengths(last.second, matrix.shape[1], spec, one.data());
+        store.upload_weight(magnitude, one.data());
       }
-      const graph::Parameter& down = *trained.at(spec.module + ".lora_A.weight");
-      draw_uniform(seed, number++, 1.0 / std::sqrt(static_cast<double>(spec.in)), static_cast<std::uint64_t>(down.count), flat.data() + down.offset);
+      const graph::Parameter &down = *trained.at(spec.module + ".lora_A.weight"), &up = *trained.at(spec.module + ".lora_B.weight");
+      one.resize(static_cast<std::size_t>(down.count));
+      draw_uniform(seed, number++, 1.0 / std::sqrt(static_cast<double>(spec.in)), static_cast<std::uint64_t>(down.count), one.data());
+      store.upload_weight(down, one.data());
+      one.assign(static_cast<std::size_t>(up.count), 0.0f);
+      store.upload_weight(up, one.data());
     }
   }
-  store.upload_weights(flat.data());
 }
 
 void draw_weight(const ModelConfig& config, const ModelWeight& weight, std::size_t index, std::uint64_t seed, float* out) {
@@ -98,13 +106,14 @@ void draw_weight(const ModelConfig& config, const ModelWeight& weight, std::size
 
 void draw_weights(const ModelConfig& config, std::uint64_t seed, graph::ParameterStore& store, const std::function<void()>& poll) {
   const auto trained = by_name(store.parameters());
-  std::vector<float> flat(static_cast<std::size_t>(store.count()), 0.0f);
+  std::vector<float> one;
   const std::vector<ModelWeight> weights = model_weights(config);
   for (std::size_t i = 0; i < weights.size(); ++i) {
     if (poll) poll();
-    draw_weight(config, weights[i], i, seed, flat.data() + trained.at(weights[i].name)->offset);
+    one.resize(static_cast<std::size_t>(weights[i].count()));
+    draw_weight(config, weights[i], i, seed, one.data());
+    store.upload_weight(*trained.at(weights[i].name), one.data());
   }
-  store.upload_weights(flat.data());
 }
 
 }  // namespace pgtrain::engine::models

@@ -1,4 +1,4 @@
-// Fills a store of build_model's graph: from a checkpoint, or by chance. One weight at a time is in memory besides what trains.
+// Fills a store of build_model's graph: from a checkpoint, or by chance. One weight at a time is in memory besides.
 #pragma once
 
 #include <cstdint>

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <random>
 #include <stdexcept>
+#include <vector>
 
 #include "engine/backend/cpu/matmul.hpp"
 #include "engine/backend/devices.hpp"
@@ -96,6 +97,37 @@ TEST(Matmul, PartsCoverTheProductOnce) {
       (by_rows ? rows : columns) += by_rows ? part.m : part.n;
     }
     EXPECT_TRUE((rows == whole.m && columns == 0) || (columns == whole.n && rows == 0)) << rows << " rows, " << columns << " columns";
+  }
+}
+
+// What is long enough for several workers: memory is zeroed to its ends and no further, and sums have the same bits for any number.
+TEST(Workers, ShareLongSumsAndZeroes) {
+  constexpr std::size_t kCount = 3'000'017;
+  std::mt19937 random(std::random_device{}());
+  std::vector<float> values(kCount);
+  double total = 0, squares = 0;
+  for (float& v : values) {
+    v = std::normal_distribution<float>(0.5f)(random);
+    total += v, squares += static_cast<double>(v) * v;
+  }
+  std::vector<float> found;
+  for (const int threads : {1, 2, 3}) {
+    const auto cpu = open("cpu", {.threads = threads});
+    auto* memory = static_cast<float*>(cpu->allocate((kCount + 2) * sizeof(float)));
+    cpu->upload(memory, values.data(), kCount * sizeof(float));
+    float sums[2];
+    cpu->sum(sums, memory, kCount, false);
+    cpu->sum_of_squares(sums + 1, memory, kCount, false);
+    EXPECT_NEAR(sums[0] / total, 1, 1e-6);
+    EXPECT_NEAR(sums[1] / squares, 1, 1e-6);
+    if (found.empty()) found.assign(sums, sums + 2);
+    EXPECT_EQ(found[0], sums[0]) << threads << " threads";
+    EXPECT_EQ(found[1], sums[1]) << threads << " threads";
+    memory[0] = memory[kCount - 1] = memory[kCount] = 7;
+    cpu->zero(memory + 1, (kCount - 1) * sizeof(float));
+    EXPECT_EQ(memory[0], 7);
+    EXPECT_EQ(memory[kCount], 7);
+    for (std::size_t i = 1; i < kCount; ++i) ASSERT_EQ(memory[i], 0) << i;
   }
 }
 

@@ -105,7 +105,14 @@ class CpuBackend final : public Backend {
   void upload(void* to, const void* from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
   void download(void* to, const void* from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
   void copy(void* to, const void* from, std::size_t bytes) override { std::memmove(to, from, bytes); }
-  void zero(void* memory, std::size_t bytes) override { std::memset(memory, 0, bytes); }
+  void zero(void* memory, std::size_t bytes) override {
+    constexpr std::size_t kWorthSharing = std::size_t{1} << 20, kLine = 64;
+    if (bytes < kWorthSharing) return void(std::memset(memory, 0, bytes));
+    workers_.run([&](int number) {
+      const auto edge = [&](int n) { return n == workers_.count() ? bytes : bytes / static_cast<std::size_t>(workers_.count()) / kLine * kLine * static_cast<std::size_t>(n); };
+      std::memset(static_cast<char*>(memory) + edge(number), 0, edge(number + 1) - edge(number));
+    });
+  }
   void synchronize() override {}
 
   void matmul(const Matmul& given) override {
@@ -153,9 +160,9 @@ class CpuBackend final : public Backend {
   void scale(DType type, void* x, float factor, std::int64_t count) override { kernels_.scale(type, x, factor, count, workers_); }
   void cast(DType to_type, void* to, DType from_type, const void* from, std::int64_t count) override { kernels_.cast(to_type, to, from_type, from, count, workers_); }
   void column_sum(DType type, float* out, const void* x, std::int64_t rows, std::int64_t width) override { kernels_.column_sum(type, out, x, rows, width, workers_); }
-  void sum(float* out, const float* x, std::int64_t count, bool accumulate) override { *out = static_cast<float>(kernels_.sum(x, count)) + (accumulate ? *out : 0.0f); }
+  void sum(float* out, const float* x, std::int64_t count, bool accumulate) override { *out = static_cast<float>(kernels_.sum(x, count, workers_)) + (accumulate ? *out : 0.0f); }
   void sum_of_squares(float* out, const float* x, std::int64_t count, bool accumulate) override {
-    *out = static_cast<float>(kernels_.sum_of_squares(x, count)) + (accumulate ? *out : 0.0f);
+    *out = static_cast<float>(kernels_.sum_of_squares(x, count, workers_)) + (accumulate ? *out : 0.0f);
   }
   void adamw(const AdamW& a) override { kernels_.adamw(a, gradient_factor(a), workers_); }
   void adamw_8bit(const AdamW8bit& a) override { kernels_.adamw_8bit(a, gradient_factor(a), workers_); }

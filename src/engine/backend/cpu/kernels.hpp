@@ -44,8 +44,8 @@ struct Kernels {
   void (*cast)(DType, void*, DType, const void*, std::int64_t, Workers& workers);
   void (*column_sum)(DType, float*, const void*, std::int64_t rows, std::int64_t width, Workers& workers);
   void (*add_bias)(DType, void* c, std::int64_t pitch, DType bias_type, const void* bias, std::int64_t rows, std::int64_t width, Workers& workers);
-  double (*sum)(const float*, std::int64_t);
-  double (*sum_of_squares)(const float*, std::int64_t);
+  double (*sum)(const float*, std::int64_t, Workers&);
+  double (*sum_of_squares)(const float*, std::int64_t, Workers&);
   void (*adamw)(const AdamW&, float gradient_factor, Workers& workers);
   void (*rms_norm_forward)(const RmsNormForward&, Workers& workers);
   void (*rms_norm_backward)(const RmsNormBackward&, Scratch&);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "engine/backend/cpu/code_table.hpp"
 #include "engine/backend/cpu/kernels.hpp"
 #include "engine/backend/nf4_format.hpp"
 

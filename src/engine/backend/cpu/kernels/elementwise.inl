@@ -110,25 +110,31 @@ void add_bias(DType type, void* c, std::int64_t pitch, DType bias_type, const vo
   });
 }
 
-// Blocks of floats, then the blocks' sums in double: the same bits for any thread count.
+// Blocks of floats, their sums in double, and at most kRuns stretches of them: the same bits for any thread count.
 template <class Body>
-inline double block_sum(const float* x, std::int64_t count, Body body) {
+inline double block_sum(const float* x, std::int64_t count, Workers& workers, Body body) {
+  constexpr std::int64_t kRuns = 256;
+  const std::int64_t blocks = (count + kGrain - 1) / kGrain, run = std::max<std::int64_t>(1, (blocks + kRuns - 1) / kRuns) * kGrain;
+  double sums[kRuns] = {};
+  split(count, run, workers, [&](std::int64_t first, std::int64_t last, int) {
+    for (std::int64_t begin = first; begin < last; begin += kGrain) {
+      const std::int64_t end = std::min(last, begin + kGrain);
+      vf s{};
+      std::int64_t i = begin;
+      for (; i + W <= end; i += W) s += body(load(x + i));
+      if (i < end) s += body(load_tail(x + i, end - i));
+      sums[begin / run] += static_cast<double>(horizontal_sum(s));
+    }
+  });
   double total = 0;
-  for (std::int64_t begin = 0; begin < count; begin += kGrain) {
-    const std::int64_t end = std::min(count, begin + kGrain);
-    vf s{};
-    std::int64_t i = begin;
-    for (; i + W <= end; i += W) s += body(load(x + i));
-    if (i < end) s += body(load_tail(x + i, end - i));
-    total += static_cast<double>(horizontal_sum(s));
-  }
+  for (std::int64_t r = 0; r * run < count; ++r) total += sums[r];
   return total;
 }
-double sum(const float* x, std::int64_t count) {
-  return block_sum(x, count, [](vf v) { return v; });
+double sum(const float* x, std::int64_t count, Workers& workers) {
+  return block_sum(x, count, workers, [](vf v) { return v; });
 }
-double sum_of_squares(const float* x, std::int64_t count) {
-  return block_sum(x, count, [](vf v) { return v * v; });
+double sum_of_squares(const float* x, std::int64_t count, Workers& workers) {
+  return block_sum(x, count, workers, [](vf v) { return v * v; });
 }
 
 void swiglu_forward(const SwiGluForward& a, Workers& workers) {

@@ -23,35 +23,24 @@ void adamw(const AdamW& a, float gradient_factor, Workers& workers) {
 
 constexpr std::int64_t kMomentBlock = 256;
 
-// Halfway between neighbours of a sorted code book; past the last one lies what nothing reaches.
-struct Midpoints {
-  explicit Midpoints(const float* book) {
-    for (int i = 0; i < 255; ++i) at[i] = (book[i] + book[i + 1]) / 2.0f;
-    at[255] = INFINITY;
-  }
-  float at[256];
-};
+inline std::uint8_t code_of(float share, const CodeTable& table) {
+  std::uint32_t bits = 0;
+  std::memcpy(&bits, &share, sizeof bits);
+  const std::uint8_t code = table.codes[bits >> 16];
+  return static_cast<std::uint8_t>(code + (table.midpoints[code] < share));
+}
 
-// Codes of the numbers of a block over the largest of them: how many midpoints lie below. Eight halvings of the book for 16
-// numbers at a time, in plain loops that the compiler turns into gathers.
-inline void quantize_block(const float* values, std::int64_t count, const Midpoints& midpoints, std::uint8_t* codes, float* scale) {
+inline void quantize_block(const float* values, std::int64_t count, const CodeTable& table, std::uint8_t* codes, float* scale) {
   float most = 0;
   for (std::int64_t i = 0; i < count; ++i) most = std::max(most, std::abs(values[i]));
   const float inverse = 1.0f / std::max(most, 1e-38f);
   *scale = most;
-  for (std::int64_t begin = 0; begin < count; begin += 16) {
-    float x[16];
-    std::int32_t below[16] = {};
-    for (int i = 0; i < 16; ++i) x[i] = begin + i < count ? std::min(std::max(values[begin + i] * inverse, -1.0f), 1.0f) : 0.0f;
-    for (int step = 128; step > 0; step /= 2)
-      for (int i = 0; i < 16; ++i) below[i] += midpoints.at[below[i] + step - 1] < x[i] ? step : 0;
-    for (int i = 0; i < 16 && begin + i < count; ++i) codes[begin + i] = static_cast<std::uint8_t>(below[i]);
-  }
+  for (std::int64_t i = 0; i < count; ++i) codes[i] = code_of(std::min(std::max(values[i] * inverse, -1.0f), 1.0f), table);
 }
 
 void adamw_8bit(const AdamW8bit& a, float gradient_factor, Workers& workers) {
   auto* shadow = static_cast<Bf16*>(a.shadow);
-  const Midpoints m_midpoints(a.m_book), v_midpoints(a.v_book);
+  const CodeTable &m_codes = code_table(true), &v_codes = code_table(false);
   split(a.count, kGrain, workers, [&](std::int64_t begin, std::int64_t end, int) {
     float m[kMomentBlock], v[kMomentBlock];
     for (std::int64_t first = begin; first < end; first += kMomentBlock) {
@@ -66,8 +55,8 @@ void adamw_8bit(const AdamW8bit& a, float gradient_factor, Workers& workers) {
         store_part(m, i, count, new_m), store_part(v, i, count, new_v), store_part(a.parameter + first, i, count, p);
         if (shadow != nullptr) store_part(shadow + first, i, count, p);
       }
-      quantize_block(m, count, m_midpoints, a.m + first, a.m_scale + block);
-      quantize_block(v, count, v_midpoints, a.v + first, a.v_scale + block);
+      quantize_block(m, count, m_codes, a.m + first, a.m_scale + block);
+      quantize_block(v, count, v_codes, a.v + first, a.v_scale + block);
     }
   });
 }
