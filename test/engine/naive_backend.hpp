@@ -254,7 +254,7 @@ class ReferenceBackend : public backend::Backend {
   void attention_decode(const backend::AttentionDecode& a) override {
     const std::int64_t kv_heads = a.kv_heads == 0 ? a.heads : a.kv_heads, width = a.heads * a.head_size, kv_width = kv_heads * a.head_size;
     for (std::int64_t s = 0; s < a.sequences; ++s) {
-      const std::int64_t cache = s * a.context * kv_width;
+      const std::int64_t cache = (a.slots != nullptr ? a.slots[s] : s) * a.context * kv_width;
       const void* row = at(a.type, a.qkv, s * (width + 2 * kv_width));
       write(a.type, at(a.type, a.keys, cache + a.positions[s] * kv_width), read(a.type, at(a.type, row, width), kv_width));
       write(a.type, at(a.type, a.values, cache + a.positions[s] * kv_width), read(a.type, at(a.type, row, width + kv_width), kv_width));

@@ -11,7 +11,7 @@
 #include "engine/core/error.hpp"
 #include "engine/data/documents.hpp"
 #include "engine/io/file.hpp"
-#include "engine/models/gpt2/decoder.hpp"
+#include "engine/models/decoder.hpp"
 #include "engine/train/artifacts.hpp"
 #include "engine/train/training.hpp"
 
@@ -58,11 +58,11 @@ void make(const std::string& folder, const std::string& tokenizer, backend::Back
   io::write_file(model_folder + "/ids.json", ids + "]\n");
 
   first.resize(std::min<std::size_t>(first.size(), static_cast<std::size_t>(model.config.context)));
-  models::GptDecoder decoder(model.config, *model.store);
+  models::Decoder decoder(model.config, {}, *model.store, {});
   std::string rows = "[";
   for (const std::int32_t token : first) {
     std::vector<float> logits;
-    decoder.accept(token, &logits);
+    decoder.accept({{0, {token}}}, &logits);
     rows += (rows.size() > 1 ? ",\n" : "\n") + list(logits, [](float logit) { return number(logit); });
   }
   io::write_file(model_folder + "/logits.json", rows + "]\n");

@@ -184,6 +184,9 @@ struct AttentionDecode {
   void *keys = nullptr, *values = nullptr;  // [sequences, context, kv_heads*head_size]
   void* out = nullptr;              // [sequences, heads*head_size]
   const std::int32_t* positions = nullptr;  // [sequences] on the device, each in [0, context)
+  // [sequences] on the device: whose caches each row of `qkv` belongs to; null: those of its own number. Rows of one sequence stand in
+  // the order of their positions and see each other: so a prompt is taken in many at once.
+  const std::int32_t* slots = nullptr;
   std::int64_t sequences = 1, context = 0, heads = 0, head_size = 0;
   float scale = 1.0f;
   std::int64_t kv_heads = 0, window = 0;  // as in the forward

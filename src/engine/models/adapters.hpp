@@ -31,6 +31,7 @@ struct AdapterOptions {
 struct Tuning {
   std::optional<AdapterOptions> adapters;  // none: every weight trains
   bool is_quantized = false;               // the frozen linear layers in 4 bits (NF4)
+  bool is_frozen = false;                  // but for adapters nothing trains: the model is only to be used
 };
 
 // One adapter: A [rank, in] and B [out, rank] of a module.

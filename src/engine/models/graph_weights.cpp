@@ -11,7 +11,7 @@ GraphWeights::GraphWeights(const ModelConfig& config, const Tuning& tuning, grap
     : builder_(builder), dropout_(tuning.adapters ? tuning.adapters->dropout : 0) {
   const std::vector<std::string> saved = tuning.adapters ? saved_weights(config, *tuning.adapters) : std::vector<std::string>{};
   for (const ModelWeight& weight : model_weights(config)) {
-    const bool trains = !tuning.adapters || std::find(saved.begin(), saved.end(), weight.name) != saved.end();
+    const bool trains = tuning.adapters ? std::find(saved.begin(), saved.end(), weight.name) != saved.end() : !tuning.is_frozen;
     values_.emplace(weight.name, trains ? builder.parameter(weight.name, weight.shape, weight.decays) : frozen(weight, tuning.is_quantized));
     is_in_out_.emplace(weight.name, weight.is_in_out);
   }

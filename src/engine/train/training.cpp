@@ -2,14 +2,12 @@
 #include "engine/train/training.hpp"
 
 #include "engine/core/error.hpp"
-#include "engine/core/utf8.hpp"
-#include "engine/models/gpt2/decoder.hpp"
+#include "engine/models/decoder.hpp"
 #include "engine/models/model.hpp"
-#include "engine/train/artifacts.hpp"
 #include "engine/train/base_model.hpp"
+#include "engine/train/generation.hpp"
 #include "engine/train/options.hpp"
 #include "engine/train/training_run.hpp"
-#include "engine/train/writer.hpp"
 
 namespace pgtrain::engine::train {
 namespace {
@@ -40,7 +38,7 @@ MemoryPlan plan_model(const TrainingOptions& resolved, const models::ModelConfig
   plan.activation_bytes = use.activation_bytes;
   plan.workspace_bytes = use.workspace_bytes;
   // The decoder's caches, while samples are drawn.
-  if (resolved.samples > 0) plan.workspace_bytes += models::GptDecoder::planned_bytes(config, compute);
+  if (resolved.samples > 0) plan.workspace_bytes += models::Decoder::planned_bytes(config, tuning, compute, {.positions = resolved.context});
   // One micro-batch of ids lies in the activations; on the host another one waits.
   plan.data_bytes = 4 * sizeof(std::int32_t) * static_cast<std::uint64_t>(resolved.batch_size) * static_cast<std::uint64_t>(resolved.context);
   plan.peak_bytes = plan.weight_bytes + plan.gradient_bytes + plan.optimizer_bytes + plan.activation_bytes + plan.workspace_bytes + plan.data_bytes;
@@ -75,18 +73,7 @@ TrainingResult train(const TrainingOptions& options, const std::string& document
 }
 
 GenerateResult generate(const std::string& model_folder, const GenerateOptions& options, backend::Backend& backend, const std::function<bool()>& stop) {
-  const auto refuse = [](const char* field, const char* allowed) {
-    throw core::Error("config_invalid", std::string(field) + " is outside the range", "", allowed);
-  };
-  if (options.max_tokens < 1) refuse("max_tokens", "Give at least 1.");
-  if (!(options.temperature >= 0 && options.temperature <= 100)) refuse("temperature", "Give a value from 0 to 100.");
-  if (options.top_k < 0) refuse("top_k", "Give 0 (off) or more.");
-  if (!(options.top_p > 0 && options.top_p <= 1)) refuse("top_p", "Give a value above 0, at most 1.");
-  if (core::first_invalid_utf8(options.prompt) != std::string::npos) refuse("prompt", "Give valid UTF-8.");
-  const LoadedModel model = load_model(model_folder, backend);
-  // The mark before the prompt, at most a token for each of its bytes, and what is written.
-  models::GptDecoder decoder(model.config, *model.store, 1 + static_cast<std::int64_t>(options.prompt.size()) + options.max_tokens);
-  return write_text(decoder, model.config, model.tokenizer, options, stop);
+  return generate({model_folder, ""}, {options.prompt}, options, backend, stop)[0];
 }
 
 }  // namespace pgtrain::engine::train

@@ -171,18 +171,24 @@ TrainingResult train(const TrainingOptions& options, const std::string& document
                      backend::Backend& backend, Observer& observer);
 
 struct GenerateOptions {
-  std::string prompt;
+  std::string prompt;        // of the function below; generation.hpp takes many
+  bool is_chat = false;      // prompts are JSON lists of messages
+  std::string chat_template; // empty: the model's own
   int max_tokens = 64;
   double temperature = 0.8;  // 0 = always the likeliest token
   int top_k = 0;             // 0 = off
   double top_p = 1.0;
+  double min_p = 0;              // share of the likeliest token's probability, 0 = off
+  double repetition_penalty = 1; // 1 = none
+  std::vector<std::string> stop; // the text ends before any of these
   std::uint64_t seed = 1;
+  std::string precision = "auto";  // auto | fp32 | bf16
 };
 
 struct GenerateResult {
   std::string text;        // valid UTF-8, without the prompt
-  int tokens = 0;
-  std::string end_reason;  // end_of_text | max_tokens | context_full | stopped
+  int tokens = 0, prompt_tokens = 0;
+  std::string end_reason;  // end_of_text | stop | max_tokens | context_full | stopped
 };
 
 // Reads model.safetensors, config.json and tokenizer.json of model_folder. The text ends when the model says so, at

@@ -154,7 +154,7 @@ void TrainingRun::evaluate(EvaluationPhase phase) {
 void TrainingRun::draw_samples() {
   if (options_.samples == 0) return;
   observer_.task("sample", "started");
-  models::GptDecoder decoder(config_, *store_);
+  models::Decoder decoder(config_, tuning_, *store_, {.positions = options_.context});
   for (int sample = 0; sample < options_.samples; ++sample) {
     GenerateOptions options;
     options.prompt = options_.sample_prompt;

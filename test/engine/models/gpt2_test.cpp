@@ -1,4 +1,4 @@
-// GPT-2: names and counts, gradients against differences, whole and through adapters, the decoder against the whole forward pass.
+// GPT-2: names and counts, gradients against differences, whole and through adapters.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -8,7 +8,6 @@
 #include "../exact_gradients.hpp"
 #include "engine/core/error.hpp"
 #include "engine/graph/executor.hpp"
-#include "engine/models/gpt2/decoder.hpp"
 #include "engine/models/model.hpp"
 
 namespace pgtrain::engine::models {
@@ -115,48 +114,6 @@ TEST(Gpt2, ExactGradientsAgreeWithDifferences) {
       const Inputs in = random_inputs(random, config, 2, 11);
       expect_exact_gradients(graph, fresh_weights(random, graph, 0.2f), [&](graph::Executor& executor) { set_inputs(executor, in); }, random);
     }
-}
-
-TEST(Gpt2Decoder, GivesTheLogitsOfTheWholeForwardPass) {
-  const unsigned seed = std::random_device{}();
-  SCOPED_TRACE(seed);
-  std::mt19937 random(seed);
-  NaiveBackend device;
-  const ModelConfig config = odd_config();
-  const graph::Graph graph = build_model(config, {}, core::DType::F32, 1, config.context);
-  graph::ParameterStore store(graph, device, graph::Mode::Evaluate);
-  graph::Executor executor(graph, store, graph::Mode::Evaluate);
-  store.upload_weights(fresh_weights(random, graph, 0.2f).data());
-  Inputs in;
-  for (int i = 0; i < config.context; ++i) {
-    in.tokens.push_back(static_cast<std::int32_t>(random() % config.vocab_size));
-    in.positions.push_back(i);
-    in.segments.push_back(0);
-    in.targets.push_back(-1);
-  }
-  GptDecoder decoder(config, store);
-  for (int round = 0; round < 2; ++round) {  // a decoder can begin anew
-    decoder.restart();
-    for (int i = 0; i < config.context; ++i) {
-      std::vector<float> logits;
-      decoder.accept(in.tokens[static_cast<std::size_t>(i)], &logits);
-      double total = 0;
-      for (const float logit : logits) total += std::exp(static_cast<double>(logit));
-      // The graph gives losses only: one target at a time shows each logit.
-      for (const int target : {0, 17, 36}) {
-        in.targets.assign(static_cast<std::size_t>(config.context), -1);
-        in.targets[static_cast<std::size_t>(i)] = target;
-        set_inputs(executor, in);
-        executor.forward();
-        EXPECT_NEAR(executor.loss_sum(), std::log(total) - logits[static_cast<std::size_t>(target)], 2e-5);
-      }
-    }
-    EXPECT_TRUE(decoder.is_full());
-    EXPECT_THROW(decoder.accept(0, nullptr), core::Error);
-  }
-  decoder.restart();
-  EXPECT_THROW(decoder.accept(37, nullptr), core::Error);
-  EXPECT_THROW(decoder.accept(-1, nullptr), core::Error);
 }
 
 }  // namespace

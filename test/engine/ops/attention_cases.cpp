@@ -86,6 +86,36 @@ void check_decode(Backend& backend, DType type, const DecodeShape& s) {
   expect_close("decoded rows", got, want.out, type == DType::Bf16 ? 4e-3 : 2e-6);
 }
 
+// The same in pieces: rows of several sequences and of many positions at once, whose caches the slots name.
+void check_decode_of_pieces(Backend& backend, DType type, const DecodeShape& s, int piece) {
+  const std::int64_t kv_width = std::int64_t(s.kv_heads) * s.head_size, width = std::int64_t(s.heads) * s.head_size, columns = width + 2 * kv_width;
+  const auto qkv = random_values(type, std::int64_t(s.sequences) * s.context * columns);
+  const float scale = float(1 / std::sqrt(double(s.head_size)));
+  const reference::Attention want = reference::attention({s.sequences, s.context, s.heads, s.head_size, scale, s.kv_heads, s.window}, widen(qkv), {});
+  Buffer keys(backend, type, s.sequences * s.context * kv_width), values(backend, type, s.sequences * s.context * kv_width);
+  std::vector<float> got(want.out.size());
+  for (int first = 0; first < s.context; first += piece) {
+    std::vector<float> rows;
+    std::vector<std::int32_t> positions, slots;
+    for (int i = s.sequences - 1; i >= 0; --i)
+      for (int t = first; t < std::min(first + piece, s.context); ++t) {
+        positions.push_back(t), slots.push_back(i);
+        const auto row = qkv.begin() + (std::int64_t(i) * s.context + t) * columns;
+        rows.insert(rows.end(), row, row + columns);
+      }
+    const auto count = std::int64_t(positions.size());
+    Buffer row(backend, type, rows), where(backend, positions), whose(backend, slots), out(backend, type, count * width);
+    engine::backend::AttentionDecode d;
+    d.type = type, d.qkv = row.get(), d.keys = keys.get(), d.values = values.get(), d.out = out.get(), d.positions = where.numbers(), d.slots = whose.numbers();
+    d.sequences = count, d.context = s.context, d.heads = s.heads, d.head_size = s.head_size, d.scale = scale, d.window = s.window, d.kv_heads = s.kv_heads;
+    backend.attention_decode(d);
+    const auto drawn = out.read();
+    for (std::int64_t r = 0; r < count; ++r)
+      std::copy(drawn.begin() + r * width, drawn.begin() + (r + 1) * width, got.begin() + (std::int64_t(slots[std::size_t(r)]) * s.context + positions[std::size_t(r)]) * width);
+  }
+  expect_close("decoded rows", got, want.out, type == DType::Bf16 ? 4e-3 : 2e-6);
+}
+
 std::vector<Case> cases() {
   std::vector<Case> all;
   for (DType type : kTypes) {
@@ -100,6 +130,10 @@ std::vector<Case> cases() {
                      check_decode(b, type, {1, 11, 2, 2, 32, 0});
                      check_decode(b, type, {1, 5, 3, 3, 20, 0});
                      check_decode(b, type, {2, 6, 1, 1, 128, 0});
+                   }});
+    all.push_back({"attention decode of prompts " + type_name(type), [=](Backend& b) {
+                     check_decode_of_pieces(b, type, {3, 9, 4, 2, 20, 0}, 9);
+                     check_decode_of_pieces(b, type, {2, 11, 3, 3, 32, 4}, 4);
                    }});
     all.push_back({"attention decode of groups and windows " + type_name(type), [=](Backend& b) {
                      check_decode(b, type, {3, 9, 6, 2, 20, 0});

@@ -77,6 +77,13 @@ std::vector<Case> cases() {
                        check_product(b, in, out, {8, 16, 40, 8}, ta, tb, {.accumulate = true});
                      }});
     }
+    all.push_back({types + " of few rows", [=](Backend& b) {
+                     for (const std::int64_t m : {1, 2, 3, 4, 5, 8})
+                       for (const bool tb : {false, true}) {
+                         check_product(b, in, out, {m, 301, 230, m % 2 ? 3 : 0}, false, tb, {.bias = true});
+                         check_product(b, in, out, {m, 47, 21, 0}, false, tb, {.accumulate = true});
+                       }
+                   }});
     all.push_back({types + " bias", [=](Backend& b) {
                      check_product(b, in, out, {19, 45, 33, 0}, false, false, {.bias = true});
                      check_product(b, in, out, {32, 64, 16, 8}, false, true, {.bias = true});

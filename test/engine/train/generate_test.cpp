@@ -12,7 +12,7 @@
 #include "../temporary_folder.hpp"
 #include "engine/backend/devices.hpp"
 #include "engine/core/error.hpp"
-#include "engine/models/gpt2/decoder.hpp"
+#include "engine/models/decoder.hpp"
 #include "engine/models/model.hpp"
 #include "engine/train/artifacts.hpp"
 #include "engine/train/writer.hpp"
@@ -83,13 +83,13 @@ void expect_equal_to_whole_pass(backend::Backend& device, core::DType type, doub
   const models::ModelConfig config = random_config(random);
   const std::vector<float> weights = talkative_weights(random, config, models::build_model(config, {}, type, 1, 1));
   WholePass whole(config, type, device, weights);
-  models::GptDecoder decoder(config, whole.store());
+  models::Decoder decoder(config, {}, whole.store(), {});
   std::vector<std::int32_t> row;
   for (int i = 0; i < config.context; ++i) row.push_back(static_cast<std::int32_t>(random() % kVocabulary));
   const auto losses = whole.losses(row);
   for (std::size_t i = 0; i < row.size(); ++i) {
     std::vector<float> logits;
-    decoder.accept(row[i], &logits);
+    decoder.accept({{0, {row[i]}}}, &logits);
     double total = 0, difference = 0, length = 0;
     for (const float logit : logits) total += std::exp(static_cast<double>(logit));
     for (std::size_t next = 0; next < kVocabulary; ++next) {
@@ -98,8 +98,8 @@ void expect_equal_to_whole_pass(backend::Backend& device, core::DType type, doub
     }
     EXPECT_LE(std::sqrt(difference / length), bar) << device.info().isa << " position " << i << " of " << config.context << ", width " << config.width << ", heads " << config.heads;
   }
-  EXPECT_TRUE(decoder.is_full());
-  EXPECT_THROW(decoder.accept(0, nullptr), core::Error);
+  EXPECT_TRUE(decoder.is_full(0));
+  EXPECT_THROW(decoder.accept({{0, {0}}}, nullptr), core::Error);
 }
 
 TEST(Decoder, EqualsTheWholePassAtEveryPosition) {

@@ -78,7 +78,7 @@ class CpuBackend final : public Backend {
   }
 
   std::uint64_t matmul_workspace_bytes(const Matmul& given) const override {
-    return given.in == DType::Bf16 && bf16_ == nullptr ? rounded(Widened(with_pitches(given)).total * sizeof(float)) : 0;
+    return given.in == DType::Bf16 && bf16_ == nullptr && !cpu::takes_few_rows(given) ? rounded(Widened(with_pitches(given)).total * sizeof(float)) : 0;
   }
 
   void* allocate(std::size_t bytes) override {
@@ -119,13 +119,16 @@ class CpuBackend final : public Backend {
     Matmul a = with_pitches(given);
     // A gelu that keeps its input is a pass of its own: the product goes to gelu_input, which needs C's layout.
     if (a.gelu && a.gelu_input != nullptr) a.c = a.gelu_input;
-    if (a.in == DType::F32)
+    const bool is_narrow = cpu::takes_few_rows(a);
+    if (is_narrow)
+      kernels_.few_rows(a, scratch_);
+    else if (a.in == DType::F32)
       cpu::matmul_float(a, workers_);
     else if (bf16_ != nullptr)
       bf16_->run(a);
     else
       widened(a);
-    if (a.bias != nullptr && a.in == DType::F32) kernels_.add_bias(a.out, a.c, a.c_pitch, a.in, a.bias, a.m, a.n, workers_);
+    if (a.bias != nullptr && a.in == DType::F32 && !is_narrow) kernels_.add_bias(a.out, a.c, a.c_pitch, a.in, a.bias, a.m, a.n, workers_);
     if (!a.gelu) return;
     if (a.c_pitch == a.n) return kernels_.gelu_forward(a.out, given.c, a.c, a.m * a.n, workers_);
     const std::size_t row_bytes = static_cast<std::size_t>(a.c_pitch) * core::size_of(a.out);

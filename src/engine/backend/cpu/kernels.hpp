@@ -58,7 +58,11 @@ struct Kernels {
   void (*decomposed_gain)(const DecomposedGain&, Workers& workers);
   void (*scale_columns)(const ScaleColumns&, Workers& workers);
   void (*column_dot)(const ColumnDot&, Workers& workers);
+  void (*few_rows)(const Matmul&, Scratch&);  // products that takes_few_rows(), with bias, without gelu; pitches are filled in
 };
+
+// Products that are as fast as their weights can be read, which is how text is written: a library would copy the weights first.
+inline bool takes_few_rows(const Matmul& a) { return !a.transpose_a && a.m <= 8; }
 
 // x86-64-v2 (SSE4.2), v3 (AVX2, FMA), v4 (AVX-512).
 const Kernels& kernels_v2();

@@ -1,6 +1,6 @@
-// Attention of one new position of each sequence against its cache, for drawing text. One block for a group of heads that share
-// their keys: stores the new key and value in the cache, then for each head its warps walk the cached keys, each with its own
-// online softmax, and merge.
+// Attention of new positions of sequences against their caches, for drawing text. The new keys and values are stored first, by a
+// kernel of its own: positions of one sequence see each other. Then one block for a group of heads that share their keys: for each
+// head its warps walk the cached keys, each with its own online softmax, and merge.
 #include "engine/backend/cuda/attention.cuh"
 #include "engine/backend/cuda/kernels.hpp"
 
@@ -8,21 +8,32 @@ namespace pgtrain::engine::backend::gpu {
 namespace {
 constexpr int kWarps = 4, kThreads = kWarps * kWarp, kPerLane = kLargestHead / kWarp;
 
+template <class T> __device__ int64_t cache_of(const AttentionDecode<T> &a, int row, int kv_head) {
+    const int slot = a.slots != nullptr ? a.slots[row] : row;
+    return int64_t(slot) * a.context * a.kv_heads * a.head_size + kv_head * a.head_size;
+}
+
+template <class T> __global__ void __launch_bounds__(kThreads) attention_store_kernel(AttentionDecode<T> a) {
+    const int kv_head = blockIdx.x, sequence = blockIdx.y, size = a.head_size, pitch = a.kv_heads * size;
+    const T *new_key = a.qkv + int64_t(sequence) * (a.heads + 2 * a.kv_heads) * size + (a.heads + kv_head) * size;
+    const int64_t place = cache_of(a, sequence, kv_head) + int64_t(a.positions[sequence]) * pitch;
+    for (int c = threadIdx.x; c < size; c += kThreads) {
+        a.key_cache[place + c] = new_key[c];
+        a.value_cache[place + c] = new_key[pitch + c];
+    }
+}
+
 template <class T> __global__ void __launch_bounds__(kThreads) attention_decode_kernel(AttentionDecode<T> a) {
     __shared__ float warp_out[kWarps][kLargestHead], warp_top[kWarps], warp_total[kWarps];
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, kv_head = blockIdx.x, sequence = blockIdx.y;
     const int size = a.head_size, group = a.heads / a.kv_heads, position = a.positions[sequence], pitch = a.kv_heads * size;
-    const T *row = a.qkv + int64_t(sequence) * (a.heads + 2 * a.kv_heads) * size, *new_key = row + (a.heads + kv_head) * size;
-    const int64_t cache = int64_t(sequence) * a.context * pitch + kv_head * size;
-    T *keys = a.key_cache + cache, *values = a.value_cache + cache;
-    for (int c = threadIdx.x; c < size; c += kThreads) {
-        keys[int64_t(position) * pitch + c] = new_key[c];
-        values[int64_t(position) * pitch + c] = new_key[pitch + c];
-    }
+    const T *row = a.qkv + int64_t(sequence) * (a.heads + 2 * a.kv_heads) * size;
+    const int64_t cache = cache_of(a, sequence, kv_head);
+    const T *keys = a.key_cache + cache, *values = a.value_cache + cache;
     const int first = a.window > 0 ? max(0, position - a.window + 1) : 0;
 
     for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
-        __syncthreads();  // the cache is written, and the merge of the head before is read
+        __syncthreads();  // the merge of the head before is read
         float query[kPerLane], out[kPerLane];
 #pragma unroll
         for (int j = 0; j < kPerLane; j++) {
@@ -71,6 +82,7 @@ template <class T> __global__ void __launch_bounds__(kThreads) attention_decode_
 }  // namespace
 
 template <class T> void attention_decode(const AttentionDecode<T> &a, cudaStream_t stream) {
+    launch("attention_store", attention_store_kernel<T>, dim3(unsigned(a.kv_heads), unsigned(a.sequences)), kThreads, 0, stream, a);
     launch("attention_decode", attention_decode_kernel<T>, dim3(unsigned(a.kv_heads), unsigned(a.sequences)), kThreads, 0, stream, a);
 }
 template void attention_decode(const AttentionDecode<float> &, cudaStream_t);

@@ -225,7 +225,7 @@ class CudaBackend final : public Backend {
         require_groups(a.heads, a.kv_heads, a.window);
         with_type(a.type, [&](auto *t) {
             using T = std::remove_pointer_t<decltype(t)>;
-            gpu::attention_decode(gpu::AttentionDecode<T>{as(t, a.qkv), as(t, a.keys), as(t, a.values), as(t, a.out), a.positions, int(a.sequences),
+            gpu::attention_decode(gpu::AttentionDecode<T>{as(t, a.qkv), as(t, a.keys), as(t, a.values), as(t, a.out), a.positions, a.slots, int(a.sequences),
                                                           int(a.context), int(a.heads), kv_heads_of(a), int(a.head_size), int(a.window), a.scale},
                                   device_.stream());
         });

@@ -34,10 +34,11 @@ template <class T> struct AttentionBackward {
 template <class T> void attention_backward(const AttentionBackward<T> &a, cudaStream_t stream);
 
 template <class T> struct AttentionDecode {
-    const T *qkv;                // [sequences, (heads + 2 * kv_heads) * head_size], the new position of each sequence
-    T *key_cache, *value_cache;  // [sequences, context, kv_heads * head_size]; the new positions are stored
+    const T *qkv;                // [sequences, (heads + 2 * kv_heads) * head_size], new positions
+    T *key_cache, *value_cache;  // [slots, context, kv_heads * head_size]; the new positions are stored
     T *out;                      // [sequences, heads * head_size]
     const int32_t *positions;    // [sequences]
+    const int32_t *slots;        // [sequences] whose caches; null: of their own number
     int sequences, context, heads, kv_heads, head_size, window;
     float scale;
 };

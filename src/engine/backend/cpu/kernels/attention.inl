@@ -280,7 +280,8 @@ template <class T>
 void attention_decode_head(const AttentionDecode& a, std::int64_t sequence, std::int64_t head, float* memory) {
   const std::int64_t kv_heads = kv_heads_of(a), pitch = kv_heads * a.head_size, position = a.positions[sequence];
   const std::int64_t first = a.window > 0 ? std::max<std::int64_t>(0, position - a.window + 1) : 0, count = position + 1 - first;
-  const std::int64_t cached = (sequence * a.context + first) * pitch + head / (a.heads / kv_heads) * a.head_size;
+  const std::int64_t slot = a.slots != nullptr ? a.slots[sequence] : sequence;
+  const std::int64_t cached = (slot * a.context + first) * pitch + head / (a.heads / kv_heads) * a.head_size;
   const T* q = static_cast<const T*>(a.qkv) + sequence * (a.heads + 2 * kv_heads) * a.head_size + head * a.head_size;
   const T *keys = static_cast<const T*>(a.keys) + cached, *values = static_cast<const T*>(a.values) + cached;
   float top = -INFINITY;
@@ -310,7 +311,7 @@ void attention_decode(const AttentionDecode& a, Scratch& scratch) {
     std::int64_t work = 0;
     for (std::int64_t s = 0; s < a.sequences; ++s) {
       const T* k = static_cast<const T*>(a.qkv) + s * (a.heads * a.head_size + 2 * pitch) + a.heads * a.head_size;
-      const std::int64_t row = (s * a.context + a.positions[s]) * pitch;
+      const std::int64_t row = ((a.slots != nullptr ? a.slots[s] : s) * a.context + a.positions[s]) * pitch;
       std::memcpy(static_cast<void*>(static_cast<T*>(a.keys) + row), k, static_cast<std::size_t>(pitch) * sizeof(T));
       std::memcpy(static_cast<void*>(static_cast<T*>(a.values) + row), k + pitch, static_cast<std::size_t>(pitch) * sizeof(T));
       work += (a.positions[s] + 1) * a.heads * a.head_size;
