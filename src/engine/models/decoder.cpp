@@ -17,6 +17,8 @@ DecoderSize whole(DecoderSize size, const ModelConfig& config) {
 
 bool is_gpt2(const ModelConfig& config) { return config.family == Family::Gpt2; }
 std::int64_t rank_of(const Tuning& tuning) { return tuning.adapters ? tuning.adapters->rank : 0; }
+bool is_decomposed(const Tuning& tuning) { return tuning.adapters && tuning.adapters->is_weight_decomposed; }
+std::string module_of(const std::string& weight) { return weight.substr(0, weight.rfind('.')); }
 
 }  // namespace
 
@@ -25,6 +27,9 @@ struct Decoder::Layout {
   std::uint64_t bytes = 0;
   std::vector<std::uint64_t> keys, values;
   std::uint64_t stream, other, normed, wide, hidden, low, last, matrix, statistics, more_statistics, logits, table, ids, positions, slots;
+  // Of decomposed weights: each module's gains, and what they are made with.
+  std::vector<std::pair<std::string, std::uint64_t>> gains;
+  std::uint64_t norm = 0, overlap = 0, gram = 0;
 
   Layout(const ModelConfig& config, const Tuning& tuning, core::DType type, const DecoderSize& size) {
     const std::uint64_t element = core::size_of(type);
@@ -50,6 +55,18 @@ struct Decoder::Layout {
     ids = take(static_cast<std::uint64_t>(size.rows) * sizeof(std::int32_t));
     positions = take(static_cast<std::uint64_t>(size.rows) * sizeof(std::int32_t));
     slots = take(static_cast<std::uint64_t>(size.rows) * sizeof(std::int32_t));
+    if (is_decomposed(tuning)) place_gains(config, tuning);
+  }
+  void place_gains(const ModelConfig& config, const Tuning& tuning) {
+    const auto floats = [&](std::int64_t count) { return take(static_cast<std::uint64_t>(count) * sizeof(float)); };
+    std::unordered_map<std::string, std::int64_t> widths;
+    for (const ModelWeight& weight : model_weights(config)) widths.emplace(weight.name, weight.is_in_out ? weight.shape.back() : weight.shape[0]);
+    std::int64_t widest = 0;
+    for (const AdapterSpec& spec : adapter_specs(config, *tuning.adapters)) {
+      widest = std::max(widest, spec.out);
+      if (gains.empty() || gains.back().first != module_of(spec.weight)) gains.emplace_back(module_of(spec.weight), floats(widths.at(spec.weight)));
+    }
+    norm = floats(widest), overlap = floats(widest * rank_of(tuning)), gram = floats(rank_of(tuning) * rank_of(tuning));
   }
   std::uint64_t take(std::uint64_t size) {
     const std::uint64_t at = bytes;
@@ -75,6 +92,7 @@ Decoder::Decoder(const ModelConfig& config, const Tuning& tuning, graph::Paramet
   statistics_ = static_cast<float*>(at(layout.statistics)), more_statistics_ = static_cast<float*>(at(layout.more_statistics));
   logits_ = static_cast<float*>(at(layout.logits)), table_ = static_cast<float*>(at(layout.table));
   ids_ = static_cast<std::int32_t*>(at(layout.ids)), positions_ = static_cast<std::int32_t*>(at(layout.positions)), slots_ = static_cast<std::int32_t*>(at(layout.slots));
+  find_gains(memory_, layout);
   if (is_gpt2(config_)) return;
   const std::vector<float> table = rope_table(config_, size_.positions);
   backend_.upload(table_, table.data(), table.size() * sizeof(float));
@@ -93,31 +111,62 @@ void Decoder::find_weights(const Tuning& tuning) {
     }
   for (const ModelWeight& weight : model_weights(config_)) {
     if (!weight.is_linear) continue;
-    const std::string module = weight.name.substr(0, weight.name.rfind('.'));
+    const std::string module = module_of(weight.name);
     Linear& linear = linears_[module];
     linear.in = weight.shape[weight.is_in_out ? 0 : 1], linear.out = weight.shape[weight.is_in_out ? 1 : 0], linear.is_in_out = weight.is_in_out;
+    // In 4 bits every matrix lies as [out, in].
     if (const auto found = quantized.find(weight.name); found != quantized.end())
-      linear.quantized = found->second;
+      linear.quantized = found->second, linear.is_in_out = false;
     else
       linear.weight = weights_.at(weight.name);
     if (const auto bias = weights_.find(module + ".bias"); bias != weights_.end()) linear.bias = bias->second;
   }
   if (!tuning.adapters) return;
-  for (const AdapterSpec& spec : adapter_specs(config_, *tuning.adapters))
-    linears_.at(spec.weight.substr(0, spec.weight.rfind('.')))
-        .uses.push_back({weights_.at(spec.module + ".lora_A.weight"), weights_.at(spec.module + ".lora_B.weight"), spec.out, spec.column});
+  std::unordered_map<std::string, const float*> magnitudes;
+  for (const graph::Parameter& parameter : store_.parameters())
+    if (parameter.name.ends_with(".lora_magnitude_vector")) magnitudes.emplace(parameter.name, store_.weights() + parameter.offset);
+  for (const AdapterSpec& spec : adapter_specs(config_, *tuning.adapters)) {
+    const auto magnitude = magnitudes.find(spec.module + ".lora_magnitude_vector");
+    linears_.at(module_of(spec.weight))
+        .uses.push_back({weights_.at(spec.module + ".lora_A.weight"), weights_.at(spec.module + ".lora_B.weight"), magnitude == magnitudes.end() ? nullptr : magnitude->second,
+                         spec.out, spec.column});
+  }
+}
+
+// The gains of decomposed weights stay as they are while the decoder lives.
+void Decoder::find_gains(char* memory, const Layout& layout) {
+  auto *norm = reinterpret_cast<float*>(memory + layout.norm), *overlap = reinterpret_cast<float*>(memory + layout.overlap), *gram = reinterpret_cast<float*>(memory + layout.gram);
+  for (const auto& [module, place] : layout.gains) {
+    Linear& layer = linears_.at(module);
+    layer.gain = reinterpret_cast<float*>(memory + place);
+    const std::vector<float> ones(static_cast<std::size_t>(layer.out), 1.0f);
+    backend_.upload(layer.gain, ones.data(), ones.size() * sizeof(float));
+    const std::int64_t pitch = layer.is_in_out ? layer.out : layer.in;
+    const void* matrix = matrix_of(layer);
+    for (const Use& use : layer.uses) {
+      const std::int64_t first = layer.is_in_out ? use.column : use.column * layer.in;
+      const void* part = static_cast<const char*>(matrix) + static_cast<std::size_t>(first) * core::size_of(type_);
+      backend_.matmul({.m = rank_, .n = rank_, .k = layer.in, .transpose_b = true, .a = use.down, .b = use.down, .c = gram, .in = type_, .out = core::DType::F32});
+      backend_.matmul({.m = use.out, .n = rank_, .k = layer.in, .transpose_a = layer.is_in_out, .transpose_b = true, .a = part, .b = use.down, .c = overlap, .a_pitch = pitch,
+                       .in = type_, .out = core::DType::F32});
+      backend_.decomposed_gain({.type = type_, .gain = layer.gain + use.column, .norm = norm, .magnitude = use.magnitude, .weight = part, .up = use.up, .overlap = overlap,
+                                .gram = gram, .out = use.out, .in = layer.in, .rank = rank_, .pitch = pitch, .scale = scale_, .is_in_out = layer.is_in_out});
+    }
+  }
+}
+
+const void* Decoder::matrix_of(const Linear& layer) {
+  if (layer.quantized == nullptr) return layer.weight;
+  store_.dequantize(*layer.quantized, matrix_);
+  return matrix_;
 }
 
 void Decoder::linear(const void* x, const std::string& name, std::int64_t rows, void* y, bool has_gelu) {
   const Linear& layer = linears_.at(name);
-  const void* matrix = layer.weight;
-  if (layer.quantized != nullptr) {
-    store_.dequantize(*layer.quantized, matrix_);
-    matrix = matrix_;
-  }
   // With adapters the activation follows their sum.
   const bool is_apart = has_gelu && !layer.uses.empty();
-  backend_.matmul({.m = rows, .n = layer.out, .k = layer.in, .transpose_b = !layer.is_in_out, .a = x, .b = matrix, .c = y, .in = type_, .out = type_, .bias = layer.bias,
+  backend_.matmul({.m = rows, .n = layer.out, .k = layer.in, .transpose_b = !layer.is_in_out, .a = x, .b = matrix_of(layer), .c = y, .in = type_, .out = type_,
+                   .bias = layer.gain == nullptr ? layer.bias : nullptr,
                    .gelu = has_gelu && !is_apart});
   for (const Use& use : layer.uses) {
     backend_.matmul({.m = rows, .n = rank_, .k = layer.in, .transpose_b = true, .a = x, .b = use.down, .c = low_, .in = type_, .out = type_});
@@ -125,6 +174,7 @@ void Decoder::linear(const void* x, const std::string& name, std::int64_t rows, 
                      .c = static_cast<char*>(y) + static_cast<std::size_t>(use.column) * core::size_of(type_), .c_pitch = layer.out, .in = type_, .out = type_, .alpha = scale_,
                      .beta = 1.0f});
   }
+  if (layer.gain != nullptr) backend_.scale_columns({.type = type_, .y = y, .x = y, .gain = layer.gain, .bias = layer.bias, .rows = rows, .width = layer.out});
   if (is_apart) backend_.gelu_forward(type_, y, y, rows * layer.out);
 }
 

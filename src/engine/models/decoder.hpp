@@ -48,6 +48,7 @@ class Decoder {
   struct Layout;
   struct Use {
     const void *down, *up;
+    const float* magnitude;  // null: the weight is not decomposed
     std::int64_t out, column;
   };
   struct Linear {
@@ -57,6 +58,7 @@ class Decoder {
     std::int64_t in = 0, out = 0;
     bool is_in_out = false;
     std::vector<Use> uses;
+    float* gain = nullptr;  // of each output, where adapters decompose the weight
   };
   struct Row {
     std::int32_t token, position, slot;
@@ -66,6 +68,8 @@ class Decoder {
   };
 
   void find_weights(const Tuning& tuning);
+  void find_gains(char* gains, const Layout& layout);
+  const void* matrix_of(const Linear& layer);
   void check(const std::vector<Piece>& pieces) const;
   void pass(const Row* rows, std::int64_t count);
   void embed(const Row* rows, std::int64_t count);

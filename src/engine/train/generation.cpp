@@ -4,6 +4,8 @@
 #include <algorithm>
 
 #include "engine/core/error.hpp"
+#include "engine/io/file.hpp"
+#include "engine/train/adapter_files.hpp"
 #include "engine/train/base_model.hpp"
 #include "engine/train/model_tokenizer.hpp"
 
@@ -21,12 +23,21 @@ core::DType choose_type(const GenerateOptions& options, const models::ModelConfi
   return config.stored_type == "float32" ? core::DType::F32 : backend.info().best_dtype;
 }
 
+// The folder of the weights that everything else lies on.
+const std::string& model_folder(const ModelFiles& files, bool is_adapter) {
+  if (!is_adapter) return files.folder.empty() ? files.base_folder : files.folder;
+  if (files.base_folder.empty())
+    throw core::Error("model_invalid", files.folder + ": holds an adapter, and no base model is given", "", "Give the model that the adapter was trained on.");
+  return files.base_folder;
+}
+
 }  // namespace
 
 std::vector<GenerateResult> generate(const ModelFiles& files, const std::vector<std::string>& prompts, const GenerateOptions& options, backend::Backend& backend,
                                      const std::function<bool()>& stop, const PieceObserver& observer) {
   check_generate_options(options);
-  const auto source = open_base(files.folder.empty() ? files.base_folder : files.folder);
+  const bool is_adapter = !files.folder.empty() && io::file_exists(files.folder + "/" + kAdapterConfigFile);
+  const auto source = open_base(model_folder(files, is_adapter));
   const models::ModelConfig& config = source->config();
   const tokenizers::Tokenizer tokenizer = open_tokenizer(*source);
   const auto chat_template = options.is_chat ? open_chat_template(*source, options.chat_template) : std::nullopt;
@@ -40,14 +51,17 @@ std::vector<GenerateResult> generate(const ModelFiles& files, const std::vector<
 
   models::Tuning tuning;
   tuning.is_frozen = true;
+  std::optional<AdapterFolder> adapter;
+  if (is_adapter) tuning.adapters = adapter.emplace(files.folder, config).options();
   const graph::Graph graph = models::build_model(config, tuning, choose_type(options, config, backend), 1, 1);
   graph::ParameterStore store(graph, backend, graph::Mode::Evaluate);
-  models::load_weights(*source, tuning, 0, store, [&] {
-    if (stop) (void)stop();
-  });
+  bool is_stopped = false;
+  models::load_weights(*source, tuning, 0, store, [&] { is_stopped = is_stopped || (stop && stop()); });
+  if (adapter) adapter->load(store);
   const auto sequences = static_cast<std::int64_t>(std::min(prompts.size(), kMostAtOnce));
   models::Decoder decoder(config, tuning, store, {.sequences = sequences, .positions = static_cast<std::int64_t>(longest) + options.max_tokens, .rows = kRowsAtOnce});
-  return write_texts(decoder, sequences, config, tokenizer, std::move(encoded), options, stop, observer);
+  const auto stop_since_then = [&] { return is_stopped || (stop && stop()); };
+  return write_texts(decoder, sequences, config, tokenizer, std::move(encoded), options, stop_since_then, observer);
 }
 
 }  // namespace pgtrain::engine::train

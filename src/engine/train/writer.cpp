@@ -43,13 +43,15 @@ class AnswerText {
     bytes_ = whole.size() > lead_ ? whole.substr(lead_) : std::string();
     std::size_t cut = std::string::npos;
     for (const std::string& stop : *stops_) cut = std::min(cut, bytes_.find(stop, std::max(sent_, before > stop.size() ? before - stop.size() : 0)));
-    if (cut != std::string::npos) bytes_.resize(cut);
-    return cut == std::string::npos;
+    is_cut_ = cut != std::string::npos;
+    if (is_cut_) bytes_.resize(cut);
+    return !is_cut_;
   }
 
   // What can be told: whole characters that no stop string can begin in, or at the end everything.
   std::string take(bool is_end) {
-    std::size_t sure = std::max(sent_, core::complete_utf8_prefix(bytes_));
+    // What a stop string follows will not become whole any more.
+    std::size_t sure = is_cut_ ? bytes_.size() : std::max(sent_, core::complete_utf8_prefix(bytes_));
     if (!is_end) sure = std::max(sent_, std::min(sure, core::complete_utf8_prefix(std::string_view(bytes_).substr(0, bytes_.size() - possible_stop()))));
     const std::string out = core::repair_utf8(std::string_view(bytes_).substr(sent_, sure - sent_));
     sent_ = sure;
@@ -72,6 +74,7 @@ class AnswerText {
   std::size_t lead_;
   std::string bytes_;
   std::size_t sent_ = 0;
+  bool is_cut_ = false;
 };
 
 class Writer {

@@ -128,14 +128,17 @@ void expect_equal(const ModelConfig& config, const Tuning& tuning, core::DType t
   EXPECT_THROW(decoder.accept({{kSequences, {1}}}, nullptr), core::Error);
 }
 
-std::vector<Tuning> tunings() {
+std::vector<Tuning> tunings(const std::string& type) {
   Tuning plain, frozen, adapted, quantized;
   frozen.is_frozen = true;
   adapted.adapters.emplace();
   adapted.adapters->rank = 3, adapted.adapters->alpha = 5, adapted.adapters->dropout = 0.5, adapted.adapters->targets = {"all-linear"};
   quantized = adapted;
   quantized.is_quantized = true;
-  return {plain, frozen, adapted, quantized};
+  Tuning decomposed = adapted, both = quantized;
+  decomposed.adapters->is_weight_decomposed = both.adapters->is_weight_decomposed = true;
+  both.adapters->targets = type == "gpt2" ? std::vector<std::string>{"c_fc", "c_attn"} : std::vector<std::string>{"v_proj", "down_proj"};
+  return {plain, frozen, adapted, quantized, decomposed, both};
 }
 
 TEST(Decoder, EqualsTheWholePassInBatchesAndPieces) {
@@ -143,7 +146,7 @@ TEST(Decoder, EqualsTheWholePassInBatchesAndPieces) {
   SCOPED_TRACE(seed);
   std::mt19937 random(seed);
   NaiveBackend naive;
-  for (const char* type : {"gpt2", "llama", "mistral", "qwen3"}) expect_equal(small(type), tunings()[random() % 4], core::DType::F32, naive, 1e-6, random);
+  for (const char* type : {"gpt2", "llama", "mistral", "qwen3"}) expect_equal(small(type), tunings(type)[random() % 6], core::DType::F32, naive, 1e-6, random);
   for (const char* set : {"", "x86-64-v3", "x86-64-v2"}) {
     std::unique_ptr<backend::Backend> device;
     try {
@@ -152,7 +155,7 @@ TEST(Decoder, EqualsTheWholePassInBatchesAndPieces) {
       continue;  // this processor is older
     }
     for (const char* type : {"gpt2", "llama", "mistral", "qwen3"})
-      for (const Tuning& tuning : tunings()) {
+      for (const Tuning& tuning : tunings(type)) {
         if (*set != 0 && random() % 4 != 0) continue;
         expect_equal(small(type), tuning, core::DType::F32, *device, 1e-5, random);
         expect_equal(small(type), tuning, core::DType::Bf16, *device, 3e-2, random);
@@ -172,12 +175,14 @@ class CountingBackend : public NaiveBackend {
 
 TEST(Decoder, HoldsWhatItPlans) {
   for (const char* type : {"gpt2", "qwen3"})
-    for (const Tuning& tuning : tunings())
+    for (const Tuning& tuning : tunings(type))
       for (const DecoderSize& size : {DecoderSize{}, DecoderSize{3, 5, 2}, DecoderSize{2, 100, 64}}) {
         CountingBackend device;
         const ModelConfig config = small(type);
         const graph::Graph graph = build_model(config, tuning, core::DType::F32, 1, 1);
         graph::ParameterStore store(graph, device, graph::Mode::Evaluate);
+        std::mt19937 random(1);
+        fill(store, random);
         device.asked = 0;
         const Decoder decoder(config, tuning, store, size);
         EXPECT_EQ(device.asked, Decoder::planned_bytes(config, tuning, core::DType::F32, size));
