@@ -21,17 +21,22 @@ core::DType choose_precision(const TrainingOptions& options, const backend::Back
   return options.precision == "bf16" ? core::DType::Bf16 : core::DType::F32;
 }
 
-MemoryPlan plan_model(const TrainingOptions& resolved, const models::ModelConfig& config, core::DType compute, const backend::Backend& backend) {
+graph::Recompute recompute_of(const MemoryPlan& plan) { return plan.recompute == "blocks" ? graph::Recompute::Blocks : graph::Recompute::None; }
+
+namespace {
+
+MemoryPlan plan_with(const TrainingOptions& resolved, const models::ModelConfig& config, core::DType compute, const backend::Backend& backend, const std::string& recompute) {
   if (resolved.context > config.context)
     throw core::Error("config_invalid", "context: " + std::to_string(resolved.context) + " is more than the " + std::to_string(config.context) + " tokens that the model sees", "",
                       "Give at most " + std::to_string(config.context) + ".");
   const models::Tuning tuning = tuning_of(resolved);
   const graph::Graph graph = models::build_model(config, tuning, compute, resolved.batch_size, resolved.context);
-  const graph::MemoryUse use = graph::plan_memory(graph, graph::Mode::Train, backend, optimizer_memory(graph, optimizer_of(resolved), backend));
   MemoryPlan plan;
+  plan.recompute = recompute;
+  const graph::MemoryUse use =
+      graph::plan_memory(graph, graph::Mode::Train, backend, optimizer_memory(graph, optimizer_of(resolved), backend), recompute_of(plan));
   plan.parameters = models::count_parameters(config);
   plan.trained_parameters = static_cast<std::uint64_t>(graph.parameter_count());
-  plan.recompute = "none";
   plan.weight_bytes = use.weight_bytes;
   plan.gradient_bytes = use.gradient_bytes;
   plan.optimizer_bytes = use.optimizer_bytes;
@@ -48,10 +53,25 @@ MemoryPlan plan_model(const TrainingOptions& resolved, const models::ModelConfig
   return plan;
 }
 
-void check_fits(const TrainingOptions& resolved, const MemoryPlan& plan, const backend::Backend& backend) {
+std::uint64_t memory_limit(const TrainingOptions& resolved, const backend::Backend& backend) {
   const std::uint64_t device = backend.info().memory_bytes;
   const bool is_limited = resolved.memory_limit_bytes > 0 && (device == 0 || resolved.memory_limit_bytes < device);
-  const std::uint64_t limit = is_limited ? resolved.memory_limit_bytes : device;
+  return is_limited ? resolved.memory_limit_bytes : device;
+}
+
+}  // namespace
+
+MemoryPlan plan_model(const TrainingOptions& resolved, const models::ModelConfig& config, core::DType compute, const backend::Backend& backend) {
+  if (resolved.recompute != "auto") return plan_with(resolved, config, compute, backend, resolved.recompute);
+  // The least that fits.
+  const MemoryPlan plan = plan_with(resolved, config, compute, backend, "none");
+  const std::uint64_t limit = memory_limit(resolved, backend);
+  return limit == 0 || plan.peak_bytes <= limit ? plan : plan_with(resolved, config, compute, backend, "blocks");
+}
+
+void check_fits(const TrainingOptions& resolved, const MemoryPlan& plan, const backend::Backend& backend) {
+  const std::uint64_t limit = memory_limit(resolved, backend);
+  const bool is_limited = resolved.memory_limit_bytes > 0 && limit == resolved.memory_limit_bytes;
   if (limit == 0 || plan.peak_bytes <= limit) return;
   throw core::Error("out_of_memory", "the run needs " + mebibytes(plan.peak_bytes) + ", " + backend.info().name + " has " + mebibytes(limit) + (is_limited ? " allowed" : ""),
                     "weights " + mebibytes(plan.weight_bytes) + ", gradients " + mebibytes(plan.gradient_bytes) + ", optimiser " + mebibytes(plan.optimizer_bytes) +

@@ -27,6 +27,7 @@ namespace pgtrain::engine::train {
 
 core::DType choose_precision(const TrainingOptions& options, const backend::Backend& backend);
 MemoryPlan plan_model(const TrainingOptions& resolved, const models::ModelConfig& config, core::DType compute, const backend::Backend& backend);
+graph::Recompute recompute_of(const MemoryPlan& plan);
 // out_of_memory with the numbers when the plan is over the limit of the options or of the device.
 void check_fits(const TrainingOptions& resolved, const MemoryPlan& plan, const backend::Backend& backend);
 

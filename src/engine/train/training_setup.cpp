@@ -107,7 +107,7 @@ void TrainingRun::prepare_model() {
   result_.parameters = plan.parameters;
   const graph::Graph graph = models::build_model(config_, tuning_, compute_, options_.batch_size, options_.context);
   store_ = std::make_unique<graph::ParameterStore>(graph, backend_, graph::Mode::Train);
-  executor_ = std::make_unique<graph::Executor>(graph, *store_, graph::Mode::Train);
+  executor_ = std::make_unique<graph::Executor>(graph, *store_, graph::Mode::Train, recompute_of(plan));
   optimizer_ = std::make_unique<Optimizer>(*store_, optimizer_of(options_));
   if (base_ != nullptr) models::load_weights(*base_, tuning_, options_.seed, *store_, [this] { poll(); });
   else if (resumed_ == nullptr) models::draw_weights(config_, options_.seed, *store_, [this] { poll(); });

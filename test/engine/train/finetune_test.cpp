@@ -148,6 +148,22 @@ TEST_F(FineTuning, EveryMethodLowersTheHeldOutLossWithinItsPlan) {
   }
 }
 
+TEST_F(FineTuning, ForgetsActivationsWhereTheyDoNotFit) {
+  TrainingOptions asked = options("lora");
+  const MemoryPlan all = plan_training(asked, *device_);
+  EXPECT_EQ(all.recompute, "none");
+  asked.recompute = "blocks";
+  const MemoryPlan least = plan_training(asked, *device_);
+  ASSERT_LT(least.peak_bytes, all.peak_bytes);
+  asked.recompute = "auto", asked.memory_limit_bytes = least.peak_bytes;
+  EXPECT_EQ(plan_training(asked, *device_).recompute, "blocks");
+  const auto tight = run(asked, questions(60)), roomy = run(options("lora"), questions(60));
+  EXPECT_LE(tight->result.peak_bytes, least.peak_bytes);
+  EXPECT_EQ(tight->file("adapter_model.safetensors"), roomy->file("adapter_model.safetensors"));
+  asked.memory_limit_bytes = least.peak_bytes - 1;
+  EXPECT_THROW(run(asked, questions(60)), core::Error);
+}
+
 TEST_F(FineTuning, AnAdapterComesBackWithItsOptions) {
   const auto found = run(options("lora"), questions(60));
   const AdapterFolder adapter(found->folder.path(), small_llama());
