@@ -27,8 +27,8 @@ engine::train::TrainingOptions training_options(const protocol::RunConfig& confi
   engine::train::TrainingOptions options;
   if (!job.base.empty()) options.base_folder = kBaseFolder;
   options.base_config = job.base_config;
-  options.base_name = job.base_name.empty() ? config.text("base_model") : job.base_name;
   options.template_time = job.submitted_at;
+  options.base_name = job.base_name.empty() ? config.text("base_model") : job.base_name;
   options.method = config.text("method");
   options.objective = config.text("objective");
   options.dpo_beta = config.real("dpo_beta");

@@ -10,6 +10,8 @@
 #include "engine/core/error.hpp"
 #include "engine/core/sha256.hpp"
 #include "engine/train/base_model.hpp"
+#include "engine/train/evaluation.hpp"
+#include "engine/train/generation.hpp"
 #include "trainer/options.hpp"
 #include "trainer/report.hpp"
 #include "trainer/sandbox.hpp"
@@ -146,33 +148,61 @@ void train_or_plan(const down::Job& job, Channel& channel) {
   report_result(channel, result);
 }
 
-void generate(const down::Job& job, Channel& channel) {
-  frozen_config(job);
-  if (job.model.empty()) throw Error("model_missing", "the job names no model files", "", "Give a run or model that has been trained.");
+// The files of a trained model, or those of the base model, or both.
+train::ModelFiles model_files(const down::Job& job, Channel& channel) {
+  if (job.model.empty() && job.base.empty()) throw Error("model_missing", "the job names no model files", "", "Give a run or model that has been trained.");
   for (const InputFile& file : job.model) check_input(file, "model_invalid", channel);
+  check_base(job, channel);
+  train::ModelFiles files;
+  if (!job.base.empty()) files.base_folder = kBaseFolder;
+  if (job.model.empty()) return files;
+  const std::string& first = job.model.front().name;
+  const size_t slash = first.rfind('/');
+  files.folder = slash == std::string::npos ? "." : first.substr(0, slash);
+  return files;
+}
+
+void generate(const down::Job& job, Channel& channel) {
+  const RunConfig config = frozen_config(job);
+  const train::ModelFiles files = model_files(job, channel);
   const auto device = open_device(job);
   train::GenerateOptions options;
+  options.is_chat = job.generate.kind == PromptKind::Messages;
+  options.chat_template = config.text("chat_template");
   options.max_tokens = static_cast<int>(job.generate.max_tokens);
   options.temperature = job.generate.temperature;
   options.top_k = static_cast<int>(job.generate.top_k);
   options.top_p = job.generate.top_p;
+  options.min_p = job.generate.min_p;
+  options.repetition_penalty = job.generate.repetition_penalty;
+  options.stop = job.generate.stop;
   options.seed = job.generate.seed;
-  const std::string& first = job.model.front().name;
-  const size_t slash = first.rfind('/');
-  const std::string folder = slash == std::string::npos ? "." : first.substr(0, slash);
   const auto is_stopped = [&channel] {
     channel.worked();
     return channel.stop_requested() != Stop::None;
   };
+  const auto tell = [&channel](size_t prompt, const std::string& text, const train::GenerateResult& so_far) {
+    channel.send(up::Piece{static_cast<uint32_t>(prompt), text, so_far.end_reason, static_cast<uint32_t>(so_far.prompt_tokens), static_cast<uint32_t>(so_far.tokens)});
+  };
   up::Done done;
-  for (uint32_t i = 0; i < job.generate.prompts.size() && !is_stopped(); ++i) {
-    options.prompt = job.generate.prompts[i];
-    const auto result = train::generate(folder, options, *device, is_stopped);
-    if (is_stopped()) break;
-    channel.send(up::Piece{i, result.text, result.end_reason, 0, static_cast<uint32_t>(result.tokens)});
-    done.tokens += static_cast<uint64_t>(result.tokens);
-  }
+  for (const train::GenerateResult& answer : train::generate(files, job.generate.prompts, options, *device, is_stopped, tell)) done.tokens += static_cast<uint64_t>(answer.tokens);
   done.status = is_stopped() ? DoneStatus::Cancelled : DoneStatus::Completed;
+  channel.send(done);
+}
+
+void evaluate(const down::Job& job, Channel& channel) {
+  const RunConfig config = frozen_config(job);
+  const train::ModelFiles files = model_files(job, channel);
+  check_input(job.data, "data_invalid", channel);
+  const auto device = open_device(job);
+  const bool are_records = config.has_base_model() || job.model.empty();
+  const train::Evaluation found = train::evaluate(files, train::resolve(training_options(config, job)), are_records, job.data.name, ".", *device, [&channel] {
+    channel.worked();
+    if (channel.stop_requested() != Stop::None) throw Stopped{};
+  });
+  channel.send(up::Evaluation{EvaluationPhase::After, 0, found.loss, found.tokens, found.accuracy, found.samples});
+  up::Done done;
+  done.tokens = found.tokens;
   channel.send(done);
 }
 
@@ -197,7 +227,7 @@ ExitCode execute(const down::Job& job, Channel& channel) {
       case JobKind::Plan: train_or_plan(job, channel); break;
       case JobKind::Generate: generate(job, channel); break;
       case JobKind::Import: describe(job, channel); break;
-      case JobKind::Evaluate:
+      case JobKind::Evaluate: evaluate(job, channel); break;
       case JobKind::Export: throw Error("config_invalid", std::string("a job of kind ") + name_of(job.kind) + " is not known to this trainer");
     }
     return ExitCode::Done;

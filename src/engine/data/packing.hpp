@@ -88,6 +88,7 @@ class EvaluationStream {
   EvaluationStream(const TokenStore& store, int rows, int columns, LongSamples rule = LongSamples::Split)
       : store_(store), rows_(rows), columns_(columns), rule_(rule), cuts_(store.is_all_learned()) {}
   bool next(Batch& batch);  // false once all were shown
+  std::uint64_t samples() const { return document_ + (start_ > 0 ? 1 : 0); }  // shown so far, some perhaps in part
 
  private:
   int fill_row(Batch& batch, int row);  // columns taken

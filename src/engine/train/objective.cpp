@@ -33,6 +33,21 @@ void set_inputs(graph::Executor& executor, const data::Batch& batch) {
   executor.set_input("targets", batch.targets.data());
 }
 
+Evaluation measure(graph::Executor& executor, data::EvaluationStream& stream, std::uint64_t most_batches, const std::function<void()>& poll) {
+  Evaluation found;
+  data::Batch batch;
+  for (std::uint64_t i = 0; i < most_batches && stream.next(batch); ++i) {
+    poll();
+    set_inputs(executor, batch);
+    executor.forward();
+    found.loss += executor.loss_sum();
+    found.accuracy += executor.hit_sum();
+    found.tokens += batch.predictions;
+  }
+  if (found.tokens > 0) found.loss /= static_cast<double>(found.tokens), found.accuracy /= static_cast<double>(found.tokens);
+  return found;
+}
+
 namespace {
 
 data::StreamOptions stream_options(const TrainingOptions& options, std::uint64_t epochs) {
@@ -84,19 +99,9 @@ class NextToken final : public Objective {
 
   std::optional<Evaluation> evaluate(graph::Executor& executor, const std::function<void()>& poll) override {
     data::EvaluationStream stream(tokens_.held_out, options_.batch_size, options_.context, data::parse_long_samples(options_.long_samples));
-    Evaluation found;
-    data::Batch batch;
-    for (int i = 0; i < options_.evaluation_batches && stream.next(batch); ++i) {
-      poll();
-      set_inputs(executor, batch);
-      executor.forward();
-      found.loss += executor.loss_sum();
-      found.accuracy += executor.hit_sum();
-      found.tokens += batch.predictions;
-    }
+    Evaluation found = measure(executor, stream, static_cast<std::uint64_t>(options_.evaluation_batches), poll);
     if (found.tokens == 0) return std::nullopt;
-    found.loss /= static_cast<double>(found.tokens), found.accuracy /= static_cast<double>(found.tokens);
-    found.samples = tokens_.held_out_samples;
+    found.samples = stream.samples();
     return found;
   }
 
