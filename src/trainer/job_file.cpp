@@ -105,8 +105,11 @@ class Lines {
       job.base_name = base_;
       job.config.emplace_back("base_model", fs::path(base_).filename().string());
     }
-    if (!model_.empty())
-      for (const char* name : {"model.safetensors", "config.json", "tokenizer.json"}) job.model.push_back(input_file(model_ + "/" + name));
+    if (!model_.empty()) {
+      for (const char* name : {"model.safetensors", "config.json", "adapter_model.safetensors", "adapter_config.json", "tokenizer.json"})
+        if (fs::exists(model_ + "/" + name)) job.model.push_back(input_file(model_ + "/" + name));
+      if (job.model.empty()) throw Error("io_error", "there is no model in " + model_, "", "Give the working folder of a run that has completed.");
+    }
     if (job.kind == JobKind::Train && data_.empty())
       throw Error("config_invalid", path_ + " names no data", "", "Add a line text = FILE or data = FILE.");
     return result_;

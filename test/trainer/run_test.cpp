@@ -82,12 +82,24 @@ TEST(Run, GeneratesFromWhatWasTrained) {
   job.generate.max_tokens = 12;
   job.generate.seed = 1;
   const Transcript one = run_job(program, second, job), other = run_job(program, second, job);
-  ASSERT_EQ(one.pieces.size(), 1u);
+  const auto text_of = [](const Transcript& run) {
+    std::string text;
+    for (const up::Piece& piece : run.pieces) text += piece.text;
+    return text;
+  };
+  ASSERT_FALSE(one.pieces.empty());
   ASSERT_TRUE(one.done);
   EXPECT_GT(one.done->tokens, 0u);
   EXPECT_LE(one.done->tokens, 12u);
-  EXPECT_EQ(one.pieces[0].text, other.pieces.at(0).text);
-  EXPECT_NE(one.pieces[0].end_reason, "");
+  EXPECT_EQ(text_of(one), text_of(other));
+  EXPECT_NE(one.pieces.back().end_reason, "");
+  job.kind = JobKind::Evaluate;
+  job.data = second.write_samples({"the number 12", "the number 13 is odd"});
+  const Transcript measured = run_job(program, second, job);
+  ASSERT_EQ(measured.evaluations.size(), 1u);
+  EXPECT_EQ(measured.evaluations[0].samples, 2u);
+  EXPECT_EQ(measured.evaluations[0].tokens, 35u) << "each byte and each end";
+  EXPECT_GT(measured.evaluations[0].loss, 0);
   second.write("model.safetensors", "changed");
   const Transcript broken = run_job(program, second, job, 1);
   ASSERT_TRUE(broken.failed);
