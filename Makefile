@@ -67,6 +67,11 @@ check:
 fuzz:
 	@bash $(ROOT)/scripts/fuzz.sh $(if $(SECONDS),$(SECONDS),60)
 
+## check-interop only the tests beside other people's packages, and llama.cpp, which is built first (minutes)
+check-interop: deps
+	@bash $(ROOT)/scripts/test_python.sh build
+	@SUITES=cmake TESTS=_interop bash $(ROOT)/scripts/check.sh
+
 ## bench         the measured claims, each beside its peer
 bench: all
 	@bash $(ROOT)/bench/run.sh

