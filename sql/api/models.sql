@@ -1,4 +1,4 @@
--- Models, functions. publish_model is called by the training domain when a run has succeeded.
+-- Models, functions: those that run elsewhere, and favourites. Versions of local models are in model_files.sql, imports in imports.sql.
 
 create or replace function pgtrain.create_model(name text, kind text default 'external', provider text default null, model_id text default null,
     base_url text default null, context_length integer default null, max_tokens integer default null, temperature real default null,
@@ -39,32 +39,6 @@ exception when unique_violation then
     raise exception using errcode = '23505', message = format('you have a model "%s" already', name);
 end $$;
 comment on function pgtrain.create_model(text, text, text, text, text, integer, integer, real, real, text, jsonb) is 'Describes a model that runs elsewhere (external), or a template for everybody (reference)';
-
-create or replace function pgtrain_private.publish_model(run_id bigint, owner_id bigint, name text, metadata jsonb default '{}') returns bigint
-    language plpgsql set search_path = pg_catalog, pg_temp as $$
-#variable_conflict use_column
-declare
-    published bigint;
-    mark text;
-begin
-    select m.id into published from pgtrain.models m where m.run_id = publish_model.run_id;
-    if found then
-        return published;
-    end if;
-    -- A name that is taken, also by another worker at this moment, gets the run's number and then a count: publishing must not fail
-    -- a run that has succeeded.
-    for tried in 0..1000 loop
-        mark := case tried when 0 then '' when 1 then format(' (run %s)', publish_model.run_id) else format(' (run %s, %s)', publish_model.run_id, tried) end;
-        insert into pgtrain.models (owner_id, kind, name, run_id, metadata, context_length)
-        values (publish_model.owner_id, 'local', left(publish_model.name, 200 - length(mark)) || mark, publish_model.run_id,
-                coalesce(publish_model.metadata, '{}'), nullif((publish_model.metadata #>> '{config,context}')::integer, 0))
-        on conflict (owner_id, (name || '')) do nothing
-        returning id into published;
-        exit when found;
-    end loop;
-    return published;
-end $$;
-comment on function pgtrain_private.publish_model(bigint, bigint, text, jsonb) is 'Makes the model of a run; repeating it returns the same model';
 
 create or replace function pgtrain.mark_favorite(entity text, entity_id bigint, is_favorite boolean default true) returns boolean
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$

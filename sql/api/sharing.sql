@@ -1,4 +1,4 @@
--- Sharing, functions: an owner, or an administrator, grants the use of a machine, image or instance and takes it back.
+-- Sharing, functions: an owner, or an administrator, grants the use of a machine, image, instance or model and takes it back.
 
 create or replace function pgtrain_private.find_shareable(kind text, thing_id bigint, out entity text, out grant_table text, out key_column text, out owner_id bigint)
     language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -8,7 +8,8 @@ declare
 begin
     select v.* into strict entity, thing_table, grant_table, key_column
       from (values ('nodes', 'compute_nodes', 'managed_compute_nodes', 'node_id'), ('images', 'instance_images', 'managed_images', 'image_id'),
-                   ('instances', 'instances', 'managed_instances', 'instance_id')) v (entity, thing_table, grant_table, key_column)
+                   ('instances', 'instances', 'managed_instances', 'instance_id'),
+                   ('models', 'models', 'managed_models', 'model_id')) v (entity, thing_table, grant_table, key_column)
      where v.entity = kind || 's';
     perform pgtrain_private.require_permission('update', entity);
     execute format('select t.id, t.owner_id from pgtrain.%I t where t.id = $1', thing_table) into known, owner_id using thing_id;
@@ -17,7 +18,7 @@ begin
         raise exception using errcode = 'PT404', message = format('%s %s does not exist or is not yours to share', kind, coalesce(thing_id::text, 'null'));
     end if;
 end $$;
-comment on function pgtrain_private.find_shareable(text, bigint) is 'Where grants of a machine, image or instance are kept, and whose it is; refuses whom it does not belong to';
+comment on function pgtrain_private.find_shareable(text, bigint) is 'Where grants of a machine, image, instance or model are kept, and whose it is; refuses whom it does not belong to';
 
 create or replace function pgtrain_private.share(kind text, thing_id bigint, grantee bigint, expires_at timestamptz) returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -40,7 +41,7 @@ begin
     perform pgtrain_private.write_audit(kind || '_granted', null,
         jsonb_build_object(found_thing.key_column, thing_id, 'user_id', grantee, 'expires_at', expires_at));
 end $$;
-comment on function pgtrain_private.share(text, bigint, bigint, timestamptz) is 'Grants the use of a machine, image or instance; for the functions grant_*';
+comment on function pgtrain_private.share(text, bigint, bigint, timestamptz) is 'Grants the use of a machine, image, instance or model; for the functions grant_*';
 
 create or replace function pgtrain_private.unshare(kind text, thing_id bigint, grantee bigint) returns boolean
     language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -54,7 +55,7 @@ begin
     perform pgtrain_private.write_audit(kind || '_revoked', null, jsonb_build_object(found_thing.key_column, thing_id, 'user_id', grantee));
     return ended > 0;
 end $$;
-comment on function pgtrain_private.unshare(text, bigint, bigint) is 'Ends a grant of a machine, image or instance; for the functions revoke_*';
+comment on function pgtrain_private.unshare(text, bigint, bigint) is 'Ends a grant of a machine, image, instance or model; for the functions revoke_*';
 
 create or replace function pgtrain.grant_node(node_id bigint, user_id bigint, expires_at timestamptz default null) returns void
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -103,5 +104,21 @@ begin
     return pgtrain_private.unshare('instance', instance_id, user_id);
 end $$;
 comment on function pgtrain.revoke_instance(bigint, bigint) is 'Ends what grant_instance gave; returns whether there was something';
+
+create or replace function pgtrain.grant_model(model_id bigint, user_id bigint, expires_at timestamptz default null) returns void
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    perform pgtrain_private.require_writable('grant_model');
+    perform pgtrain_private.share('model', model_id, user_id, expires_at);
+end $$;
+comment on function pgtrain.grant_model(bigint, bigint, timestamptz) is 'Lets another user see a model of the caller and train from it, for a time if expires_at is given; repeating it sets the time anew';
+
+create or replace function pgtrain.revoke_model(model_id bigint, user_id bigint) returns boolean
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    perform pgtrain_private.require_writable('revoke_model');
+    return pgtrain_private.unshare('model', model_id, user_id);
+end $$;
+comment on function pgtrain.revoke_model(bigint, bigint) is 'Ends what grant_model gave; runs of the other that have not begun fail. Returns whether there was something';
 
 revoke all on all routines in schema pgtrain, pgtrain_private from public;

@@ -1,5 +1,6 @@
--- Models: what was trained here (local), what administrators offer as templates (reference), and what is reached by an interface
--- elsewhere (external). Bytes of a local model are the artifacts of its run.
+-- Models: what was trained or imported here (local), what administrators offer as templates (reference), and what is reached by an
+-- interface elsewhere (external). What a local model was before is in model_versions; its bytes are the artifacts of its run, or
+-- model_files when it was imported (model_files.sql).
 
 create type pgtrain.model_kind as enum ('local', 'reference', 'external');
 comment on type pgtrain.model_kind is 'Where a model runs';
@@ -15,7 +16,16 @@ create table pgtrain.models (
     model_id text,
     model_type text,
     base_url text,
-    run_id bigint unique,
+    run_id bigint,
+    version integer not null default 1 check (version > 0),
+    family text,
+    format text,
+    architecture jsonb,
+    parameter_count bigint,
+    vocabulary_size integer,
+    has_chat_template boolean,
+    size_bytes bigint check (size_bytes >= 0),
+    content_hash bytea check (length(content_hash) = 32),
     capabilities jsonb not null default '[]',
     parameters jsonb not null default '{}',
     context_length integer check (context_length > 0),
@@ -30,11 +40,13 @@ create table pgtrain.models (
     metadata jsonb not null default '{}' check (jsonb_typeof(metadata) = 'object'),
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
-    check (owner_id is not null or is_public)
+    check (owner_id is not null or is_public),
+    unique (id, owner_id)
 );
 create unique index models_owner_id_name_key on pgtrain.models (owner_id, (name || ''));
 create index models_public_idx on pgtrain.models (id) where is_public;
-comment on table pgtrain.models is 'Models: trained here, offered as templates, or reached elsewhere';
+create index models_run_id_idx on pgtrain.models (run_id) where run_id is not null;
+comment on table pgtrain.models is 'Models: trained or imported here, offered as templates, or reached elsewhere';
 comment on column pgtrain.models.id is 'Key';
 comment on column pgtrain.models.owner_id is 'User it belongs to, null for the platform''s';
 comment on column pgtrain.models.kind is 'Where it runs';
@@ -45,7 +57,16 @@ comment on column pgtrain.models.provider is 'Who runs it';
 comment on column pgtrain.models.model_id is 'Its name there';
 comment on column pgtrain.models.model_type is 'What it is good for, as coding or chat';
 comment on column pgtrain.models.base_url is 'Address of its interface';
-comment on column pgtrain.models.run_id is 'Run that made it';
+comment on column pgtrain.models.run_id is 'Run that made its present version, null for an imported one';
+comment on column pgtrain.models.version is 'Present version of a local model, one of model_versions';
+comment on column pgtrain.models.family is 'Kind of architecture, as llama, qwen2 or gpt2';
+comment on column pgtrain.models.format is 'How its files are made: safetensors or gguf';
+comment on column pgtrain.models.architecture is 'Its configuration, as config.json has it';
+comment on column pgtrain.models.parameter_count is 'Numbers it consists of';
+comment on column pgtrain.models.vocabulary_size is 'Tokens it knows';
+comment on column pgtrain.models.has_chat_template is 'Whether it says how conversations are put to it';
+comment on column pgtrain.models.size_bytes is 'Bytes of its files';
+comment on column pgtrain.models.content_hash is 'Hash over names and hashes of its files, null where it has none that a run could start from';
 comment on column pgtrain.models.capabilities is 'What it can do';
 comment on column pgtrain.models.parameters is 'Further parameters';
 comment on column pgtrain.models.context_length is 'Tokens it sees at once';

@@ -33,15 +33,18 @@ create constraint trigger count_changed_storage after update on pgtrain.datasets
 create constraint trigger count_removed_storage after delete on pgtrain.datasets deferrable initially deferred
     for each row when (old.size_bytes > 0) execute function pgtrain_private.count_dataset_storage();
 
--- A checkpoint or a result is stored also where there is no room, because the work is done; submit_run is what refuses then.
+-- A checkpoint or a result is stored also where there is no room, because the work is done; submit_run is what refuses then. A model
+-- that is imported must find room. The platform's own files count for nobody.
 create function pgtrain_private.count_file_storage() returns trigger
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-    perform pgtrain_private.move_usage(old.owner_id, 'storage_bytes',
-        case when tg_op = 'UPDATE' then new.counted_bytes - old.counted_bytes else -old.counted_bytes end, old.run_id, true);
+    if old.owner_id is not null then
+        perform pgtrain_private.move_usage(old.owner_id, 'storage_bytes',
+            case when tg_op = 'UPDATE' then new.counted_bytes - old.counted_bytes else -old.counted_bytes end, old.run_id, old.run_id is not null);
+    end if;
     return null;
 end $$;
-comment on function pgtrain_private.count_file_storage() is 'Deferred row trigger: stored files count as the storage of the owner of their run';
+comment on function pgtrain_private.count_file_storage() is 'Deferred row trigger: stored files count as the storage of the owner of their run or model';
 create constraint trigger count_changed_storage after update on pgtrain_private.stored_files deferrable initially deferred
     for each row when (old.counted_bytes <> new.counted_bytes) execute function pgtrain_private.count_file_storage();
 create constraint trigger count_removed_storage after delete on pgtrain_private.stored_files deferrable initially deferred

@@ -1,5 +1,5 @@
 -- Sharing: images and instances on users' machines, their ports, and the grants by which an owner lets another user use a machine, an
--- image or an instance. A grant shows its row through row security until it expires or is revoked; only functions write grants.
+-- image, an instance or a model. A grant shows its row through row security until it expires or is revoked; only functions write grants.
 
 create type pgtrain.image_status as enum ('initializing', 'ready', 'failed');
 comment on type pgtrain.image_status is 'Whether instances can be made of an image';
@@ -181,6 +181,7 @@ select pgtrain_private.protect_table('port_maps', 'owner_id', 'instances');
 select pgtrain_private.create_grant_table('managed_compute_nodes', 'compute_nodes', 'node_id', 'nodes', 'a machine');
 select pgtrain_private.create_grant_table('managed_images', 'instance_images', 'image_id', 'images', 'an image');
 select pgtrain_private.create_grant_table('managed_instances', 'instances', 'instance_id', 'instances', 'an instance');
+select pgtrain_private.create_grant_table('managed_models', 'models', 'model_id', 'models', 'a model');
 drop function pgtrain_private.create_grant_table(name, name, name, text, text);
 
 -- Arrays in these policies are made once a statement, and an index serves them.

@@ -61,6 +61,8 @@ create table pgtrain.training_runs (
     config_hash bytea not null,
     data_hash bytea,
     data_bytes bigint not null default 0,
+    base_model_id bigint,
+    base_model_hash bytea,
     planned_steps bigint not null,
     planned_tokens bigint not null,
     peak_bytes_planned bigint not null default 0,
@@ -96,6 +98,7 @@ create table pgtrain.training_runs (
 create index training_runs_owner_id_idx on pgtrain.training_runs (owner_id, id);
 create index training_runs_training_id_idx on pgtrain.training_runs (training_id) where training_id is not null;
 create unique index training_runs_idempotency_key on pgtrain.training_runs (owner_id, idempotency_key) where idempotency_key is not null;
+create index training_runs_base_model_id_idx on pgtrain.training_runs (base_model_id) where base_model_id is not null;
 create index training_runs_image_group_id_idx on pgtrain.training_runs (image_group_id) where image_group_id is not null;
 comment on table pgtrain.training_runs is 'Runs: what was asked for, with its frozen configuration and data, and what has become of it';
 comment on column pgtrain.training_runs.id is 'Key, and its age in the queue: the lower the earlier, also when it is queued again';
@@ -115,6 +118,8 @@ comment on column pgtrain.training_runs.config is 'Frozen configuration: every f
 comment on column pgtrain.training_runs.config_hash is 'SHA-256 of the canonical text of the configuration';
 comment on column pgtrain.training_runs.data_hash is 'Hash over the frozen datasets; see training_run_datasets';
 comment on column pgtrain.training_runs.data_bytes is 'Bytes of text in the frozen datasets';
+comment on column pgtrain.training_runs.base_model_id is 'Model it starts from, null for none; no foreign key: base_model_hash says what it was';
+comment on column pgtrain.training_runs.base_model_hash is 'Content of that model when the run was submitted';
 comment on column pgtrain.training_runs.planned_steps is 'Optimiser updates it will make';
 comment on column pgtrain.training_runs.planned_tokens is 'Tokens it will look at; held against the usage limit';
 comment on column pgtrain.training_runs.peak_bytes_planned is 'Device memory it will need, computed before anything was allocated';
@@ -339,23 +344,27 @@ comment on column pgtrain.run_samples.prompt is 'What it was given';
 comment on column pgtrain.run_samples.content is 'What it wrote';
 comment on column pgtrain.run_samples.created_at is 'When';
 
--- Stored files: in rows up to pgtrain.row_storage_limit, else in the server's folder pgtrain/artifacts under this id.
+-- Stored files of runs and of imported models: in rows up to pgtrain.row_storage_limit, else in the server's folder pgtrain/artifacts
+-- under this id.
 create type pgtrain_private.storage_kind as enum ('rows', 'file');
 comment on type pgtrain_private.storage_kind is 'Where the bytes of a stored file are';
 create table pgtrain_private.stored_files (
     id bigint generated always as identity primary key,
-    run_id bigint not null references pgtrain.training_runs on delete cascade,
-    owner_id bigint not null,
+    run_id bigint references pgtrain.training_runs on delete cascade,
+    model_id bigint references pgtrain.models on delete cascade,
+    owner_id bigint,
     storage pgtrain_private.storage_kind not null,
     bytes bigint not null check (bytes >= 0),
     counted_bytes bigint not null default 0,
     sha256 bytea not null check (length(sha256) = 32),
-    created_at timestamptz not null default clock_timestamp()
+    created_at timestamptz not null default clock_timestamp(),
+    check (num_nonnulls(run_id, model_id) = 1)
 );
 create index stored_files_run_id_idx on pgtrain_private.stored_files (run_id);
+create index stored_files_model_id_idx on pgtrain_private.stored_files (model_id) where model_id is not null;
 -- For the sweep of the folder: it shall not read the rows of all runs that ever were.
 create index stored_files_on_disk_idx on pgtrain_private.stored_files (id) where storage = 'file';
-comment on table pgtrain_private.stored_files is 'Checkpoints and artifacts, verified by hash before their row was committed';
+comment on table pgtrain_private.stored_files is 'Checkpoints, artifacts and files of imported models, verified by hash before their row was committed';
 create table pgtrain_private.file_chunks (
     file_id bigint not null references pgtrain_private.stored_files on delete cascade,
     ordinal integer not null,

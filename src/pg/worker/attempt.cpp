@@ -55,6 +55,7 @@ void Attempt::run() {
     written_at_ = claimed_at_ = GetCurrentTimestamp();
     folder_.emplace(MyDatabaseId, attempt_folder_name(claim_.run_id, claim_.attempt));
     load_job();
+    fetch_base();
     fetch_checkpoint();
     write_data();
     if (ending_ == Ending::None) start_trainer();
@@ -193,7 +194,6 @@ void Attempt::on(const protocol::up::File &message) {
 void Attempt::store_checkpoint(const FileClaim &claim, int64_t step) {
   write_batch();
   std::vector<int64_t> replaced;
-  const StoringFiles storing;
   in_transaction("storing a checkpoint", [&](const call::Spi &spi) {
     const int64_t file_id = store_file(spi, claim_.run_id, claim_.attempt, claim);
     for (const call::Row &row : checkpoint_statement.execute(

@@ -43,6 +43,7 @@ class Attempt {
   void write_data();
   void fetch_checkpoint();
   std::string fetch(int64_t file_id);
+  void fetch_base();
   // Training.
   void start_trainer();
   void supervise();

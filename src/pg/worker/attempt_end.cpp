@@ -103,7 +103,6 @@ void Attempt::publish() {
   try {
     bool is_cancelled = false;
     std::vector<int64_t> replaced;
-    const StoringFiles storing;
     in_transaction("publishing", [&](const call::Spi &spi) {
       // From here a cancel waits for the commit, and is then told that the run has succeeded.
       const call::Rows asked = asked_statement.execute(spi, {claim_.run_id, claim_.attempt});

@@ -1,4 +1,4 @@
-// The first part of an attempt (attempt.hpp): the job, the frozen data as a file, the checkpoint to continue from.
+// The first part of an attempt (attempt.hpp): the job, the base model, the frozen data as a file, the checkpoint to continue from.
 // Data is read in short transactions by ordinal, so that no snapshot is held however large it is.
 #include "pg/compat.hpp"
 
@@ -12,6 +12,7 @@ extern "C" {
 #include <algorithm>
 
 #include "pg/worker/attempt.hpp"
+#include "pg/worker/base_files.hpp"
 #include "pg/worker/data_file.hpp"
 #include "pg/worker/devices.hpp"
 #include "pg/worker/settings.hpp"
@@ -74,6 +75,18 @@ void Attempt::load_job() {
   Guard lock(shared()->lock);
   job_.device = shared()->devices[device_].selector;
   job_.memory_limit_bytes = static_cast<uint64_t>(shared()->devices[device_].memory_bytes);
+}
+
+// What is gone for good is no reason for another attempt; what goes between the two halves is looked for again by the next one.
+void Attempt::fetch_base() {
+  if (ending_ != Ending::None) return;
+  Base base;
+  in_transaction("fetching the base model", [&](const call::Spi &spi) {
+    base = find_base(spi, claim_.run_id);
+    place_base_rows(spi, base, *folder_);
+  });
+  if (!base.problem.empty()) return end_as(Ending::Failed, base.problem.c_str(), base.message, base.detail, base.hint);
+  (void)place_base(base, *folder_, [this] { return keep_lease(); }, job_.base);
 }
 
 // A checkpoint that cannot be read is no reason to fail: the run goes on from the one before it, or begins again, and comes to the same

@@ -2,28 +2,26 @@
 #include "pg/compat.hpp"
 
 extern "C" {
+#include "access/xact.h"
 #include "miscadmin.h"
 }
 
 #include <fcntl.h>
-#include <sodium.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <charconv>
-#include <cstring>
-#include <ctime>
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <unordered_set>
 #include <vector>
 
+#include "pg/worker/file.hpp"
 #include "pg/worker/file_store.hpp"
 #include "pg/worker/job_folder.hpp"
 #include "pg/worker/settings.hpp"
-#include "pg/worker/worker.hpp"
 
 namespace pgtrain::pg::worker {
 namespace {
@@ -33,7 +31,6 @@ using call::Type;
 
 constexpr size_t chunk_bytes = 512 * 1024;
 constexpr int64_t largest_value = 1000 * 1000 * 1000;  // a value of the server holds 1 GiB less its header
-constexpr int64_t sweep_age_s = 600;
 
 call::Statement next_id{"select nextval('pgtrain_private.stored_files_id_seq')"};
 call::Statement add_file{"select pgtrain_private.add_stored_file($1, $2, $3, $4::text::pgtrain_private.storage_kind, $5, $6)",
@@ -43,66 +40,16 @@ call::Statement add_chunk{"insert into pgtrain_private.file_chunks (file_id, ord
 call::Statement find_file{"select storage::text, bytes, encode(sha256, 'hex') from pgtrain_private.stored_files where id = $1", {Type::Int8}};
 call::Statement read_chunk{"select content from pgtrain_private.file_chunks where file_id = $1 and ordinal = $2", {Type::Int8, Type::Int4}};
 call::Statement all_files{"select id from pgtrain_private.stored_files where storage = 'file'"};
-
-class File {
- public:
-  // Without waiting: a pipe that a trainer made in place of a file would hold its worker for good.
-  File(const std::string &path, int flags, mode_t mode = 0600)
-      : path_(path), descriptor_(open(path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, mode)) {
-    if (descriptor_ < 0) throw Error(code::Unavailable, text_of_system_error("cannot open", path));
-  }
-  ~File() { close(descriptor_); }
-  File(const File &) = delete;
-  File &operator=(const File &) = delete;
-
-  size_t read(char *buffer, size_t most) {
-    size_t total = 0;
-    while (total < most) {
-      const ssize_t got = ::read(descriptor_, buffer + total, most - total);
-      if (got < 0 && errno == EINTR) continue;
-      if (got < 0) throw Error(code::Unavailable, text_of_system_error("cannot read", path_));
-      if (got == 0) break;
-      total += static_cast<size_t>(got);
-    }
-    return total;
-  }
-  void write(std::string_view bytes) {
-    while (!bytes.empty()) {
-      const ssize_t put = ::write(descriptor_, bytes.data(), bytes.size());
-      if (put < 0 && errno == EINTR) continue;
-      if (put < 0) throw Error(code::Unavailable, text_of_system_error("cannot write", path_));
-      bytes.remove_prefix(static_cast<size_t>(put));
-    }
-  }
-  void sync() {
-    if (fsync(descriptor_) != 0) throw Error(code::Unavailable, text_of_system_error("cannot sync", path_));
-  }
-  uint64_t size() const {
-    struct stat status;
-    if (fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) throw Error(code::InvalidData, "\"" + path_ + "\" is no plain file");
-    return static_cast<uint64_t>(status.st_size);
-  }
-
- private:
-  std::string path_;
-  int descriptor_;
-};
-
-class Sha256 {
- public:
-  Sha256() { crypto_hash_sha256_init(&state_); }
-  void add(std::string_view bytes) { crypto_hash_sha256_update(&state_, reinterpret_cast<const unsigned char *>(bytes.data()), bytes.size()); }
-  std::string hex() {
-    unsigned char digest[crypto_hash_sha256_BYTES];
-    crypto_hash_sha256_final(&state_, digest);
-    char text[2 * sizeof digest + 1];
-    sodium_bin2hex(text, sizeof text, digest, sizeof digest);
-    return text;
-  }
-
- private:
-  crypto_hash_sha256_state state_;
-};
+call::Statement add_model_file{"select pgtrain_private.add_model_file($1, $2, $3, $4, $5::text::pgtrain_private.storage_kind, $6, $7)",
+                               {Type::Int8, Type::Int8, Type::Int8, Type::Text, Type::Text, Type::Int8, Type::Text}};
+// The oldest transaction of others that has added or removed stored files and is still open: its begin in seconds, 0 where that is not
+// known (a prepared one), null for none.
+call::Statement oldest_writer{
+    "select pg_catalog.min(coalesce(pg_catalog.floor(extract(epoch from a.xact_start)), 0))::bigint"
+    "  from pg_catalog.pg_locks l left join pg_catalog.pg_stat_activity a on a.pid = l.pid"
+    " where l.locktype = 'relation' and l.relation = 'pgtrain_private.stored_files'::regclass and l.mode = 'RowExclusiveLock' and l.granted"
+    "   and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())"
+    "   and l.pid is distinct from pg_catalog.pg_backend_pid()"};
 
 // Reads a file in chunks, hands each to `sink`, and checks size and hash against what was said. False when told not to go on.
 bool read_checked(const FileClaim &claim, const std::function<void(std::string_view)> &sink, const GoOn &go_on = {}) {
@@ -142,6 +89,32 @@ void put_file(const std::string &source, const std::string &target) {
   sync_path(fs::path(target).parent_path().string(), O_RDONLY | O_DIRECTORY);
 }
 
+void add_chunks(const call::Spi &spi, int64_t file_id, const FileClaim &claim) {
+  int ordinal = 0;
+  read_checked(claim, [&](std::string_view bytes) { add_chunk.execute(spi, {file_id, ordinal++, bytes}); });
+}
+
+// Files that this session has put on the disk and whose rows are not committed. The sweep finds what is left of them when the process
+// dies, or where a savepoint is rolled back.
+std::vector<int64_t> &uncommitted_files() {
+  static std::vector<int64_t> files;
+  return files;
+}
+
+void at_transaction_end(XactEvent event, void *) {
+  std::vector<int64_t> &files = uncommitted_files();
+  if (event == XACT_EVENT_ABORT)
+    for (const int64_t file_id : files) remove_stored_file(file_id);
+  if (event == XACT_EVENT_ABORT || event == XACT_EVENT_COMMIT || event == XACT_EVENT_PREPARE) files.clear();
+}
+
+void forget_file_at_rollback(int64_t file_id) {
+  static bool is_registered = false;
+  if (!is_registered) call::guarded([] { RegisterXactCallback(at_transaction_end, nullptr); });
+  is_registered = true;
+  uncommitted_files().push_back(file_id);
+}
+
 struct Stored {
   bool is_in_rows;
   int64_t bytes;
@@ -175,10 +148,6 @@ FileClaim claim_on_disk(int64_t file_id, const Stored &stored) {
 
 }  // namespace
 
-std::string text_of_system_error(const char *what, const std::string &path) {
-  return std::string(what) + " \"" + path + "\": " + std::strerror(errno);
-}
-
 // By its code: the class of an exception does not outlive the transaction it was thrown in.
 bool is_mismatch(const Error &error) { return std::string_view(error.sqlstate()) == code::InvalidData.sqlstate; }
 
@@ -195,11 +164,24 @@ int64_t store_file(const call::Spi &spi, int64_t run_id, int32_t attempt, const 
   const bool in_rows = claim.bytes <= static_cast<uint64_t>(worker_settings.row_storage_limit_kb) * 1024;
   add_file.execute(spi, {run_id, attempt, file_id, in_rows ? "rows" : "file", static_cast<int64_t>(claim.bytes), claim.sha256});
   if (in_rows) {
-    int ordinal = 0;
-    read_checked(claim, [&](std::string_view bytes) { add_chunk.execute(spi, {file_id, ordinal++, bytes}); });
+    add_chunks(spi, file_id, claim);
   } else {
     verify_file(claim);
     put_file(claim.path, stored_path(file_id));
+  }
+  return file_id;
+}
+
+int64_t store_model_file(const call::Spi &spi, const ModelFile &file) {
+  const int64_t file_id = next_id.execute(spi)[0].int64(0);
+  const bool in_rows = file.claim.bytes <= static_cast<uint64_t>(worker_settings.row_storage_limit_kb) * 1024;
+  add_model_file.execute(spi, {file.model_id, file.owner_id, file_id, file.name, in_rows ? "rows" : "file",
+                               static_cast<int64_t>(file.claim.bytes), file.claim.sha256});
+  if (in_rows) {
+    add_chunks(spi, file_id, file.claim);
+  } else {
+    forget_file_at_rollback(file_id);
+    put_file(file.claim.path, stored_path(file_id));
   }
   return file_id;
 }
@@ -224,6 +206,10 @@ std::optional<FileClaim> copy_from_disk(const FileClaim &stored, const std::stri
   return FileClaim{target, stored.bytes, stored.sha256};
 }
 
+bool link_from_disk(const FileClaim &stored, const std::string &target, const GoOn &go_on) {
+  return link(stored.path.c_str(), target.c_str()) == 0 || copy_from_disk(stored, target, go_on);
+}
+
 std::string read_stored_file(const call::Spi &spi, int64_t file_id) {
   const Stored stored = look_up(spi, file_id);
   if (stored.bytes > largest_value)
@@ -244,7 +230,8 @@ std::string read_stored_file(const call::Spi &spi, int64_t file_id) {
 void remove_stored_file(int64_t file_id) { unlink(stored_path(file_id).c_str()); }
 
 void sweep_artifacts(const call::Spi &spi) {
-  // In this order: a file of the list whose worker has ended its transaction by then has a row that the query sees, or none for ever.
+  // In this order: a file of the list was put there by a transaction that has ended when it is looked for among the open ones, and
+  // then its row is seen, or there is none for ever; or that is still open.
   std::vector<int64_t> there;
   std::error_code error;
   for (const fs::directory_entry &entry : fs::directory_iterator(artifacts_folder(MyDatabaseId), error)) {
@@ -252,15 +239,14 @@ void sweep_artifacts(const call::Spi &spi) {
     int64_t file_id = 0;
     if (std::from_chars(name.data(), name.data() + name.size(), file_id).ec == std::errc()) there.push_back(file_id);
   }
-  const bool is_settled = !is_storing_files(MyDatabaseId);
+  const std::optional<int64_t> oldest = oldest_writer.execute(spi)[0].optional_int64(0);
   std::unordered_set<int64_t> known;
   for (const call::Row &row : all_files.execute(spi)) known.insert(row.int64(0));
-  const std::time_t now = std::time(nullptr);
   for (const int64_t file_id : there) {
     struct stat status;
     if (known.count(file_id) != 0 || stat(stored_path(file_id).c_str(), &status) != 0) continue;
-    // Else a younger one may belong to the open transaction. Its change time is that of the link.
-    if (is_settled || now - status.st_ctime > sweep_age_s) remove_stored_file(file_id);
+    // Its change time is that of the link. The kernel's clock for it is coarser than the server's.
+    if (!oldest || status.st_ctime < *oldest - 1) remove_stored_file(file_id);
   }
 }
 

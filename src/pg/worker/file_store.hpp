@@ -1,4 +1,4 @@
-// Stored files: checkpoints and artifacts, in rows up to pgtrain.row_storage_limit and as files below the data directory
+// Stored files: checkpoints, artifacts and files of imported models, in rows up to pgtrain.row_storage_limit and as files below the data directory
 // above that. A file is read and hashed before its row is written, so a committed row means verified bytes.
 // A file without a row (rolled back, deleted) is garbage that `sweep_artifacts` removes.
 #pragma once
@@ -11,6 +11,7 @@
 #include "pg/compat.hpp"
 
 #include "pg/call/spi.hpp"
+#include "pg/worker/file.hpp"
 
 namespace pgtrain::pg::worker {
 
@@ -32,6 +33,16 @@ bool verify_file(const FileClaim &claim, const GoOn &go_on = {});
 // Stores a file within the open transaction and returns its id.
 int64_t store_file(const call::Spi &spi, int64_t run_id, int32_t attempt, const FileClaim &claim);
 
+struct ModelFile {
+  int64_t model_id = 0;
+  std::optional<int64_t> owner_id;  // nothing: the platform
+  std::string name;
+  FileClaim claim;                  // hashed when it was written
+};
+
+// Stores a file of a model that is being imported, within the open transaction; a rollback removes it again.
+int64_t store_model_file(const call::Spi &spi, const ModelFile &file);
+
 // Writes a stored file to a new file and says its size and hash.
 FileClaim fetch_file(const call::Spi &spi, int64_t file_id, const std::string &target);
 
@@ -39,6 +50,10 @@ FileClaim fetch_file(const call::Spi &spi, int64_t file_id, const std::string &t
 // rows, or told not to go on.
 std::optional<FileClaim> find_on_disk(const call::Spi &spi, int64_t file_id);
 std::optional<FileClaim> copy_from_disk(const FileClaim &stored, const std::string &target, const GoOn &go_on);
+
+// Gives a stored file on the disk a second name, or where the file system has no such, copies it. False: told not to go on. The file
+// stays the stored one: whoever gets the name must not be able to write it.
+bool link_from_disk(const FileClaim &stored, const std::string &target, const GoOn &go_on);
 
 // Whether the bytes of a stored file are on this server at all: those above the limit of rows are not dumped or replicated.
 bool is_stored_here(const call::Spi &spi, int64_t file_id);
@@ -49,9 +64,7 @@ std::string read_stored_file(const call::Spi &spi, int64_t file_id);
 // Removes a stored file from the disk once its row is gone for good.
 void remove_stored_file(int64_t file_id);
 
-// Removes files on the disk that no row names and that no open transaction of a worker may still name.
+// Removes files on the disk that no row names and that no open transaction may still name.
 void sweep_artifacts(const call::Spi &spi);
-
-std::string text_of_system_error(const char *what, const std::string &path);
 
 }  // namespace pgtrain::pg::worker

@@ -9,6 +9,7 @@ extern "C" {
 }
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <charconv>
@@ -18,6 +19,7 @@ extern "C" {
 
 #include "pg/errors.hpp"
 #include "pg/worker/child.hpp"
+#include "pg/worker/file.hpp"
 #include "pg/worker/job_folder.hpp"
 #include "pg/worker/shared.hpp"
 
@@ -42,7 +44,7 @@ void remove_folder(const fs::path &path) {
   fs::remove_all(path, ignored);
 }
 
-// Names are DATABASE_RUN_ATTEMPT or DATABASE_bPID_NUMBER (a backend's).
+// Names are DATABASE_RUN_ATTEMPT or DATABASE_bPID_NUMBER (a backend's), and the same with .base behind it.
 struct FolderName {
   Oid database = InvalidOid;
   bool is_backend = false;
@@ -107,14 +109,24 @@ void register_folder_cleanup() {
 
 JobFolder::JobFolder(Oid database, const std::string &name) : path_(jobs_root() + "/" + std::to_string(database) + "_" + name) {
   register_folder_cleanup();
-  live_folders().push_back(path_);
-  remove_folder(path_);
+  for (const std::string &path : {path_, base()}) {
+    live_folders().push_back(path);
+    remove_folder(path);
+  }
   make_folder(path_);
 }
 
 JobFolder::~JobFolder() {
-  remove_folder(path_);
-  std::erase(live_folders(), path_);
+  for (const std::string &path : {path_, base()}) {
+    remove_folder(path);
+    std::erase(live_folders(), path);
+  }
+}
+
+void JobFolder::make_base() const {
+  make_folder(base());
+  const std::string link = file("base"), target = "../" + fs::path(base()).filename().string();
+  if (symlink(target.c_str(), link.c_str()) != 0) throw Error(code::Unavailable, text_of_system_error("cannot make", link));
 }
 
 std::string attempt_folder_name(int64_t run_id, int32_t attempt) { return std::to_string(run_id) + "_" + std::to_string(attempt); }

@@ -24,6 +24,11 @@ class JobFolder {
   const std::string &path() const { return path_; }
   std::string file(const std::string &name) const { return path_ + "/" + name; }
 
+  // A folder beside this one for files that the trainer may read but not write: links to stored files. It lies beside because rules
+  // on files (the trainer's sandbox) hold for all below a folder; within, the link `base` leads to it.
+  void make_base() const;
+  std::string base() const { return path_ + ".base"; }
+
  private:
   std::string path_;
 };

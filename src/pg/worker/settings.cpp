@@ -46,6 +46,12 @@ bool check_program(char **value, void **, GucSource) {
   return false;
 }
 
+bool check_folder(char **value, void **, GucSource) {
+  if (**value == '\0' || **value == '/') return true;
+  GUC_check_errdetail("The folder is named by its absolute path.");
+  return false;
+}
+
 bool check_environment(char **value, void **, GucSource) {
   static constexpr char blanks[] = " \t\n";
   for (const char *word = *value + strspn(*value, blanks); *word != '\0';) {
@@ -101,6 +107,7 @@ void define_settings() {
   define_int("pgtrain.retry_delay_max", "Longest delay between attempts.", &s.retry_delay_max_ms, 0, no_limit, PGC_SIGHUP, GUC_UNIT_MS);
   define_int("pgtrain.row_storage_limit", "Checkpoints and artifacts up to this size are kept in rows, larger ones as files.",
              &s.row_storage_limit_kb, 0, 1024 * 1024, PGC_SIGHUP, GUC_UNIT_KB);
+  define_text("pgtrain.import_folder", "Folder of the server from which users may import models; empty for none.", &s.import_folder, "", 0, check_folder);
   define_int("pgtrain.checkpoint_retention", "How long checkpoints of failed and cancelled runs are kept.", &s.checkpoint_retention_s, 0,
              no_limit, PGC_SIGHUP, GUC_UNIT_S);
 }

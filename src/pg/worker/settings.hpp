@@ -28,6 +28,7 @@ struct WorkerSettings {
   // Storage.
   int row_storage_limit_kb = 16 * 1024;
   int checkpoint_retention_s = 7 * 24 * 60 * 60;
+  char *import_folder = nullptr;     // empty: users import bytes only
 };
 
 extern WorkerSettings worker_settings;

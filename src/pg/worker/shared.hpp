@@ -38,7 +38,6 @@ struct WorkerSlot {
   int64_t run_id;
   bool must_stop;        // leave in good order: checkpoint, then exit
   bool must_abandon;     // leave at once: the database or the extension is being dropped
-  bool is_storing;       // may have put files on the disk whose rows are not committed yet
   TimestampTz started_at;
 };
 

@@ -71,12 +71,6 @@ void give_slot_back(int, Datum) {
 
 constexpr uint64_t slots_in_argument = 1024;
 
-void set_storing(bool is_storing) {
-  if (slot_of_process == nullptr) return;
-  Guard lock(shared()->lock);
-  slot_of_process->is_storing = is_storing;
-}
-
 uint64_t life_of(const WorkerSlot &slot) { return static_cast<uint64_t>(slot.started_at) & ((uint64_t{1} << 48) - 1); }
 
 }  // namespace
@@ -115,17 +109,6 @@ void set_state(WorkerState state, int64_t run_id) {
   Guard lock(shared()->lock);
   slot_of_process->state = state;
   slot_of_process->run_id = run_id;
-}
-
-StoringFiles::StoringFiles() { set_storing(true); }
-
-StoringFiles::~StoringFiles() { set_storing(false); }
-
-bool is_storing_files(Oid database) {
-  Guard lock(shared()->lock);
-  for (const WorkerSlot &slot : shared()->workers)
-    if (slot.is_used && slot.database == database && slot.is_storing) return true;
-  return false;
 }
 
 bool must_stop() { return is_terminated || (slot_of_process != nullptr && slot_of_process->must_stop); }

@@ -25,16 +25,6 @@ WorkerSlot *take_slot(Datum argument);
 WorkerSlot *my_slot();
 void set_state(WorkerState state, int64_t run_id);
 
-// Lies around a transaction that stores files: as long as it exists, no file without a row is taken for garbage.
-class StoringFiles {
- public:
-  StoringFiles();
-  ~StoringFiles();
-  StoringFiles(const StoringFiles &) = delete;
-  StoringFiles &operator=(const StoringFiles &) = delete;
-};
-bool is_storing_files(Oid database);
-
 // True when this worker was asked to leave: by SIGTERM or through its slot.
 bool must_stop();
 
