@@ -8,9 +8,9 @@ create or replace function pgtrain_private.check_run_config(config jsonb) return
     language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_check_run_config';
 comment on function pgtrain_private.check_run_config(jsonb) is 'Refuses unknown keys and values of a configuration by name';
 
-create or replace function pgtrain_private.compute_plan(config jsonb, selector text, data_bytes bigint) returns jsonb
-    language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_compute_plan';
-comment on function pgtrain_private.compute_plan(jsonb, text, bigint) is 'Starts the trainer to compute the memory plan of a frozen configuration';
+create or replace function pgtrain_private.compute_plan(config jsonb, selector text, data_bytes bigint, base_config text) returns jsonb
+    language c volatile as 'MODULE_PATHNAME', 'pgtrain_compute_plan';
+comment on function pgtrain_private.compute_plan(jsonb, text, bigint, text) is 'Starts the trainer to compute the memory plan of a frozen configuration, with the configuration of the base model where it has one';
 
 create or replace function pgtrain_private.wake_for_run(owner_id bigint, rank smallint, is_requeued boolean) returns void
     language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_wake_for_run';
@@ -25,10 +25,10 @@ create or replace function pgtrain_private.forget_shares() returns void
 comment on function pgtrain_private.forget_shares() is 'At commit: weights and concurrency limits of users are read again';
 
 create or replace function pgtrain_private.make_plan(frozen jsonb, config_hash bytea, device_kind pgtrain.device_kind, selector text,
-                                                     data_bytes bigint) returns pgtrain_private.plan_cache
+                                                     data_bytes bigint, base_config text default null) returns pgtrain_private.plan_cache
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
-    computed jsonb := pgtrain_private.compute_plan(frozen, selector, data_bytes);
+    computed jsonb := pgtrain_private.compute_plan(frozen, selector, data_bytes, base_config);
     made pgtrain_private.plan_cache;
 begin
     made := row(make_plan.config_hash, make_plan.device_kind, make_plan.data_bytes, (computed->>'peak_bytes')::bigint,
@@ -40,7 +40,7 @@ begin
     end if;
     return made;
 end $$;
-comment on function pgtrain_private.make_plan(jsonb, bytea, pgtrain.device_kind, text, bigint) is
+comment on function pgtrain_private.make_plan(jsonb, bytea, pgtrain.device_kind, text, bigint, text) is
     'Has the trainer compute the memory plan of a configuration on a kind of device, and keeps it';
 
 -- ---------------------------------------------------------------- trainings

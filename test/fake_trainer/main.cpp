@@ -46,6 +46,7 @@ class Run {
   ExitCode play() {
     ConfigError error;
     if (!freeze_config(job_.config, config_, error)) return fail(FailureCode::ConfigInvalid, error.message);
+    if (job_.kind == JobKind::Import) return describe();
     const bool is_asked = job_.kind == JobKind::Generate && !job_.generate.prompts.empty();
     const std::string& prompt = is_asked ? job_.generate.prompts[0] : config_.text("sample_prompt");
     if (prompt.starts_with("fake:")) parse_script(std::string_view(prompt).substr(5), scene_.script);
@@ -93,6 +94,31 @@ class Run {
     session_.send(done);
     reach(scene_, "done");
     return ExitCode::Done;
+  }
+
+  // Whether the folder of the base model is as the job says; what it holds goes into the chain.
+  bool read_base(std::string& content) const {
+    for (const InputFile& file : job_.base) {
+      const std::string bytes = read_whole("base/" + file.name);
+      if (bytes.size() != file.bytes || sha256_hex(bytes) != file.sha256) return false;
+      content += file.name + bytes;
+    }
+    return true;
+  }
+
+  // Believes every file; one that holds "fake: ...;" gives the script.
+  ExitCode describe() {
+    std::string content;
+    if (job_.base.empty() || !read_base(content)) return fail(FailureCode::ModelMissing, "the files of the model are not what the job says");
+    const size_t begin = content.find("fake:");
+    if (begin != std::string::npos) parse_script(std::string_view(content).substr(begin + 5, content.find(';', begin) - begin - 5), scene_.script);
+    if (!scene_.script.error.empty()) return fail(FailureCode::ConfigInvalid, scene_.script.error);
+    reach(scene_, "job");
+    session_.worked();
+    session_.send(up::Description{R"({"architecture":{"model_type":"llama","vocab_size":70,"max_position_embeddings":128},"model_type":"llama",)"
+                                  R"("parameters":1000,"context_length":128,"vocab_size":70,"stored_types":["F32"],"has_chat_template":false,"warnings":[]})"});
+    reach(scene_, "publish");
+    return finish(DoneStatus::Completed, 0);
   }
 
   ExitCode generate() {
@@ -143,7 +169,9 @@ class Run {
     reach(scene_, "data");
     const std::string data = read_whole(job_.data.name);
     if (data.size() != job_.data.bytes || (!job_.data.sha256.empty() && sha256_hex(data) != job_.data.sha256)) return false;
-    state.chain = sha256_hex(config_.text("seed") + sha256_hex(data));
+    std::string base;
+    if (!read_base(base)) return false;
+    state.chain = sha256_hex(config_.text("seed") + sha256_hex(data) + base);
     session_.send(up::Task{"read_data", TaskState::Finished});
     if (job_.resume.name.empty()) return true;
     const std::string checkpoint = read_whole(job_.resume.name);

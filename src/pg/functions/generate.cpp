@@ -41,10 +41,11 @@ std::string text_argument(FunctionCallInfo fcinfo, int index) {
 
 }  // namespace
 
-// compute_plan(config, selector, data_bytes) returns jsonb
+// compute_plan(config, selector, data_bytes, base_config) returns jsonb
 PGTRAIN_FUNCTION(pgtrain_compute_plan) {
   down::Job job = worker::session_job(JobKind::Plan, text_argument(fcinfo, 1));
   job.data.bytes = static_cast<uint64_t>(PG_GETARG_INT64(2));
+  if (!PG_ARGISNULL(3)) job.base_config = text_argument(fcinfo, 3);
   {
     call::Spi spi;
     const char *config = call::guarded([&] {

@@ -44,9 +44,9 @@ call::Statement enter_statement{
     " run as ("
     "  insert into pgtrain.training_runs (id, owner_id, training_id, image_group_id, name, description, config, config_hash, data_hash,"
     "         data_bytes, planned_steps, planned_tokens, peak_bytes_planned, parameters, idempotency_key, priority, max_attempts,"
-    "         available_at, publish_as, metadata)"
+    "         available_at, publish_as, metadata, base_model_id, base_model_hash)"
     "  overriding system value"
-    "  select id, $1, $2, $3, coalesce($4, 'run ' || id), $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, coalesce($19, '{}')"
+    "  select id, $1, $2, $3, coalesce($4, 'run ' || id), $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, coalesce($19, '{}'), $24, $25"
     "    from new on conflict (owner_id, idempotency_key) where idempotency_key is not null do nothing returning id),"
     " job as ("
     "  update pgtrain.user_usage_limits l set used_value = l.used_value + 1, held_value = l.held_value + 1, updated_at = pg_catalog.now() from run"
@@ -80,7 +80,7 @@ call::Statement enter_statement{
     "   from run",
     {Type::Int8, Type::Int8, Type::Int8, Type::Text, Type::Text, Type::Jsonb, Type::Bytea, Type::Bytea, Type::Int8, Type::Int8,
      Type::Int8, Type::Int8, Type::Int8, Type::Text, Type::Int4, Type::Int4, Type::TimestampTz, Type::Text, Type::Jsonb,
-     Type::Int8Array, Type::TextArray, Type::Int8Array, Type::Int8Array}};
+     Type::Int8Array, Type::TextArray, Type::Int8Array, Type::Int8Array, Type::Int8, Type::Bytea}};
 
 call::Statement hold_statement{"select pgtrain_private.hold_usage($1, $2, $3, $4)", {Type::Int8, Type::Text, Type::Int8, Type::Int8}};
 
@@ -96,11 +96,12 @@ call::Statement describe_statement{
     " 'steps', $5, 'planned_tokens', $6, 'data_bytes', $7, 'config', $8,"
     " 'datasets', (select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('id', d.id, 'hash', d.hash, 'samples', d.samples, 'bytes', d.bytes) order by d.n)"
     "                from rows from (pg_catalog.unnest($9::bigint[]), pg_catalog.unnest($10::text[]), pg_catalog.unnest($11::bigint[]),"
-    "                                pg_catalog.unnest($12::bigint[])) with ordinality d (id, hash, samples, bytes, n)))"
+    "                                pg_catalog.unnest($12::bigint[])) with ordinality d (id, hash, samples, bytes, n)),"
+    " 'base_model', (select pg_catalog.jsonb_build_object('id', m.id, 'name', m.name, 'hash', pg_catalog.encode($15, 'hex')) from pgtrain.models m where m.id = $14))"
     " from (select coalesce($13, (select c.plan from pgtrain_private.plan_cache c"
     "                              where c.config_hash = $1 and c.device_kind = $2::pgtrain.device_kind and c.data_bytes = $3)) as plan) p",
     {Type::Bytea, Type::Text, Type::Int8, Type::Int8, Type::Int8, Type::Int8, Type::Int8, Type::Jsonb, Type::Int8Array, Type::TextArray,
-     Type::Int8Array, Type::Int8Array, Type::Jsonb}};
+     Type::Int8Array, Type::Int8Array, Type::Jsonb, Type::Int8, Type::Bytea}};
 
 // ---------------------------------------------------------------- arguments
 
@@ -211,7 +212,8 @@ int64_t enter_run(const call::Spi &spi, const ResolvedRun &run, std::optional<in
             *options.priority, options.max_attempts, start_at, options.publish_as,
             metadata == nullptr ? call::Parameter(nullptr) : call::Parameter(metadata), std::span<const int64_t>(run.data.ids),
             std::span<const std::string>(run.data.content_hashes), std::span<const int64_t>(run.data.sample_counts),
-            std::span<const int64_t>(run.data.text_bytes)});
+            std::span<const int64_t>(run.data.text_bytes), run.base ? call::Parameter(run.base->model_id) : call::Parameter(nullptr),
+            run.base ? call::Parameter(run.base->content_hash) : call::Parameter(nullptr)});
   if (rows.empty()) {
     const std::optional<int64_t> theirs = run_of_key(spi, run.owner_id, options.idempotency_key.value_or(""));
     if (!theirs) throw Error(code::Internal, "a run was neither written nor there already");
@@ -255,7 +257,9 @@ PGTRAIN_FUNCTION(pgtrain_plan_run) {
         spi, {run.config.hash, run.plan.device_kind, run.plan.size_class, run.plan.largest_device_bytes, run.steps, run.tokens,
               run.data.bytes, run.config.json, std::span<const int64_t>(run.data.ids), std::span<const std::string>(run.data.content_hashes),
               std::span<const int64_t>(run.data.sample_counts), std::span<const int64_t>(run.data.text_bytes),
-              run.plan.made.empty() ? call::Parameter(nullptr) : call::Parameter(run.plan.made)});
+              run.plan.made.empty() ? call::Parameter(nullptr) : call::Parameter(run.plan.made),
+              run.base ? call::Parameter(run.base->model_id) : call::Parameter(nullptr),
+              run.base ? call::Parameter(run.base->content_hash) : call::Parameter(nullptr)});
     description = rows[0].text(0);
   }
   return call::guarded([&description] { return DirectFunctionCall1(jsonb_in, CStringGetDatum(description.c_str())); });

@@ -122,10 +122,14 @@ Source::Source(const std::string &path, const ShardNames &shards_of) : is_bound_
   struct stat about;
   const Descriptor place = find(path_, about);
   if (place.number() < 0) throw Error(code::NotFound, "\"" + path_ + "\" does not exist on the server");
-  if (S_ISDIR(about.st_mode)) return open_folder(path_, shards_of);
-  if (!S_ISREG(about.st_mode)) refuse(path_, "is neither a folder nor a plain file", "Give the folder of a model, or a GGUF file.");
-  files_.push_back(SourceFile{gguf_name, path_, static_cast<uint64_t>(about.st_size)});
-  check_gguf(read_beginning(files_.back(), 8), path_);
+  if (S_ISDIR(about.st_mode)) {
+    open_folder(path_, shards_of);
+  } else if (S_ISREG(about.st_mode)) {
+    files_.push_back(SourceFile{gguf_name, path_, static_cast<uint64_t>(about.st_size)});
+    check_gguf(read_beginning(files_.back(), 8), path_);
+  } else {
+    refuse(path_, "is neither a folder nor a plain file", "Give the folder of a model, or a GGUF file.");
+  }
 }
 
 Descriptor Source::find(const std::string &path, struct stat &about) const {

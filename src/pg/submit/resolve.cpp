@@ -1,4 +1,4 @@
-// See resolve.hpp. Three statements at most (training, datasets, plan), because a user waits for a submit.
+// See resolve.hpp. Four statements at most (training, base model, datasets, plan), because a user waits for a submit.
 #include "pg/submit/resolve.hpp"
 
 extern "C" {
@@ -19,9 +19,13 @@ namespace {
 
 using call::Type;
 
+// The base model of a training is the default of its runs; its id says more than its name.
 call::Statement training_statement{
-    "select t.name, t.config || coalesce($4, '{}') from pgtrain.trainings t where t.id = $1 and (t.owner_id = $2 or $3)",
+    "select t.name, pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('base_model', coalesce(t.base_model ->> 'id', t.base_model ->> 'name'))) || t.config || coalesce($4, '{}')"
+    "  from pgtrain.trainings t where t.id = $1 and (t.owner_id = $2 or $3)",
     {Type::Int8, Type::Int8, Type::Bool, Type::Jsonb}};
+
+call::Statement base_statement{"select b.model_id, b.content_hash, b.architecture::text from pgtrain_private.find_base($1) b", {Type::Text}};
 
 call::Statement datasets_statement{
     "select d.owner_id, d.is_public, d.name, d.content_hash, d.sample_count, d.size_bytes, d.longest_bytes, d.kinds"
@@ -40,8 +44,8 @@ call::Statement plan_statement{
 
 call::Statement make_plan_statement{
     "select p.peak_bytes, p.parameters, p.device_memory_bytes, p.plan::text"
-    " from pgtrain_private.make_plan($1, $2, $3::pgtrain.device_kind, $4, $5) p",
-    {Type::Jsonb, Type::Bytea, Type::Text, Type::Text, Type::Int8}};
+    " from pgtrain_private.make_plan($1, $2, $3::pgtrain.device_kind, $4, $5, $6) p",
+    {Type::Jsonb, Type::Bytea, Type::Text, Type::Text, Type::Int8, Type::Text}};
 
 std::string hex(std::string_view bytes) {
   static constexpr char digits[] = "0123456789abcdef";
@@ -141,7 +145,18 @@ int64_t size_class_of(int64_t bytes) {
   return size;
 }
 
-Plan find_plan(const call::Spi &spi, const FrozenConfig &config, int64_t data_bytes) {
+// By what it is: the name may stand for another model tomorrow, and then the plan is another one too.
+void freeze_base(const call::Spi &spi, ResolvedRun &run) {
+  const std::string reference = run.config.config.text("base_model");
+  if (reference.empty()) return;
+  const call::Rows rows = base_statement.execute(spi, {reference});
+  FrozenBase base{rows[0].int64(0), rows[0].text(1), rows[0].optional_text(2).value_or("{}")};
+  const crypto::Digest hash = crypto::sha256(run.config.hash, base.content_hash);
+  run.config.hash.assign(reinterpret_cast<const char *>(hash.data()), hash.size());
+  run.base = std::move(base);
+}
+
+Plan find_plan(const call::Spi &spi, const FrozenConfig &config, const std::optional<FrozenBase> &base, int64_t data_bytes) {
   Plan plan;
   plan.size_class = size_class_of(data_bytes);
   const call::Rows cached = plan_statement.execute(spi, {config.hash, plan.size_class});
@@ -153,7 +168,8 @@ Plan find_plan(const call::Spi &spi, const FrozenConfig &config, int64_t data_by
   };
   plan.device_kind = best.text(0);
   if (best.is_null(3)) {
-    const call::Rows made = make_plan_statement.execute(spi, {config.json, config.hash, best.text(0), best.text(1), plan.size_class});
+    const call::Rows made = make_plan_statement.execute(spi, {config.json, config.hash, best.text(0), best.text(1), plan.size_class,
+                                                              base ? call::Parameter(base->architecture) : call::Parameter(nullptr)});
     take(made[0], 0);
     plan.made = made[0].text(3);
   } else {
@@ -169,10 +185,11 @@ ResolvedRun resolve_run(const call::Spi &spi, std::optional<int64_t> training_id
   const rbac::Reach reach = rbac::require_permission("create", "training");
   run.owner_id = rbac::require_user();
   run.config = freeze_over_training(spi, run, training_id, reach == rbac::Reach::Any, config);
+  freeze_base(spi, run);
   for (const int64_t id : check_list(datasets)) freeze_dataset(spi, id, run.config, run.data);
   run.steps = run.config.config.planned_steps(static_cast<uint64_t>(run.data.bytes));
   run.tokens = static_cast<int64_t>(run.config.config.planned_tokens(static_cast<uint64_t>(run.data.bytes)));
-  run.plan = find_plan(spi, run.config, run.data.bytes);
+  run.plan = find_plan(spi, run.config, run.base, run.data.bytes);
   return run;
 }
 

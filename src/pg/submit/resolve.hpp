@@ -32,6 +32,13 @@ struct FrozenData {
   int64_t bytes = 0;                        // of text, over all
 };
 
+// The model that a run starts from, as it is now.
+struct FrozenBase {
+  int64_t model_id = 0;
+  std::string content_hash;  // 32 raw bytes
+  std::string architecture;  // its configuration as JSON
+};
+
 struct Plan {
   std::string device_kind;  // kind of the best device there is
   int64_t size_class = 0;   // bytes of data it was computed for
@@ -44,7 +51,8 @@ struct Plan {
 struct ResolvedRun {
   int64_t owner_id = 0;
   std::optional<std::string> training_name;
-  FrozenConfig config;
+  FrozenConfig config;        // its hash covers the content of the base model too
+  std::optional<FrozenBase> base;
   FrozenData data;
   Plan plan;
   int64_t steps = 0, tokens = 0;  // planned, from the bytes of the data where epochs count
