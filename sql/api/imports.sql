@@ -68,7 +68,7 @@ exception when unique_violation then
 end $$;
 comment on function pgtrain_private.begin_import(text, text, bigint) is 'The row of a model that is being imported: the caller''s, another user''s (administrators), or the platform''s (the server''s administrator)';
 
-create or replace function pgtrain_private.finish_import(model pgtrain.models, found jsonb, source text) returns bigint
+create or replace function pgtrain_private.finish_import(model pgtrain.models, described jsonb, source text) returns bigint
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
     version pgtrain.model_versions;
@@ -77,10 +77,10 @@ begin
     version := pgtrain_private.describe_version(version);
     insert into pgtrain.model_versions (model_id, version, owner_id, family, format, architecture, context_length, parameter_count, vocabulary_size,
                                         has_chat_template, size_bytes, content_hash, metadata)
-    values (model.id, 1, model.owner_id, found ->> 'model_type', version.format, found -> 'architecture',
-            nullif(pgtrain_private.number_or_null(found, 'context_length'), 0), (found ->> 'parameters')::bigint,
-            pgtrain_private.number_or_null(found, 'vocab_size'), (found ->> 'has_chat_template')::boolean,
-            version.size_bytes, version.content_hash, jsonb_build_object('stored_types', found -> 'stored_types', 'warnings', coalesce(found -> 'warnings', '[]')));
+    values (model.id, 1, model.owner_id, described ->> 'model_type', version.format, described -> 'architecture',
+            nullif(pgtrain_private.number_or_null(described, 'context_length'), 0), (described ->> 'parameters')::bigint,
+            pgtrain_private.number_or_null(described, 'vocab_size'), (described ->> 'has_chat_template')::boolean,
+            version.size_bytes, version.content_hash, jsonb_build_object('stored_types', described -> 'stored_types', 'warnings', coalesce(described -> 'warnings', '[]')));
     perform pgtrain_private.use_version(model.id, 1);
     perform pgtrain_private.write_audit('model_imported', null, jsonb_build_object('model_id', model.id, 'name', model.name, 'source', source,
         'size_bytes', version.size_bytes, 'content_hash', encode(version.content_hash, 'hex')));

@@ -78,8 +78,8 @@ begin
     end if;
     added.family := added.architecture ->> 'model_type';
     added.vocabulary_size := pgtrain_private.number_or_null(added.architecture, 'vocab_size');
-    added.context_length := coalesce(nullif(pgtrain_private.number_or_null(metadata -> 'config', 'context'), 0),
-        pgtrain_private.number_or_null(added.architecture, 'max_position_embeddings'), pgtrain_private.number_or_null(added.architecture, 'n_positions'));
+    added.context_length := coalesce(pgtrain_private.number_or_null(added.architecture, 'max_position_embeddings'),
+        pgtrain_private.number_or_null(added.architecture, 'n_positions'), nullif(pgtrain_private.number_or_null(metadata -> 'config', 'context'), 0));
     added.has_chat_template := exists (select from pgtrain.artifacts a where a.run_id = add_version.run_id and a.name = 'chat_template.jinja')
         or coalesce(base.has_chat_template, false);
     insert into pgtrain.model_versions (model_id, version, owner_id, run_id, family, format, architecture, context_length, parameter_count,

@@ -20,8 +20,8 @@ struct SandboxReport {
   std::string text() const;
 };
 
-/// First half: file rules (reads only from system folders, the program's own folder, devices and the working folder;
-/// writes only in the working folder). They bind the calling thread, the threads it starts and the program it becomes,
+/// First half: file rules (reads only from system folders, the program's own folder, devices, the working folder and where its
+/// link `base` leads; writes only in the working folder). They bind the calling thread, the threads it starts and the program it becomes,
 /// but not threads that libraries started while they were loaded: hence the program is started again after this.
 /// Returns the outcome for the second half.
 std::string enter_file_rules();

@@ -122,6 +122,7 @@ void try_needed() {
   say("rename_own_file", rename("own_file", "own_file_2") == 0);
   say("truncate_own_file", truncate("own_file_2", 10) == 0);
   say("unlink_own_file", unlink("own_file_2") == 0);
+  say("read_base", try_read("base/weights"));
   say("read_library_folder", try_open("/usr/lib", O_RDONLY | O_DIRECTORY));
   say("read_cpu_info", try_read("/proc/cpuinfo"));
   say("read_own_status", try_read("/proc/self/status"));
@@ -141,6 +142,11 @@ int probe_sandbox(const char* forbidden_file) {
   say("read_passwords", try_open("/etc/passwd", O_RDONLY));
   say("create_in_tmp", try_open((std::string("/tmp/pgtrain_probe_") + std::to_string(getpid())).c_str(), O_WRONLY | O_CREAT));
   say("create_in_parent", try_open("../probe_file", O_WRONLY | O_CREAT));
+  say("write_base", try_open("base/weights", O_WRONLY));
+  say("truncate_base", truncate("base/weights", 0) == 0);
+  say("remove_base", unlink("base/weights") == 0);
+  say("create_in_base", try_open("base/more", O_WRONLY | O_CREAT));
+  say("take_base", link("base/weights", "weights") == 0);
   say("truncate_forbidden", truncate(forbidden_file, 0) == 0);
   say("parent_memory_file", try_open(("/proc/" + std::to_string(getppid()) + "/mem").c_str(), O_RDONLY));
   say("parent_environment", try_read("/proc/" + std::to_string(getppid()) + "/environ"));

@@ -17,6 +17,13 @@ using Outcomes = std::map<std::string, std::string>;
 
 Outcomes probe(const JobFolder& folder, const fs::path& secret) {
   std::ofstream(secret) << "a secret of the server";
+  // As the server gives it: second names of files that it keeps, in a folder beside.
+  const fs::path beside = folder.path().string() + ".base", kept = folder.path().parent_path() / "kept";
+  fs::remove_all(beside), fs::remove(kept), fs::remove(folder.path() / "base");
+  fs::create_directory(beside);
+  std::ofstream(kept) << "weights of others";
+  fs::create_hard_link(kept, beside / "weights");
+  fs::create_symlink("../" + beside.filename().string(), folder.path() / "base");
   Child child(program, folder, {"probe-sandbox", secret});
   std::istringstream lines(child.read_text());
   Outcomes found;
@@ -39,7 +46,7 @@ TEST(Sandbox, ForbidsAndAllows) {
   JobFolder folder;
   const fs::path secret = folder.path().parent_path() / "secret";
   Outcomes found = probe(folder, secret);
-  for (const char* act : {"thread", "write_own_folder", "rename_own_file", "truncate_own_file", "unlink_own_file", "read_library_folder",
+  for (const char* act : {"thread", "write_own_folder", "rename_own_file", "truncate_own_file", "unlink_own_file", "read_base", "read_library_folder",
                           "read_cpu_info", "read_own_status", "read_own_maps", "read_thread_status", "random_numbers"})
     EXPECT_EQ(found[act], " ok") << act << " is needed";
   if (found["parts"].find("calls") != std::string::npos) {
@@ -49,10 +56,12 @@ TEST(Sandbox, ForbidsAndAllows) {
       EXPECT_EQ(found[act], " EPERM") << act;
   }
   if (found["parts"].find("files") != std::string::npos) {
-    for (const char* act : {"read_forbidden", "write_forbidden", "read_passwords", "create_in_tmp", "create_in_parent",
-                            "parent_memory_file", "parent_environment", "parent_command_line"})
+    for (const char* act : {"read_forbidden", "write_forbidden", "read_passwords", "create_in_tmp", "create_in_parent", "write_base",
+                            "truncate_base", "remove_base", "create_in_base", "parent_memory_file", "parent_environment", "parent_command_line"})
       EXPECT_EQ(found[act], " EACCES") << act;
+    EXPECT_EQ(found["take_base"], " EXDEV");
     EXPECT_EQ(fs::file_size(secret), 22u);
+    EXPECT_EQ(fs::file_size(folder.path().parent_path() / "kept"), 17u);
   }
   if (found["parts"] != " files calls") GTEST_SKIP() << "this system offers only a part of the sandbox:" << found["report"];
 }

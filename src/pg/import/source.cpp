@@ -24,6 +24,7 @@ extern "C" {
 
 #include "pg/call/guard.hpp"
 #include "pg/import/source.hpp"
+#include "pg/rbac/rbac.hpp"
 #include "pg/worker/file_store.hpp"
 #include "pg/worker/settings.hpp"
 #include "protocol/message.hpp"
@@ -53,12 +54,11 @@ bool is_pickle_name(const std::string &name) {
          "A pickle runs code of its author when it is opened. Take the model's safetensors, or make them: load it where you trust it and call save_pretrained.");
 }
 
-// Roles that may read the server's files by SQL anyway. Not within a restricted operation (ANALYZE, REFRESH), where functions of a
-// table's owner run within a superuser's statement.
+// The server's administrator, and roles that may read the server's files by SQL anyway. A superuser who acts for a user is bound as that
+// user is; and nobody may within a restricted operation (ANALYZE, REFRESH), where functions of a table's owner run.
 bool may_read_server_files() {
-  return call::guarded([] {
-    return !InSecurityRestrictedOperation() && (superuser_arg(GetOuterUserId()) || has_privs_of_role(GetOuterUserId(), ROLE_PG_READ_SERVER_FILES));
-  });
+  if (rbac::is_server_administrator()) return true;
+  return call::guarded([] { return !InSecurityRestrictedOperation() && is_member_of_role_nosuper(GetOuterUserId(), ROLE_PG_READ_SERVER_FILES); });
 }
 
 Descriptor open_for_reading(const Descriptor &place, const std::string &path) {

@@ -23,7 +23,8 @@ constexpr long look_ms = 200;
 constexpr int64_t exit_patience_us = 2000000;
 
 [[noreturn]] void raise_failure(const up::Failed &failed) {
-  const bool is_about_input = failed.code == FailureCode::ConfigInvalid || failed.code == FailureCode::DataInvalid || failed.code == FailureCode::OutOfMemory;
+  const bool is_about_input = failed.code == FailureCode::ConfigInvalid || failed.code == FailureCode::DataInvalid ||
+                              failed.code == FailureCode::OutOfMemory || failed.code == FailureCode::ArtifactInvalid;
   throw Error(is_about_input ? code::InvalidData : code::TrainerFailed, failed.message, failed.detail, failed.hint);
 }
 
