@@ -50,7 +50,8 @@ sub try_sql
 sub submit_from
 {
 	my ($base, $arguments) = @_;
-	return as_user($node, qq(select pgtrain.submit_run(dataset_id => 1, config => '{"steps":20,"checkpoint_every":5,"base_model":"$base"}'${\($arguments // '')})));
+	my $config = qq({"steps":20,"checkpoint_every":5,"base_model":"$base"});
+	return as_user($node, "select pgtrain.submit_run(dataset_id => 1, config => '$config'" . ($arguments // '') . ')');
 }
 sub models_count { return $node->safe_psql('postgres', 'select count(*) from pgtrain.models') }
 sub files_on_disk
