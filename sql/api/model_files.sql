@@ -71,7 +71,7 @@ begin
     select r.parameters into added.parameter_count from pgtrain.training_runs r where r.id = add_version.run_id;
     -- An adapter is what its base is.
     if added.architecture is null then
-        select v.* into base from pgtrain.training_runs r join pgtrain.model_versions v on v.content_hash = r.base_model_hash
+        select v.* into base from pgtrain.training_runs r join pgtrain.model_versions v on v.content_hash || '' = r.base_model_hash
          where r.id = add_version.run_id limit 1;
         added.architecture := base.architecture;
         added.parameter_count := coalesce(base.parameter_count, added.parameter_count);
@@ -315,7 +315,7 @@ create or replace function pgtrain_private.base_candidates(run_id bigint, sees_a
            sees_all or m.is_public or m.owner_id = r.owner_id
            or exists (select from pgtrain.managed_models g where g.model_id = m.id and g.user_id = r.owner_id and (g.expires_at is null or g.expires_at > clock_timestamp()))
       from pgtrain.training_runs r
-      join pgtrain.model_versions v on v.content_hash = r.base_model_hash
+      join pgtrain.model_versions v on v.content_hash || '' = r.base_model_hash
       join pgtrain.models m on m.id = v.model_id
      where r.id = base_candidates.run_id
      order by v.model_id = r.base_model_id desc, v.id

@@ -46,7 +46,7 @@ create table pgtrain.model_versions (
 );
 create index model_versions_owner_id_idx on pgtrain.model_versions (owner_id);
 create index model_versions_run_id_idx on pgtrain.model_versions (run_id) where run_id is not null;
-create index model_versions_content_hash_idx on pgtrain.model_versions (content_hash) where content_hash is not null;
+create index model_versions_content_hash_idx on pgtrain.model_versions ((content_hash || ''));
 comment on table pgtrain.model_versions is 'What each local model is and was; its present version is named by models.version';
 comment on column pgtrain.model_versions.id is 'Key';
 comment on column pgtrain.model_versions.model_id is 'Model';

@@ -35,6 +35,8 @@ insert into calls values
     ('grant_node(1, 1)'), ('revoke_node(1, 1)'), ('grant_image(1, 1)'), ('revoke_image(1, 1)'), ('grant_instance(1, 1)'), ('revoke_instance(1, 1)'),
     (format('why_waiting(%s)', :run)), (format('wait_for_run(%s, ''0 s'')', :run)), (format('export_artifact(%s)', :run)), (format('generate(%s)', :run)), ('grant_application(''regress_reader'')'), ('revoke_application(''regress_reader'')'),
     (format('fine_tuning_job(%s)', :run)), (format('fine_tuning_job_events(%s)', :run)), (format('fine_tuning_job_checkpoints(%s)', :run)),
+    ('import_model(''/nothing'', ''m'')'), ('import_model(''GGUF''::bytea, ''m'')'), ('import_model(array[''config.json''], array[''{}''::bytea], ''m'')'), (format('publish_model(%s)', :run)),
+    ('rollback_model(1)'), ('delete_model(1)'), ('export_model_file(1)'), ('set_model_public(1)'), ('grant_model(1, 1)'), ('revoke_model(1, 1)'),
     ('fine_tuning_jobs()'), (format('result_csv(%s)', :run)), (format('generate_many(array[''a''], run_id => %s)', :run)), (format('generate_stream(%s)', :run)), (format('evaluate(%s, %s)', :data, :run)),
     ('start_verification(''email'')'), ('confirm_verification(''email'', ''123456'')'), ('change_email(''a@readonly.test'', ''a long enough secret'')'),
     ('request_password_reset(''anna@readonly.test'')'), ('reset_password(''token'', ''another long secret'')'), ('enable_totp(''a long enough secret'')'),

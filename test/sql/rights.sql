@@ -72,7 +72,7 @@ insert into unlogged values
     ('append_samples', 'the rows are append-only and have their times'), ('append_records', 'as append_samples'),
     ('dataset_from_query', 'in C; calls create_dataset'), ('store_secret', 'in C; writes secret_stored'), ('submit_run', 'in C; writes submit_run'),
     ('authenticate', 'the session has its times, and its login a line'), ('count_usage', 'the ledger says so'), ('logout', 'the session says when it ended'),
-    ('plan_run', 'writes a cache'), ('mark_favorite', 'a mark that its user sees alone'), ('take_messages', 'the message says so'), ('confirm_message', 'as take_messages'), ('fail_message', 'as take_messages'), ('wait_for_run', 'reads'), ('export_artifact', 'reads'), ('generate', 'reads'), ('generate_many', 'reads'), ('generate_stream', 'reads');
+    ('plan_run', 'writes a cache'), ('mark_favorite', 'a mark that its user sees alone'), ('take_messages', 'the message says so'), ('confirm_message', 'as take_messages'), ('fail_message', 'as take_messages'), ('wait_for_run', 'reads'), ('export_artifact', 'reads'), ('export_model_file', 'reads'), ('generate', 'reads'), ('generate_many', 'reads'), ('generate_stream', 'reads');
 create temp view sources as
     select p.proname, p.prosrc as text from pg_proc p where p.pronamespace in ('pgtrain'::regnamespace, 'pgtrain_private'::regnamespace);
 with recursive logged as (
