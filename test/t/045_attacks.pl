@@ -145,7 +145,7 @@ my $calls = $node->safe_psql('postgres', <<'SQL');
 select format('select %s', string_agg(call, E';\nselect ')) from (
     select format('pgtrain.%I(%s)', p.proname, string_agg(format('%s %L::%s', case when p.proargnames is not null then format('%I =>', p.proargnames[a.n]) end,
                case when t.typname = 'int8' or t.typname = 'int4' then '1' when t.typname = '_int8' then '{1}' when t.typname = '_text' then '{owned}'
-                    when t.typname = 'jsonb' then '{}' when t.typname = '_jsonb' then '{}' when t.typname = 'bool' then 'true' when t.typcategory = 'D' then '2100-01-01'
+                    when t.typname = 'jsonb' then '{}' when t.typname in ('_jsonb', '_bytea') then '{}' when t.typname = 'bool' then 'true' when t.typcategory = 'D' then '2100-01-01'
                     when t.typname = 'interval' then '0 s' when t.typcategory = 'N' then '1' when t.typname = 'inet' then '10.0.0.1' when t.typname = 'name' then 'app'
                     when p.proargnames[a.n] in ('role') then 'admin' when p.proargnames[a.n] = 'plan' then 'enterprise' when p.proargnames[a.n] = 'resource' then 'training_jobs'
                     when p.proargnames[a.n] = 'access' then 'any' when p.proargnames[a.n] = 'query' then 'select 1::text' else 'canary' end,
