@@ -168,4 +168,5 @@ def main():
     print("[  PASSED  ] 1 tests.")
 
 
-main()
+if __name__ == "__main__":
+    main()

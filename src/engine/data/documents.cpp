@@ -15,8 +15,8 @@ constexpr std::size_t kBytesBetweenCalls = std::size_t{8} << 20;
 
 }  // namespace
 
-Documents::Documents(std::string_view bytes, const std::function<void()>& keep_alive) : bytes_(bytes) {
-  std::size_t at = 0, called_at = 0;
+Documents::Documents(std::string_view bytes, const std::function<void()>& keep_alive, Passed passed) : bytes_(bytes), passed_(std::move(passed)) {
+  std::size_t at = 0, called_at = 0, passed_at = 0;
   while (at < bytes.size()) {
     const std::string sample = "sample " + std::to_string(count_ + 1);
     if (bytes.size() - at < 4) refuse(sample + ": the file ends inside its length, at byte " + std::to_string(at), "The samples file was cut off; start the run again.");
@@ -37,17 +37,25 @@ Documents::Documents(std::string_view bytes, const std::function<void()>& keep_a
       keep_alive();
       called_at = at;
     }
+    pass(passed_at, at);
   }
   if (count_ == 0) refuse("there are no samples", "Add samples to the dataset before training on it.");
 }
 
+void Documents::pass(std::size_t& from, std::size_t at) const {
+  if (!passed_ || at - from < kBytesBetweenCalls) return;
+  passed_(from, at);
+  from = at;
+}
+
 void Documents::for_each(const std::function<void(std::size_t, std::string_view)>& visit) const {
-  std::size_t at = 0;
+  std::size_t at = 0, passed_at = 0;
   for (std::size_t index = 0; index < count_; ++index) {
     std::uint32_t length = 0;
     std::memcpy(&length, bytes_.data() + at, 4);
     visit(index, bytes_.substr(at + 4, length));
     at += 4 + std::size_t{length};
+    pass(passed_at, at);
   }
 }
 

@@ -15,8 +15,11 @@ namespace pgtrain::engine::data {
 
 class Documents {
  public:
-  // keep_alive is called every few megabytes; it may throw to leave.
-  explicit Documents(std::string_view bytes, const std::function<void()>& keep_alive = {});
+  using Passed = std::function<void(std::size_t begin, std::size_t end)>;
+
+  // keep_alive is called every few megabytes; it may throw to leave. `passed` is told which bytes a pass is done with
+  // (MappedFile::forget, so that a file larger than memory takes none).
+  explicit Documents(std::string_view bytes, const std::function<void()>& keep_alive = {}, Passed passed = {});
 
   std::size_t size() const { return count_; }
   std::uint64_t text_bytes() const { return text_bytes_; }
@@ -24,7 +27,10 @@ class Documents {
   void for_each(const std::function<void(std::size_t index, std::string_view text)>& visit) const;
 
  private:
+  void pass(std::size_t& from, std::size_t at) const;
+
   std::string_view bytes_;
+  Passed passed_;
   std::size_t count_ = 0;
   std::uint64_t text_bytes_ = 0;
 };

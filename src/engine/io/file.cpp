@@ -64,6 +64,12 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<char*>(data_), size_);
 }
 
+void MappedFile::forget(std::size_t begin, std::size_t end) const {
+  const std::size_t page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  begin = begin / page * page;
+  if (begin < std::min(end, size_)) ::madvise(const_cast<char*>(data_) + begin, std::min(end, size_) - begin, MADV_DONTNEED);
+}
+
 FileWriter::FileWriter(const std::string& path) : path_(path), partial_(path + ".partial") {
   descriptor_ = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (descriptor_ < 0) fail(partial_, "create", errno);

@@ -22,6 +22,8 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
 
   std::string_view bytes() const { return {data_, size_}; }
+  // Bytes that will not be read soon: they leave this process's memory and come back from the file when asked for.
+  void forget(std::size_t begin, std::size_t end) const;
   const std::string& path() const { return path_; }
 
  private:

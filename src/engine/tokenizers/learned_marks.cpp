@@ -71,11 +71,13 @@ std::size_t LearnedMarks::normal_position(const std::vector<NormalizerStep>& nor
 // Where normal_ goes on behind the letters of a token that begins at `at`.
 std::size_t LearnedMarks::follow(std::string_view letters, std::size_t at) const {
   for (std::size_t i = 0; i < letters.size();) {
-    if (at < normal_.size() && letters[i] == normal_[at]) {
-      ++i, ++at;
-    } else if (!space_.empty() && letters.substr(i, space_.size()) == space_) {
+    const std::string_view rest = normal_.substr(at);
+    // Before single bytes are compared: other letters begin with the same byte as this mark.
+    if (!model_.byte_level && letters.substr(i, space_.size()) == space_) {
       i += space_.size();
-      if (at < normal_.size() && normal_[at] == ' ') ++at;
+      at += rest.starts_with(space_) ? space_.size() : rest.starts_with(' ') ? 1 : 0;
+    } else if (!rest.empty() && letters[i] == rest[0]) {
+      ++i, ++at;
     } else if (letters[i] == ' ') {
       ++i;  // put in front of the text
     } else {

@@ -248,6 +248,22 @@ TEST(Records, LearnedTokensAreFoundWhereSpacesAreMarks) {
             space + "a|" + space + "ok|<0xE6>|<0x97>|<0xA5>|[ok|<0xE6>|<0x97>|<0xA5>|" + space + "a|</s>]|" + space + "|b");
 }
 
+TEST(Records, ALetterThatBeginsAsTheMarkOfASpaceDoesIsNone) {
+  // U+2003 and the mark put in front of it share their first byte.
+  const std::string json = R"({"version":"1.0","truncation":null,"padding":null,"added_tokens":[{"id":0,"content":"</s>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],)"
+                           R"("normalizer":null,"pre_tokenizer":{"type":"Metaspace","replacement":"\u2581","prepend_scheme":"first","split":false},"post_processor":null,"decoder":null,)"
+                           R"("model":{"type":"BPE","dropout":null,"unk_token":null,"continuing_subword_prefix":null,"end_of_word_suffix":null,"fuse_unk":true,"byte_fallback":true,"ignore_merges":false,)"
+                           R"("vocab":{"</s>":0,"\u2581":1,"\u2003":2,"a":3,"b":4,"\u2581b":5},"merges":["\u2581 b"]}})";
+  Tokenizer tokenizer = Tokenizer::from_json(json, "test");
+  tokenizer.take_config(R"({"eos_token":"</s>"})", "test");
+  std::vector<Tokenizer::Id> ids;
+  std::vector<bool> learned;
+  const std::string twice = "\xE2\x80\x83" "a\xE2\x80\x83" "a";
+  tokenizer.encode_parts({{twice, false, false}, {" b", false, true}, {"a", false, false}}, false, ids, &learned);
+  EXPECT_EQ(ids, (std::vector<Tokenizer::Id>{1, 2, 3, 2, 3, 5, 3}));
+  EXPECT_EQ(learned, (std::vector<bool>{false, false, false, false, false, true, false}));
+}
+
 TEST(RecordStores, KeepFlagsAndLeaveOffWhatTeachesNothing) {
   Reading r;
   TokenStore store(r.tokenizer.vocab_size());
