@@ -24,11 +24,12 @@ void TrainingRun::open_base_model() {
 void TrainingRun::prepare_data() {
   observer_.task("read_data", "started");
   const io::MappedFile file(documents_path_);
-  const data::Documents documents(file.bytes(), [this] { poll(); });
+  const data::Documents documents(file.bytes(), [this] { poll(); }, [&](std::size_t begin, std::size_t end) { file.forget(begin, end); });
   core::Sha256 hash;
   constexpr std::size_t kHashedAtOnce = std::size_t{16} << 20;
   for (std::size_t at = 0; at < file.bytes().size(); at += kHashedAtOnce) {
     hash.update(file.bytes().data() + at, std::min(kHashedAtOnce, file.bytes().size() - at));
+    file.forget(at, at + kHashedAtOnce);
     poll();
   }
   data_sha256_ = hash.hex();
