@@ -17,16 +17,15 @@ begin
         raise exception using errcode = '22023', message = 'give either run_id or model_id or model, the name of a model';
     end if;
     if choose_model.run_id is null then
-        -- Of models of one name one's own goes before a public one.
-        select m.id, m.run_id into chosen from pgtrain.models m
-         where (m.id = choose_model.model_id or m.name || '' = choose_model.model)
-           and (m.is_public or pgtrain_private.may_access(m.owner_id, 'read', 'models') or pgtrain_private.is_server_administrator())
-         order by m.owner_id = pgtrain.current_user_id() desc nulls last, m.id limit 1;
-        if chosen.run_id is null then
+        -- Of models of one name one's own goes before others that one may use.
+        select m.id, m.run_id, m.kind into chosen from pgtrain.models m
+         where (m.id = choose_model.model_id or m.name || '' = choose_model.model) and pgtrain_private.may_use_model(m)
+         order by m.owner_id = pgtrain.current_user_id() desc nulls last, m.kind = 'local' desc, m.id limit 1;
+        if chosen.kind is distinct from 'local' then
             raise exception using errcode = 'PT404',
-                message = format('model %s does not exist, is not yours, or was not trained here', coalesce(quote_literal(left(choose_model.model, 200)), choose_model.model_id::text));
+                message = format('model %s does not exist, is not yours, or is not here', coalesce(quote_literal(left(choose_model.model, 200)), choose_model.model_id::text));
         end if;
-        return jsonb_build_object('run_id', chosen.run_id);
+        return case when chosen.run_id is not null then jsonb_build_object('run_id', chosen.run_id) else jsonb_build_object('model_id', chosen.id) end;
     end if;
     run := pgtrain_private.find_run(choose_model.run_id, 'read');
     if run.status <> 'succeeded' then

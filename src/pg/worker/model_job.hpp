@@ -13,12 +13,14 @@
 
 namespace pgtrain::pg::worker {
 
+// One of both.
 struct ModelChoice {
   std::optional<int64_t> run_id;    // a run that has succeeded
-  std::optional<int64_t> model_id;  // or an imported model
+  std::optional<int64_t> model_id;  // an imported model
 };
 
-// Puts the files into the job's folder and names them in the job. Throws NotFound where there are none.
+// Puts the files into the job's folder and names them in the job. Throws NotFound where there are none, Unavailable where their bytes
+// are not on this server.
 void add_model(const call::Spi &spi, const ModelChoice &choice, const JobFolder &folder, protocol::down::Job &job);
 
 }  // namespace pgtrain::pg::worker
