@@ -19,7 +19,7 @@ export V
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := all
-.PHONY: all help deps tools module engine tests install demo check fuzz bench cluster cluster-stop psql clean
+.PHONY: all help deps tools module engine tests install demo demo-finetune check fuzz bench cluster cluster-stop psql clean
 
 help:
 	@sed -n 's/^## //p' $(ROOT)/Makefile
@@ -58,6 +58,10 @@ install: all
 ## demo          from nothing to a trained model (TEXT=file trains on your text)
 demo:
 	@bash $(ROOT)/scripts/demo.sh
+
+## demo-finetune imports a real language model and fine-tunes it (MODEL=file tunes yours)
+demo-finetune:
+	@bash $(ROOT)/scripts/demo_finetune.sh
 
 ## check         build and run every test; the last line counts them
 check:
