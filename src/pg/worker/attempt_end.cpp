@@ -21,7 +21,6 @@ namespace {
 using call::Type;
 
 constexpr int64_t exit_patience_us = 2000000;  // for a trainer that has said its last word
-constexpr char model_name[] = "model.safetensors";
 
 call::Statement park_statement{"select pgtrain_private.park_run($1, $2, $3::text::pgtrain.end_reason)", {Type::Int8, Type::Int4, Type::Text}};
 call::Statement requeue_statement{
@@ -40,6 +39,9 @@ std::string result_json(const protocol::up::Done &done) {
          ",\"steps\":" + std::to_string(done.steps) + ",\"tokens\":" + std::to_string(done.tokens) +
          ",\"tokens_per_second\":" + json_number(done.tokens_per_second) + ",\"peak_bytes\":" + std::to_string(done.peak_bytes) + "}";
 }
+
+// Weights, whole or in shards, as an adapter or as GGUF.
+bool is_model(const std::string &name) { return name.ends_with(".safetensors") || name.ends_with(".gguf"); }
 
 // Errors that another attempt may not meet. Everything else is counted as one that it will.
 bool is_lost_lease(const Error &error) { return std::string_view(error.sqlstate()) == code::InvalidState.sqlstate; }
@@ -98,8 +100,8 @@ void Attempt::publish() {
   set_state(WorkerState::Publishing, claim_.run_id);
   write_batch();
   if (wish_ == StopWish::Cancel) return end_by_stop();
-  if (std::none_of(artifacts_.begin(), artifacts_.end(), [](const Kept &kept) { return kept.name == model_name; }))
-    return end_as(Ending::QueuedAgain, "protocol_violation", std::string("the trainer was done without having sent ") + model_name);
+  if (std::none_of(artifacts_.begin(), artifacts_.end(), [](const Kept &kept) { return is_model(kept.name); }))
+    return end_as(Ending::QueuedAgain, "protocol_violation", "the trainer was done without having sent a model");
   try {
     bool is_cancelled = false;
     std::vector<int64_t> replaced;

@@ -35,6 +35,9 @@ call::Statement pairs_statement{"select p.key, coalesce(p.value, '') from jsonb_
 call::Statement parts_statement{
     "select p.dataset_id, p.sample_count, (select d.longest_bytes from pgtrain.datasets d where d.id = p.dataset_id)"
     " from pgtrain.training_run_datasets p where p.training_run_id = $1 order by p.id", {Type::Int8}};
+call::Statement origin_statement{
+    "select extract(epoch from r.created_at)::bigint, coalesce((select m.name from pgtrain.models m where m.id = r.base_model_id), '')"
+    " from pgtrain.training_runs r where r.id = $1", {Type::Int8}};
 call::Statement lost_statement{"select pgtrain_private.give_checkpoint_up($1, $2, $3, $4)", {Type::Int8, Type::Int4, Type::Int8, Type::Text}};
 
 int threads_of_trainer() {
@@ -58,6 +61,9 @@ void Attempt::load_job() {
     is_limited = row.boolean(5);
     rank_ = static_cast<int>(row.int64(6));
     for (const call::Row &pair : pairs_statement.execute(spi, {row.text(0)})) job_.config.emplace_back(pair.text(0), pair.text(1));
+    const call::Rows origin = origin_statement.execute(spi, {claim_.run_id});
+    job_.submitted_at = origin[0].int64(0);
+    job_.base_name = origin[0].text(1);
     for (const call::Row &part : parts_statement.execute(spi, {claim_.run_id})) {
       if (part.is_null(0)) {
         end_as(Ending::Failed, "data_invalid", "a dataset of this run was deleted", {}, "Submit a new run with a dataset that exists.");
