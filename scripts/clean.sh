@@ -5,5 +5,5 @@ set -euo pipefail
 # Only folders that we made: the marks are files of ours.
 if [ -d "$RUN/pg" ]; then rm -rf "$RUN"; fi
 if [ -d "$SOCKETS" ]; then rm -rf "$SOCKETS"; fi
-for part in module cmake check fuzz bench gpu python checkout demo-build.log demo-server.log; do rm -rf "${BUILD:?}/$part"; done
+for part in module cmake check fuzz bench gpu python models checkout demo-build.log demo-server.log; do rm -rf "${BUILD:?}/$part"; done
 rmdir "$BUILD" 2>/dev/null || [ ! -d "$BUILD" ] || say "clean: $BUILD holds files of others and stays"

@@ -11,7 +11,7 @@ spoil() {
   example_file "$2" scripts/deps.sh <"$ROOT/scripts/deps.sh"
   example_file "$2" scripts/tools.sh <"$ROOT/scripts/tools.sh"
   example_file "$2" scripts/clean.sh <"$ROOT/scripts/clean.sh"
-  example_file "$2" scripts/demo.sh <"$ROOT/scripts/demo.sh"
+  example_file "$2" scripts/demo_parts.sh <"$ROOT/scripts/demo_parts.sh"
   case $1 in
     gives_up_without_lists) sed 's/ || true; }/; }/' "$ROOT/scripts/deps.sh" | example_file "$2" scripts/deps.sh ;;
     forgets_tests) sed 's/= tests \]/= never ]/' "$ROOT/scripts/deps.sh" | example_file "$2" scripts/deps.sh ;;
@@ -97,7 +97,7 @@ check() {
   mv "$at/build" "$at/moved"
   local log
   mkdir -p "$at/built/module" "$at/built/bench/results" "$at/built/gpu"
-  for log in $(grep -o 'BUILD/[a-z-]*\.log' "$tree/scripts/demo.sh"); do : >"$at/built/${log#BUILD/}"; done
+  for log in $(grep -o 'BUILD/[a-z-]*\.log' "$tree/scripts/demo_parts.sh"); do : >"$at/built/${log#BUILD/}"; done
   [ -n "$log" ] || echo "the demo writes no log"
   expect "a clean after a demo and a bench" 'nothing is left' \
     "$(RUN=$at/run SOCKETS=$at/sockets BUILD=$at/built bash "$tree/scripts/clean.sh" 2>&1; [ -e "$at/built" ] || echo nothing is left)"
