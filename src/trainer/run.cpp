@@ -196,7 +196,10 @@ void evaluate(const down::Job& job, Channel& channel) {
   check_input(job.data, "data_invalid", channel);
   const auto device = open_device(job);
   const bool are_records = config.has_base_model() || job.model.empty();
-  const train::Evaluation found = train::evaluate(files, train::resolve(training_options(config, job)), are_records, job.data.name, ".", *device, [&channel] {
+  train::TrainingOptions options = training_options(config, job);
+  // A model that was trained whole needs its base no more; its samples are read as they were then.
+  if (config.has_base_model()) options.base_folder = kBaseFolder;
+  const train::Evaluation found = train::evaluate(files, train::resolve(options), are_records, job.data.name, ".", *device, [&channel] {
     channel.worked();
     if (channel.stop_requested() != Stop::None) throw Stopped{};
   });
