@@ -122,7 +122,7 @@ begin
     samples := least(dataset.sample_count, max_samples);
     measured := pgtrain_private.evaluate_model((choice->>'run_id')::bigint, (choice->>'model_id')::bigint, dataset.id, samples);
     insert into pgtrain.evaluations (run_id, owner_id, model_name, dataset_id, evaluation_type, after_metrics, notes)
-    values (run.id, me, coalesce((select m.name from pgtrain.models m where m.id = coalesce((choice->>'model_id')::bigint, (select x.id from pgtrain.models x where x.run_id = run.id))), run.name),
+    values (run.id, me, coalesce((select m.name from pgtrain.models m where m.id = coalesce((choice->>'model_id')::bigint, (select min(x.id) from pgtrain.models x where x.run_id = run.id))), run.name),
             dataset.id, case when questions > 0 then 'dataset_with_questions' else 'dataset' end,
             pgtrain_private.with_perplexity(measured, (measured->>'loss')::double precision), evaluate.notes)
     returning id into made;

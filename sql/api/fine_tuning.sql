@@ -61,7 +61,7 @@ begin
         'model', pgtrain_private.base_name_of(run),
         'created_at', pgtrain_private.unix_time(run.created_at),
         'finished_at', case when is_over then pgtrain_private.unix_time(run.ended_at) end,
-        'fine_tuned_model', (select m.name from pgtrain.models m where m.run_id = run.id),
+        'fine_tuned_model', (select m.name from pgtrain.models m where m.run_id = run.id order by m.id limit 1),
         'organization_id', 'org-' || run.owner_id,
         'status', run.status,
         'training_file', coalesce((select 'file-' || d.dataset_id from pgtrain.training_run_datasets d where d.training_run_id = run.id order by d.id limit 1), 'file-deleted'),
@@ -214,7 +214,7 @@ comment on function pgtrain.fine_tuning_job_events(bigint, text, integer) is 'Ev
 create or replace function pgtrain_private.checkpoint_name(run pgtrain.training_runs, step bigint) returns text
     language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
-    return coalesce((select m.name from pgtrain.models m where m.run_id = run.id), pgtrain_private.model_name_of(run)) || ':ckpt-step-' || step;
+    return coalesce((select m.name from pgtrain.models m where m.run_id = run.id order by m.id limit 1), pgtrain_private.model_name_of(run)) || ':ckpt-step-' || step;
 end $$;
 comment on function pgtrain_private.checkpoint_name(pgtrain.training_runs, bigint) is 'How a checkpoint is called: the model''s name and the step';
 

@@ -55,6 +55,7 @@ nothing_left($node, 'after tuning');
 
 for my $method (qw(lora full))
 {
+	like(as_user($node, "select pgtrain.publish_model($runs{$method}, 'expert')"), qr/^\d+$/, "$method: is a version of a published model");
 	my $text = as_user($node, "select pgtrain.generate($runs{$method}, 'What is 4?', 12, temperature => 0)");
 	like($text, qr/\S/, "$method: answers");
 	my $evaluation = as_user($node, "select pgtrain.evaluate($pairs, run_id => $runs{$method}, questions => 5, max_tokens => 12)");
