@@ -181,7 +181,9 @@ void check_dynamic_map(Backend&) {
 void expect_stored(const std::string& what, const std::vector<double>& values, const reference::Moments8& stored) {
   reference::Moments8 want = stored;
   want.assign(values);
-  for (std::size_t b = 0; b < stored.scales.size(); ++b) expect(what + "'s scale of block " + std::to_string(b), std::abs(stored.scales[b] - want.scales[b]) <= 1e-6 * want.scales[b]);
+  // Of a block of few elements the largest may itself be a difference of two numbers about 1, with the rounding of those.
+  for (std::size_t b = 0; b < stored.scales.size(); ++b)
+    expect(what + "'s scale of block " + std::to_string(b), std::abs(stored.scales[b] - want.scales[b]) <= 1e-6 * want.scales[b] + 1e-7);
   for (std::size_t i = 0; i < values.size(); ++i) {
     const double scale = want.scales[i / 256], share = scale > 0 ? values[i] / scale : 0;
     const double got = std::abs(stored.book[stored.codes[i]] - share), best = std::abs(stored.book[want.codes[i]] - share);
