@@ -64,6 +64,7 @@ watch_run() { # of run_id, user and token; sets status and interrupted
       end_progress
       sql <<<"select pgtrain.why_waiting($run_id)"
     fi
+    # The pace at which the bar is drawn anew; Ctrl-C ends the sleep, and the loop goes on to cancel.
     is_ended "$status" || sleep 0.4 || true
   done
   end_progress

@@ -1,4 +1,4 @@
--- What may stand in the configuration of a run. The one list is compiled in (src/protocol/run_config.cpp): what is shown here
+-- What may stand in the configuration of a run. The one list is compiled in (src/protocol/config_table.cpp): what is shown here
 -- is what submit_run checks against.
 
 create or replace function pgtrain_private.config_field_lines() returns text

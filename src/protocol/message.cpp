@@ -17,7 +17,7 @@ namespace {
 template <class Enum>
 constexpr uint8_t enumerators = 0;
 template <>
-constexpr uint8_t enumerators<JobKind> = 6;
+constexpr uint8_t enumerators<JobKind> = 5;
 template <>
 constexpr uint8_t enumerators<PromptKind> = 2;
 template <>
@@ -294,7 +294,7 @@ bool decode(const Frame& frame, UpMessage& message, std::string& error) { return
 
 const char* build_id() { return PGTRAIN_BUILD_ID; }
 
-const char* name_of(JobKind kind) { return label({"train", "plan", "generate", "evaluate", "import", "export"}, static_cast<size_t>(kind)); }
+const char* name_of(JobKind kind) { return label({"train", "plan", "generate", "evaluate", "import"}, static_cast<size_t>(kind)); }
 const char* name_of(PromptKind kind) { return label({"text", "messages"}, static_cast<size_t>(kind)); }
 const char* name_of(TaskState state) { return label({"started", "finished", "failed"}, static_cast<size_t>(state)); }
 const char* name_of(EvaluationPhase phase) { return label({"before", "during", "after"}, static_cast<size_t>(phase)); }

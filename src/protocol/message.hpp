@@ -27,7 +27,7 @@ inline constexpr double not_measured = std::numeric_limits<double>::quiet_NaN();
 /// Build id of this side, said in Hello and printed by --version; for people, never compared.
 const char* build_id();
 
-enum class JobKind : uint8_t { Train = 0, Plan = 1, Generate = 2, Evaluate = 3, Import = 4, Export = 5 };
+enum class JobKind : uint8_t { Train = 0, Plan = 1, Generate = 2, Evaluate = 3, Import = 4 };
 enum class PromptKind : uint8_t { Text = 0, Messages = 1 };
 enum class TaskState : uint8_t { Started = 0, Finished = 1, Failed = 2 };
 enum class EvaluationPhase : uint8_t { Before = 0, During = 1, After = 2 };
@@ -123,7 +123,7 @@ struct Job {
   std::vector<ConfigPair> config;  ///< as given or as frozen; the trainer freezes it again
   InputFile data;                  ///< Train, Evaluate: the samples. Plan: only `bytes` is looked at
   InputFile resume;                ///< Train: checkpoint to continue from
-  std::vector<InputFile> model;    ///< Generate, Evaluate, Export: artifacts of a run; none: the base model itself
+  std::vector<InputFile> model;    ///< Generate, Evaluate: artifacts of a run; none: the base model itself
   std::vector<InputFile> base;     ///< files of the base model, in the folder `base`: a Hugging Face folder's or one GGUF
   std::string base_config;         ///< Plan with a base model: its config.json, in place of its files
   std::string base_name;           ///< how adapters call their base model

@@ -173,12 +173,12 @@ class Lines {
   }
 
   void take_kind(const std::string& value) {
-    for (const JobKind kind : {JobKind::Train, JobKind::Plan, JobKind::Generate, JobKind::Evaluate, JobKind::Import, JobKind::Export}) {
+    for (const JobKind kind : {JobKind::Train, JobKind::Plan, JobKind::Generate, JobKind::Evaluate, JobKind::Import}) {
       if (value != name_of(kind)) continue;
       result_.job.kind = kind;
       return;
     }
-    refuse("gives kind the value \"" + value + "\"; it is train, plan, generate, evaluate, import or export");
+    refuse("gives kind the value \"" + value + "\"; it is train, plan, generate, evaluate or import");
   }
 
   std::string path_, data_, text_, resume_, model_, base_;

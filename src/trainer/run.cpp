@@ -231,7 +231,6 @@ ExitCode execute(const down::Job& job, Channel& channel) {
       case JobKind::Generate: generate(job, channel); break;
       case JobKind::Import: describe(job, channel); break;
       case JobKind::Evaluate: evaluate(job, channel); break;
-      case JobKind::Export: throw Error("config_invalid", std::string("a job of kind ") + name_of(job.kind) + " is not known to this trainer");
     }
     return ExitCode::Done;
   } catch (const Stopped&) {

@@ -124,7 +124,7 @@ TEST(Golden, EveryEnumeratorHasItsLabel) {
   EXPECT_STREQ(name_of(FailureCode::InternalError), "internal_error");
   EXPECT_STREQ(name_of(DoneStatus::Paused), "paused");
   EXPECT_STREQ(name_of(JobKind::Generate), "generate");
-  EXPECT_STREQ(name_of(JobKind::Export), "export");
+  EXPECT_STREQ(name_of(JobKind::Import), "import");
   EXPECT_STREQ(name_of(PromptKind::Messages), "messages");
   EXPECT_STREQ(name_of(LogLevel::Warning), "warning");
   EXPECT_STREQ(name_of(FileKind::Artifact), "artifact");

@@ -9,8 +9,8 @@
 
 namespace pgtrain::engine::train {
 
-// options: of the run that made the model; its batch_size, context, loss_on, long_samples, objective and chat_template say how samples
-// become losses. Every sample counts. Writes the tokens into work_folder. Errors as of train().
+// options: of the run that made the model; its batch_size, context, loss_on, long_samples and chat_template say how samples become
+// losses of the next token, whatever its objective was; preferences are refused. Every sample counts. Writes the tokens into work_folder. Errors as of train().
 Evaluation evaluate(const ModelFiles& files, const TrainingOptions& options, bool are_records, const std::string& documents_path, const std::string& work_folder,
                     backend::Backend& backend, const std::function<void()>& poll);
 
