@@ -19,7 +19,7 @@ export V
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := all
-.PHONY: all help deps tools module engine tests install demo demo-finetune check fuzz bench cluster cluster-stop psql clean
+.PHONY: all help deps tools module engine tests install demo demo-finetune check check-interop check-newest fuzz bench cluster cluster-stop psql clean
 
 help:
 	@sed -n 's/^## //p' $(ROOT)/Makefile
@@ -75,6 +75,12 @@ fuzz:
 check-interop: deps
 	@bash $(ROOT)/scripts/test_python.sh build
 	@SUITES=cmake TESTS=_interop bash $(ROOT)/scripts/check.sh
+
+## check-newest  the same with the newest packages and vLLM, which are fetched first (6 GB)
+check-newest: deps
+	@bash $(ROOT)/scripts/test_python.sh newest
+	@SUITES=cmake TESTS=_interop PGTRAIN_TEST_PYTHON=$(BUILD)/python-newest/bin/python bash $(ROOT)/scripts/check.sh
+	@$(BUILD)/python-newest/bin/python $(ROOT)/test/interop/check_finetune.py $(BUILD)/cmake/bin/finetune_interop finetune_vllm
 
 ## bench         the measured claims, each beside its peer
 bench: all

@@ -5,6 +5,7 @@
 # (several GB, once); PGTRAIN_BENCH_PYTHON_PEFT names a Python that has them.
 # Times are given twice: by the clock, and in processor seconds, which a machine busy with other things disturbs less; both suffer when
 # two threads wait for one another on a busy processor, so THREADS=1 is the fairer comparison there.
+# CASES="gpt2": that one alone. LLMC=folder: a checkout of karpathy/llm.c, whose trainer for CPUs then takes part in full training.
 # Goals: without AMX at least 1.3 times PyTorch's best, with AMX 2.5 times; at most half its memory.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -26,8 +27,11 @@ say "peer: $("$python" -c 'import torch, transformers, peft; print("PyTorch", to
 export OMP_NUM_THREADS=$threads OPENBLAS_NUM_THREADS=$threads MKL_NUM_THREADS=$threads
 
 run() { # case, who, mode, steps
-  if [ "$2" = ours ]; then "$work/step_loop" "$work/$1" "$3" "$threads" "$4"
-  else "$python" "$source/peft_loop.py" train "$work/$1" "$3" "$threads" "$4"; fi
+  case $2 in
+    ours) "$work/step_loop" "$work/$1" "$3" "$threads" "$4" ;;
+    llmc) "$python" "$source/llmc_loop.py" "$(realpath "$LLMC")" "$work/$1" "$threads" "$4" ;;
+    *) "$python" "$source/peft_loop.py" train "$work/$1" "$3" "$threads" "$4" ;;
+  esac
 }
 
 compare() { # case, title, modes...
@@ -71,10 +75,15 @@ compare() { # case, title, modes...
     read -r c p m <"$work/$mode.result"
     printf '%-16s / best of PyTorch: %s by the clock, %s by processor time; memory / least of PyTorch: %s\n' "$mode" \
       "$(ratio "$c" "$best_clock")" "$(ratio "$p" "$best_processor")" "$(ratio "$m" "$best_memory")"
+    if [ -e "$work/llmc:fp32.result" ]; then
+      read -r c_llmc _ m_llmc <"$work/llmc:fp32.result"
+      printf '%-16s / llm.c: %s by the clock; memory %s\n' "$mode" "$(ratio "$c" "$c_llmc")" "$(ratio "$m" "$m_llmc")"
+    fi
   done
 }
 
+is_asked() { case " ${CASES:-smollm2 gpt2} " in *" $1 "*) true ;; *) false ;; esac; }
 rm -f "$work"/*.result
-compare smollm2 "LoRA r 16 on all linear layers, SmolLM2-135M" ours:fp32 ours:bf16 peft:fp32 peft:bf16 peft:autocast
+if is_asked smollm2; then compare smollm2 "LoRA r 16 on all linear layers, SmolLM2-135M" ours:fp32 ours:bf16 peft:fp32 peft:bf16 peft:autocast; fi
 rm -f "$work"/*.result
-compare gpt2 "full training, GPT-2 124M" ours:fp32 ours:bf16 ours:bf16-8bit peft:fp32 peft:bf16 peft:autocast
+if is_asked gpt2; then compare gpt2 "full training, GPT-2 124M" ours:fp32 ours:bf16 ours:bf16-bf16 ours:bf16-8bit peft:fp32 peft:bf16 peft:autocast ${LLMC:+llmc:fp32}; fi

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Generation on the CPU: tokens a second beside llama.cpp's (llama-cpp-python) at the same precision and threads, in turn, and whether
-# both write the same greedy text. PGTRAIN_TEST_GGUF names a model; PGTRAIN_BENCH_PYTHON_LLAMA a Python that has llama-cpp-python.
+# both write the same greedy text. PGTRAIN_TEST_GGUF names another model than SmolLM2-135M; PGTRAIN_BENCH_PYTHON_LLAMA a Python
+# that has llama-cpp-python.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 source=$ROOT/bench/generate
 threads=${THREADS:-$(nproc)} tokens=29 rounds=$(full 9 3)
 work=$BENCH/generate
 mkdir -p "$work/base"
-model=${PGTRAIN_TEST_GGUF:?names no GGUF file to write with}
+model=${PGTRAIN_TEST_GGUF:-$(bash "$ROOT/scripts/small_model.sh")}
 ln -sf "$(realpath "$model")" "$work/base/model.gguf"
 library=$BUILD/cmake/src/engine/libpgtrain_engine.a
 [ -f "$library" ] || die "the engine is not built: make all"

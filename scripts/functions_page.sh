@@ -14,7 +14,7 @@ cat <<'END'
 
 Everything below is in the schema `pgtrain`. Arguments can be given by name (`submit_run(dataset_id => 7)`); one with
 `DEFAULT` may be left out. Errors are listed in [errors.md](errors.md), tables in [entities.md](entities.md), settings of
-the server in [settings.md](settings.md). This page is written from the catalogue: `COMMENT ON` is its source.
+the server in [settings.md](settings.md), those of a run in [run-settings.md](run-settings.md). This page is written from the catalogue: `COMMENT ON` is its source.
 END
 for domain in $(sed -e 's/#.*//' "$sql/order.txt"); do
   names=$(sed -n "s/^$domain //p" <<<"$owners")
@@ -27,15 +27,3 @@ for domain in $(sed -e 's/#.*//' "$sql/order.txt"); do
     $1 == "view" && $2 in mine { sub(/\.$/, "", $3); views = views sprintf("- `%s` (view: %s)  \n  %s.\n", $2, $4, $3) }
     END { printf "%s", views }' "$catalogue"
 done
-
-cat <<'END'
-
-## Configuration of a run
-
-The argument `config` of `create_training`, `plan_run` and `submit_run` is a JSON object with any of these fields. An unknown
-field is refused with the nearest known one. `select * from pgtrain.config_fields()` shows the same list.
-
-| field | default | allowed | meaning |
-| --- | --- | --- | --- |
-END
-awk -F '|' '$1 == "config" { split($4, value, "; "); sub(/\.\.$/, ".", $3); printf "| `%s` | %s | %s | %s |\n", $2, value[1], value[2], $3 }' "$catalogue"

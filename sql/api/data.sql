@@ -151,10 +151,12 @@ create or replace function pgtrain.dataset_from_query(name text, query text, des
     language c volatile as 'MODULE_PATHNAME', 'pgtrain_dataset_from_query';
 comment on function pgtrain.dataset_from_query(text, text, text) is 'Makes a dataset of a query, which runs with the caller''s own rights and cannot write: of one text column, of columns named prompt and completion, messages, or prompt, chosen and rejected, or of one jsonb column of records; returns its id';
 
-create or replace function pgtrain.delete_dataset(dataset_id bigint) returns void
+create or replace function pgtrain.delete_dataset(dataset_id bigint, force boolean default false) returns void
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     dataset pgtrain.datasets;
+    needing bigint[];
+    others bigint;
 begin
     perform pgtrain_private.require_writable('delete_dataset');
     perform pgtrain_private.require_permission('delete', 'datasets');
@@ -164,10 +166,22 @@ begin
     if not found then
         raise exception using errcode = 'PT404', message = format('dataset %s does not exist', coalesce(delete_dataset.dataset_id::text, 'null'));
     end if;
+    if not coalesce(delete_dataset.force, false) then
+        select array_agg(r.id order by r.id) filter (where r.owner_id is not distinct from dataset.owner_id),
+               count(*) filter (where r.owner_id is distinct from dataset.owner_id)
+          into needing, others
+          from pgtrain.training_run_datasets p join pgtrain.training_runs r on r.id = p.training_run_id
+         where p.dataset_id = dataset.id and r.status in ('queued', 'running', 'paused');
+        if needing is not null or others > 0 then
+            raise exception using errcode = 'PT409', message = format('dataset %s is needed by runs', dataset.id),
+                detail = concat_ws(' ', 'Runs: ' || array_to_string(needing[1:20], ', ') || '.', case when others > 0 then format('Runs of others: %s.', others) end),
+                hint = 'Wait for their end or cancel them; force => true deletes it all the same: those that have not begun, or must begin again, fail with data_invalid.';
+        end if;
+    end if;
     delete from pgtrain.datasets d where d.id = dataset.id;
     perform pgtrain_private.write_audit('dataset_deleted', null, jsonb_build_object('dataset_id', dataset.id, 'name', dataset.name));
 end $$;
-comment on function pgtrain.delete_dataset(bigint) is 'Removes a dataset with all its samples';
+comment on function pgtrain.delete_dataset(bigint, boolean) is 'Removes a dataset with all its samples. Refused while runs need it, unless forced';
 
 insert into pgtrain_private.writable_columns
 select 'datasets', c from unnest(array['name', 'description', 'source', 'license', 'tags', 'metadata', 'is_active']) c

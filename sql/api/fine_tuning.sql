@@ -36,12 +36,12 @@ begin
     select e.data into seen from pgtrain.training_statuses e where e.training_run_id = run.id and e.status = 'data_read' order by e.id desc limit 1;
     return jsonb_build_object(
         'batch_size', (run.config->>'batch_size')::bigint * (run.config->>'gradient_accumulation')::bigint,
-        'learning_rate_multiplier', 1,
+        'learning_rate_multiplier', coalesce(run.config->'learning_rate_multiplier', '1'),
         'n_epochs', case when epochs > 0 then to_jsonb(trim_scale(epochs))
                          when (seen->>'tokens')::numeric > 0 then to_jsonb(greatest(round(run.planned_tokens / (seen->>'tokens')::numeric), 1))
                          else to_jsonb('auto'::text) end);
 end $$;
-comment on function pgtrain_private.job_hyperparameters(pgtrain.training_runs) is 'Hyperparameters of a run by OpenAI''s names; rates are absolute here, so the multiplier is 1';
+comment on function pgtrain_private.job_hyperparameters(pgtrain.training_runs) is 'Hyperparameters of a run by OpenAI''s names';
 
 create or replace function pgtrain_private.job_of(run pgtrain.training_runs) returns jsonb
     language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -54,6 +54,15 @@ begin
     if run.status = 'running' and run.tokens_per_second > 0 then
         seconds_left := greatest(run.planned_tokens - run.tokens, 0) / run.tokens_per_second
                         - extract(epoch from clock_timestamp() - coalesce(run.progressed_at, clock_timestamp()));
+    elsif run.status = 'running' then
+        -- Before its first step by what runs like it took.
+        select run.planned_tokens / p.tokens_per_second + p.other_seconds - extract(epoch from clock_timestamp() - a.started_at) into seconds_left
+          from pgtrain.run_attempts a
+         cross join lateral pgtrain_private.past_speed(run.owner_id, run.config, run.base_model_hash, run.parameters, a.device_name,
+                                                       case when a.device_kind = 'cpu' then run.threads end,
+                                                       pgtrain_private.validated_bytes((select d.text_bytes from pgtrain.training_run_datasets d where d.training_run_id = run.id and d.is_validation),
+                                                                                       run.config, run.planned_steps)) p
+         where a.run_id = run.id and a.ended_at is null;
     end if;
     return jsonb_build_object(
         'object', 'fine_tuning.job',
@@ -64,14 +73,15 @@ begin
         'fine_tuned_model', (select m.name from pgtrain.models m where m.run_id = run.id order by m.id limit 1),
         'organization_id', 'org-' || run.owner_id,
         'status', run.status,
-        'training_file', coalesce((select 'file-' || d.dataset_id from pgtrain.training_run_datasets d where d.training_run_id = run.id order by d.id limit 1), 'file-deleted'),
-        'validation_file', null,
+        'training_file', coalesce((select 'file-' || d.dataset_id from pgtrain.training_run_datasets d where d.training_run_id = run.id and not d.is_validation order by d.id limit 1), 'file-deleted'),
+        'validation_file', (select 'file-' || coalesce(d.dataset_id::text, 'deleted') from pgtrain.training_run_datasets d where d.training_run_id = run.id and d.is_validation),
         'result_files', case when run.status = 'succeeded' then jsonb_build_array('file-result-' || run.id) else '[]' end,
         'trained_tokens', case when is_over then run.tokens end,
         'error', case when run.status = 'failed' then jsonb_build_object(
             'code', run.end_reason,
             'message', concat_ws(' ', run.error_message || '.', run.error_detail, run.error_hint),
-            'param', case run.end_reason when 'data_invalid' then 'training_file' when 'model_missing' then 'model' when 'config_invalid' then 'hyperparameters' end) end,
+            'param', case run.end_reason
+                when 'data_invalid' then case when run.error_message like 'validation data: %' then 'validation_file' else 'training_file' end when 'model_missing' then 'model' when 'config_invalid' then 'hyperparameters' end) end,
         'user_provided_suffix', nullif(run.config->>'suffix', ''),
         'seed', (run.config->>'seed')::bigint,
         'estimated_finish', case when seconds_left is not null then pgtrain_private.unix_time(clock_timestamp() + make_interval(secs => greatest(seconds_left, 0))) end,
@@ -202,7 +212,7 @@ begin
                 union all
                 (select format('ftevent-m%s-%s', m.step, m.attempt), m.recorded_at, pgtrain_private.step_metrics(run.id, m.step) || jsonb_build_object('total_steps', run.planned_steps),
                         'metrics', 'info', format('Step %s/%s: training loss=%s', m.step, run.planned_steps, round(m.loss::numeric, 4))
-                           || coalesce(format(', validation loss=%s', round(m.held_out_loss::numeric, 4)), '')
+                           || coalesce(', validation loss=' || round(m.held_out_loss::numeric, 4), '')
                    from pgtrain.run_metrics m
                   where m.run_id = run.id and m.loss is not null
                     and (m.recorded_at, format('ftevent-m%s-%s', m.step, m.attempt) collate "C") < (until, until_id collate "C")
@@ -211,12 +221,13 @@ begin
 end $$;
 comment on function pgtrain.fine_tuning_job_events(bigint, text, integer) is 'Events of a run, among them the numbers of its steps, as OpenAI''s list of job events';
 
+-- Unambiguous: a run without a model, as one that is under way, or whose model has become another version, has only its number.
 create or replace function pgtrain_private.checkpoint_name(run pgtrain.training_runs, step bigint) returns text
     language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
-    return coalesce((select m.name from pgtrain.models m where m.run_id = run.id order by m.id limit 1), pgtrain_private.model_name_of(run)) || ':ckpt-step-' || step;
+    return coalesce((select m.name from pgtrain.models m where m.run_id = run.id order by m.id limit 1), 'ftjob-' || run.id) || ':ckpt-step-' || step;
 end $$;
-comment on function pgtrain_private.checkpoint_name(pgtrain.training_runs, bigint) is 'How a checkpoint is called: the model''s name and the step';
+comment on function pgtrain_private.checkpoint_name(pgtrain.training_runs, bigint) is 'How a checkpoint is called: the model''s name, or the job''s where there is no model, and the step; generate and evaluate take it by that name';
 
 create or replace function pgtrain.fine_tuning_job_checkpoints(run_id bigint, after text default null, page_size integer default 10) returns jsonb
     language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$

@@ -8,14 +8,18 @@ create or replace function pgtrain_private.is_model_file(name text) returns bool
     return name in ('config.json', 'generation_config.json', 'tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja',
                     'model.safetensors', 'model.safetensors.index.json')
         or name ~ '^model-[0-9]{5}-of-[0-9]{5}\.safetensors$';
-comment on function pgtrain_private.is_model_file(text) is 'Whether an artifact of a run is a part of its whole model, as adapters and exports in other formats are not';
+comment on function pgtrain_private.is_model_file(text) is 'Whether an artifact of a run, or a file of an imported adapter, is a part of its whole model, as adapters and exports in other formats are not';
 
 create or replace function pgtrain_private.version_files(model_id bigint, run_id bigint)
     returns table (name text, file_id bigint, bytes bigint, sha256 text)
     language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
     if version_files.run_id is null then
-        return query select f.name, f.file_id, f.bytes, f.sha256 from pgtrain.model_files f where f.model_id = version_files.model_id order by f.name collate "C";
+        -- Of an imported adapter: the whole model that export_model has made of it.
+        return query select f.name, f.file_id, f.bytes, f.sha256 from pgtrain.model_files f
+                      where f.model_id = version_files.model_id
+                        and (pgtrain_private.is_model_file(f.name)
+                             or exists (select from pgtrain.models m where m.id = f.model_id and m.base_model_id is null)) order by f.name collate "C";
     else
         return query select a.name, a.file_id, a.bytes, a.sha256 from pgtrain.artifacts a
                       where a.run_id = version_files.run_id and pgtrain_private.is_model_file(a.name) order by a.name collate "C";
@@ -92,6 +96,20 @@ begin
 end $$;
 comment on function pgtrain_private.add_version(bigint, bigint, jsonb, text) is 'Makes the artifacts of a run the next and present version of a model';
 
+create or replace function pgtrain_private.note_weights(run_id bigint, model_id bigint) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    version pgtrain.model_versions;
+begin
+    for version in select v.* from pgtrain.model_versions v
+                    where (v.run_id = note_weights.run_id or v.model_id = note_weights.model_id and v.run_id is null) and v.content_hash is null for no key update loop
+        version := pgtrain_private.describe_version(version);
+        update pgtrain.model_versions v set format = version.format, size_bytes = version.size_bytes, content_hash = version.content_hash where v.id = version.id;
+        perform pgtrain_private.use_version(m.id, m.version) from pgtrain.models m where m.id = version.model_id and m.version = version.version;
+    end loop;
+end $$;
+comment on function pgtrain_private.note_weights(bigint, bigint) is 'Versions that were an adapter alone, of whose run, or of which imported model, there are whole weights now: runs can start from them';
+
 create or replace function pgtrain_private.json_or_null(content bytea) returns jsonb
     language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 begin
@@ -118,8 +136,8 @@ begin
         return published;
     end if;
     -- A name that is taken, also by another worker at this moment, gets the run's number and then a count: publishing must not fail
-    -- a run that has succeeded.
-    for tried in 0..1000 loop
+    -- a run that has succeeded. So does one of digits alone, which would be an id.
+    for tried in case when publish_model.name ~ '^[0-9]+$' then 1 else 0 end..1000 loop
         mark := case tried when 0 then '' when 1 then format(' (run %s)', publish_model.run_id) else format(' (run %s, %s)', publish_model.run_id, tried) end;
         insert into pgtrain.models (owner_id, kind, name, run_id, metadata)
         values (publish_model.owner_id, 'local', left(publish_model.name, 200 - length(mark)) || mark, publish_model.run_id,
@@ -140,14 +158,21 @@ declare
     model pgtrain.models;
 begin
     perform pgtrain_private.require_permission(action, 'models');
-    select * into model from pgtrain.models m
-     where m.id = find_own_model.model_id and (pgtrain_private.may_access(m.owner_id, action, 'models') or pgtrain_private.is_server_administrator());
+    -- Locked, so that what others just do to it has come to its end: a model that was deleted meanwhile is not there. A deletion waits for
+    -- submits that have found it too, other changes do not.
+    if action = 'delete' then
+        select * into model from pgtrain.models m
+         where m.id = find_own_model.model_id and (pgtrain_private.may_access(m.owner_id, action, 'models') or pgtrain_private.is_server_administrator()) for update;
+    else
+        select * into model from pgtrain.models m
+         where m.id = find_own_model.model_id and (pgtrain_private.may_access(m.owner_id, action, 'models') or pgtrain_private.is_server_administrator()) for no key update;
+    end if;
     if not found then
         raise exception using errcode = 'PT404', message = format('model %s does not exist or you may not %s it', coalesce(find_own_model.model_id::text, 'null'), action);
     end if;
     return model;
 end $$;
-comment on function pgtrain_private.find_own_model(bigint, text) is 'The model, if the caller may do that to it; else PT404';
+comment on function pgtrain_private.find_own_model(bigint, text) is 'Locks the model, if the caller may do that to it; else PT404';
 
 create or replace function pgtrain.publish_model(run_id bigint, name text default null, notes text default null) returns bigint
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
@@ -160,24 +185,25 @@ begin
     perform pgtrain_private.require_writable('publish_model');
     perform pgtrain_private.require_permission('create', 'models');
     run := pgtrain_private.find_run(publish_model.run_id, 'update');
-    if run.status <> 'succeeded' then
-        raise exception using errcode = 'PT409', message = format('run %s has no model yet: it is %s', run.id, run.status);
-    elsif length(publish_model.name) not between 1 and 200 then
-        raise exception using errcode = '22023', message = 'a model needs a name of 1 to 200 characters';
-    elsif not exists (select from pgtrain.artifacts a where a.run_id = run.id) then
+    perform pgtrain_private.require_result(run);
+    perform pgtrain_private.check_model_name(coalesce(publish_model.name, run.publish_as, run.name));
+    if not exists (select from pgtrain.artifacts a where a.run_id = run.id) then
         raise exception using errcode = 'PT404', message = format('run %s has no artifacts any more', run.id);
     end if;
-    insert into pgtrain.models (owner_id, kind, name) values (run.owner_id, 'local', coalesce(publish_model.name, run.publish_as, run.name))
-    on conflict (owner_id, (name || '')) do nothing
-    returning * into model;
-    if not found then
-        select * into strict model from pgtrain.models m
+    -- Again where the one of that name is deleted between both statements.
+    loop
+        insert into pgtrain.models (owner_id, kind, name) values (run.owner_id, 'local', coalesce(publish_model.name, run.publish_as, run.name))
+        on conflict (owner_id, (name || '')) do nothing
+        returning * into model;
+        exit when found;
+        select * into model from pgtrain.models m
          where m.owner_id = run.owner_id and m.name || '' = coalesce(publish_model.name, run.publish_as, run.name) for no key update;
-        if model.kind <> 'local' then
-            raise exception using errcode = 'PT409', message = format('model "%s" runs elsewhere and has no versions here', model.name), hint = 'Choose another name.';
-        end if;
-        select v.version into known from pgtrain.model_versions v where v.model_id = model.id and v.run_id = run.id order by v.version desc limit 1;
+        exit when found;
+    end loop;
+    if model.kind <> 'local' then
+        raise exception using errcode = 'PT409', message = format('model "%s" runs elsewhere and has no versions here', model.name), hint = 'Choose another name.';
     end if;
+    select v.version into known from pgtrain.model_versions v where v.model_id = model.id and v.run_id = run.id order by v.version desc limit 1;
     if known is not null then
         perform pgtrain_private.use_version(model.id, known);
     else
@@ -198,8 +224,6 @@ declare
 begin
     perform pgtrain_private.require_writable('rollback_model');
     model := pgtrain_private.find_own_model(rollback_model.model_id, 'update');
-    -- Again, under the lock: another session may just have published.
-    select * into strict model from pgtrain.models m where m.id = model.id for no key update;
     select * into chosen from pgtrain.model_versions v
      where v.model_id = model.id and case when rollback_model.version is null then v.version < model.version else v.version = rollback_model.version end
      order by v.version desc limit 1;
@@ -219,33 +243,49 @@ begin
 end $$;
 comment on function pgtrain.rollback_model(bigint, integer) is 'Makes an earlier version of a model the present one (null: the one before), or a later one again; returns its number. Runs that were submitted keep what they were frozen on';
 
-create or replace function pgtrain.export_model_file(model_id bigint, name text default null) returns bytea
-    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+create or replace function pgtrain_private.find_model_file(model_id bigint, name text) returns bigint
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
     model pgtrain.models;
     chosen bigint;
     names text;
 begin
     perform pgtrain_private.require_permission('read', 'models');
-    select * into model from pgtrain.models m where m.id = export_model_file.model_id and pgtrain_private.may_use_model(m);
+    select * into model from pgtrain.models m where m.id = find_model_file.model_id and pgtrain_private.may_use_model(m);
     if not found then
-        raise exception using errcode = 'PT404', message = format('model %s does not exist or you may not read it', coalesce(export_model_file.model_id::text, 'null'));
+        raise exception using errcode = 'PT404', message = format('model %s does not exist or you may not read it', coalesce(find_model_file.model_id::text, 'null'));
     end if;
     -- The only one need not be named.
-    select min(f.file_id) filter (where f.name = coalesce(export_model_file.name, f.name)), string_agg(f.name, ', ' order by f.name)
+    select min(f.file_id) filter (where f.name = coalesce(find_model_file.name, f.name)), string_agg(f.name, ', ' order by f.name)
       into chosen, names
       from (select a.name, a.file_id from pgtrain.artifacts a where a.run_id = model.run_id
-            union all select v.name, v.file_id from pgtrain_private.version_files(model.id, null) v where model.run_id is null) f
-    having export_model_file.name is not null or count(*) = 1;
+            union all select f.name, f.file_id from pgtrain.model_files f where f.model_id = model.id and model.run_id is null) f
+    having find_model_file.name is not null or count(*) = 1;
     if chosen is null then
         raise exception using errcode = 'PT404',
-            message = case when export_model_file.name is null then format('model %s has not exactly one file: name one', model.id)
-                           else format('model %s has no file "%s"', model.id, export_model_file.name) end,
-            detail = coalesce('It has: ' || coalesce(names, (select string_agg(v.name, ', ') from pgtrain_private.version_files(model.id, model.run_id) v)) || '.', 'It has none.');
+            message = case when find_model_file.name is null then format('model %s has not exactly one file: name one', model.id)
+                           else format('model %s has no file "%s"', model.id, find_model_file.name) end,
+            detail = coalesce('It has: ' || coalesce(names, (select string_agg(f.name, ', ' order by f.name)
+                from (select a.name from pgtrain.artifacts a where a.run_id = model.run_id
+                      union all select v.name from pgtrain.model_files v where v.model_id = model.id and model.run_id is null) f)) || '.', 'It has none.');
     end if;
-    return pgtrain_private.read_stored_file(chosen);
+    return chosen;
+end $$;
+comment on function pgtrain_private.find_model_file(bigint, text) is 'The stored file of the present version of a model that the caller may use';
+
+create or replace function pgtrain.export_model_file(model_id bigint, name text default null) returns bytea
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    return pgtrain_private.read_stored_file(pgtrain_private.find_model_file(model_id, name));
 end $$;
 comment on function pgtrain.export_model_file(bigint, text) is 'Bytes of a file of the present version of a model, imported or trained, checked against its hash';
+
+create or replace function pgtrain.export_model_file(model_id bigint, name text, first_byte bigint, bytes integer default 67108864) returns bytea
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    return pgtrain_private.read_file(pgtrain_private.find_model_file(model_id, name), first_byte, bytes);
+end $$;
+comment on function pgtrain.export_model_file(bigint, text, bigint, integer) is 'A part of such a file, from a place counted from 0; empty behind its end. For files of any size';
 
 -- ---------------------------------------------------------------- what runs start from
 
@@ -260,7 +300,8 @@ begin
 end $$;
 comment on function pgtrain_private.may_use_model(pgtrain.models) is 'Whether the caller may see a model and train from it: his own, a public one, or one that he was granted';
 
-create or replace function pgtrain_private.find_base(reference text, out model_id bigint, out content_hash bytea, out architecture jsonb, out title text)
+create or replace function pgtrain_private.find_base(reference text, place text default 'config: base_model', out model_id bigint, out content_hash bytea, out architecture jsonb, out title text,
+                                                     out context_length bigint, out template_problem text)
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
     me bigint := pgtrain.current_user_id();
@@ -285,42 +326,50 @@ begin
         select * into model from pgtrain.models m where m.id = others[1];
     end if;
     if model.id is null then
-        raise exception using errcode = 'PT404', message = format('config: base_model: model "%s" does not exist or you may not read it', reference),
+        raise exception using errcode = 'PT404', message = format('%s: model "%s" does not exist or you may not read it', place, reference),
             hint = 'Give the id or the name of a model: one of yours, a public one, or one that you were granted. pgtrain.import_model brings one in.';
     elsif model.kind <> 'local' then
-        raise exception using errcode = 'PT422', message = format('config: base_model: model "%s" has no weights here', model.name),
+        raise exception using errcode = 'PT422', message = format('%s: model "%s" has no weights here', place, model.name),
             detail = format('Its kind is %s: it runs elsewhere.', model.kind), hint = 'Import it with pgtrain.import_model.';
-    elsif model.content_hash is null then
-        raise exception using errcode = 'PT422', message = format('config: base_model: a run cannot start from model "%s"', model.name),
-            detail = 'Its run left an adapter, not a whole model.', hint = 'Train it again with "merged" among exports, or start from its base.';
     end if;
     -- Kept until the run is committed, so that delete_model sees it. Models of others are not locked: whoever deletes one decides.
     if model.owner_id = me then
         select * into model from pgtrain.models m where m.id = model.id for key share;
         if not found then
-            raise exception using errcode = 'PT404', message = format('config: base_model: model "%s" was deleted', reference);
+            raise exception using errcode = 'PT404', message = format('%s: model "%s" was deleted', place, reference);
         end if;
+    end if;
+    -- Of the version that is there now.
+    if model.content_hash is null then
+        raise exception using errcode = 'PT422', message = format('%s: model "%s" has no whole weights', place, model.name),
+            detail = 'It is an adapter, or files for llama.cpp alone, not a model as it was trained.',
+            hint = 'pgtrain.export_run, or export_model of an imported adapter, makes "merged" of an adapter; or start from its base.';
     end if;
     model_id := model.id;
     content_hash := model.content_hash;
     architecture := model.architecture;
     title := model.name;
+    context_length := model.context_length;
+    if not model.has_chat_template then
+        template_problem := coalesce((select v.metadata ->> 'chat_template_problem' from pgtrain.model_versions v
+                                       where v.model_id = model.id and v.version = model.version), 'The model brings none.');
+    end if;
 end $$;
-comment on function pgtrain_private.find_base(text) is 'The model that a run of the caller may start from, by id or name; refuses what is not there, not his to read, or has no weights';
+comment on function pgtrain_private.find_base(text, text) is 'The model that a run or an adapter of the caller may be on top of, by id or name; refuses what is not there, not his to read, or has no weights';
 
-create or replace function pgtrain_private.base_candidates(run_id bigint, sees_all boolean, out model_id bigint, out made_by bigint, out may_use boolean) returns setof record
+create or replace function pgtrain_private.base_candidates(run_id bigint, adapter_id bigint, sees_all boolean, out model_id bigint, out made_by bigint, out may_use boolean) returns setof record
     language sql stable set search_path = pg_catalog, pg_temp as $$
     -- The model that was named before others of the same content: a model that was imported again serves as well.
     select v.model_id, v.run_id,
-           sees_all or m.is_public or m.owner_id = r.owner_id
+           sees_all or m.is_public or m.owner_id is not distinct from r.owner_id
            or exists (select from pgtrain.managed_models g where g.model_id = m.id and g.user_id = r.owner_id and (g.expires_at is null or g.expires_at > clock_timestamp()))
-      from pgtrain.training_runs r
+      from (select t.owner_id, t.base_model_id, t.base_model_hash from pgtrain.training_runs t where t.id = base_candidates.run_id
+            union all select a.owner_id, a.base_model_id, a.base_model_hash from pgtrain.models a where a.id = base_candidates.adapter_id) r
       join pgtrain.model_versions v on v.content_hash || '' = r.base_model_hash
       join pgtrain.models m on m.id = v.model_id
-     where r.id = base_candidates.run_id
      order by v.model_id = r.base_model_id desc, v.id
 $$;
-comment on function pgtrain_private.base_candidates(bigint, boolean) is 'Versions of models that are what a run was frozen on, and whether its owner may still use each';
+comment on function pgtrain_private.base_candidates(bigint, bigint, boolean) is 'Versions of models that are what a run was frozen on, or an imported adapter lies over, and whether its owner may still use each';
 
 -- ---------------------------------------------------------------- for everybody, and removal
 
@@ -354,8 +403,6 @@ declare
 begin
     perform pgtrain_private.require_writable('delete_model');
     model := pgtrain_private.find_own_model(delete_model.model_id, 'delete');
-    -- A submit that has found it commits first, and is seen then.
-    perform from pgtrain.models m where m.id = model.id for update;
     if not coalesce(delete_model.force, false) then
         select array_agg(r.id order by r.id) filter (where r.owner_id is not distinct from model.owner_id),
                count(*) filter (where r.owner_id is distinct from model.owner_id)
@@ -366,9 +413,14 @@ begin
                 detail = concat_ws(' ', 'Runs: ' || array_to_string(needing[1:20], ', ') || '.', case when others > 0 then format('Runs of others: %s.', others) end),
                 hint = 'Wait for their end or cancel them; force => true deletes it all the same, and they fail with model_missing.';
         end if;
-        select string_agg(distinct m.name, ', ') into adapters
-          from pgtrain.training_runs r join pgtrain.model_versions v on v.run_id = r.id join pgtrain.models m on m.id = v.model_id
-         where r.base_model_id = model.id and m.id <> model.id and v.content_hash is null and m.owner_id is not distinct from model.owner_id;
+        -- Where an adapter has been merged too, it still writes text as the adapter that it is.
+        select string_agg(a.name, ', ' order by a.name) into adapters
+          from pgtrain.models a
+         where a.id <> model.id and a.owner_id is not distinct from model.owner_id
+           and (a.base_model_id = model.id
+                or exists (select from pgtrain.model_versions v join pgtrain.training_runs r on r.id = v.run_id
+                            where v.model_id = a.id and r.base_model_id = model.id
+                              and (v.content_hash is null or exists (select from pgtrain.artifacts f where f.run_id = r.id and f.name = 'adapter_model.safetensors'))));
         if adapters is not null then
             raise exception using errcode = 'PT409', message = format('model %s is needed by adapters', model.id),
                 detail = format('Models: %s.', adapters), hint = 'They write text only on top of it. force => true deletes it all the same.';

@@ -1,5 +1,17 @@
 -- Models, functions: those that run elsewhere, and favourites. Versions of local models are in model_files.sql, imports in imports.sql.
 
+create or replace function pgtrain_private.check_model_name(name text) returns void
+    language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+    if name is null or length(name) not between 1 and 200 then
+        raise exception using errcode = '22023', message = 'a model needs a name of 1 to 200 characters';
+    elsif name ~ '^[0-9]+$' then
+        raise exception using errcode = '22023', message = format('a model may not be named "%s"', name),
+            detail = 'Where a model is given by its id or name, as base_model, digits alone are an id.', hint = 'Choose a name with a letter in it.';
+    end if;
+end $$;
+comment on function pgtrain_private.check_model_name(text) is 'Refuses what is no name of a model: nothing, too much, or digits alone';
+
 create or replace function pgtrain.create_model(name text, kind text default 'external', provider text default null, model_id text default null,
     base_url text default null, context_length integer default null, max_tokens integer default null, temperature real default null,
     top_p real default null, system_prompt text default null, metadata jsonb default '{}') returns bigint
@@ -14,9 +26,8 @@ begin
         raise exception using errcode = '22023', message = format('a model of kind "%s" cannot be made by hand', kind),
             hint = 'Use external or reference; local models are published by runs.';
     end if;
-    if create_model.name is null or length(create_model.name) not between 1 and 200 then
-        raise exception using errcode = '22023', message = 'a model needs a name of 1 to 200 characters';
-    elsif create_model.context_length <= 0 or create_model.max_tokens <= 0 or not create_model.temperature between 0 and 100
+    perform pgtrain_private.check_model_name(create_model.name);
+    if create_model.context_length <= 0 or create_model.max_tokens <= 0 or not create_model.temperature between 0 and 100
           or not (create_model.top_p > 0 and create_model.top_p <= 1) then
         raise exception using errcode = '22023', message = 'an option of the model is out of range',
             detail = format('context_length %s and max_tokens %s (above 0), temperature %s (0 to 100), top_p %s (above 0, at most 1).',

@@ -17,12 +17,12 @@ comment on view pgtrain.run_progress is 'Where each run stands: state, step, los
 -- A run reads the first so many samples of a dataset, and those never change: so this is known without having been written down.
 create or replace view pgtrain.sample_runs with (security_invoker = true) as
 select s.dataset_id, s.ordinal, s.content, s.content_hash, r.id as run_id, r.name as run_name, r.status, r.started_at, r.ended_at,
-       m.id as model_id, m.name as model_name
+       m.id as model_id, m.name as model_name, d.is_validation
   from pgtrain.dataset_samples s
   join pgtrain.training_run_datasets d on d.dataset_id = s.dataset_id and d.sample_count >= s.ordinal
   join pgtrain.training_runs r on r.id = d.training_run_id
   left join pgtrain.models m on m.run_id = r.id;
-comment on view pgtrain.sample_runs is 'Which runs, and which models, saw a sample, to learn from it or held out to be evaluated on: one row for each of both';
+comment on view pgtrain.sample_runs is 'Which runs, and which models, saw a sample: to learn from it or held out to be evaluated on, or (is_validation) as one of a validation dataset, which is never learned from. One row for each of both';
 
 create or replace view pgtrain.training_jobs with (security_invoker = true) as
 select r.id, r.name, r.description, r.job_type, r.metadata->>'custom_capabilities' as custom_capabilities, r.metadata->>'maker' as maker,

@@ -84,17 +84,18 @@ comment on function pgtrain.create_training(text, jsonb, text, text, jsonb) is '
 
 -- In C, with the statements they run: src/pg/functions/submit.cpp.
 create or replace function pgtrain.plan_run(training_id bigint default null, dataset_id bigint default null, config jsonb default '{}',
-                                            dataset_ids bigint[] default null) returns jsonb
+                                            dataset_ids bigint[] default null, validation_dataset_id bigint default null) returns jsonb
     language c volatile security definer set search_path = pg_catalog, pg_temp as 'MODULE_PATHNAME', 'pgtrain_plan_run';
-comment on function pgtrain.plan_run(bigint, bigint, jsonb, bigint[]) is 'What submit_run would freeze and need: memory by part, steps, tokens, the full configuration; holds and writes nothing of the user''s';
+comment on function pgtrain.plan_run(bigint, bigint, jsonb, bigint[], bigint) is 'What submit_run would freeze and need: memory by part, steps, tokens, time and share of the plan''s price with where they come from, the full configuration; holds and writes nothing of the user''s';
 
 create or replace function pgtrain.submit_run(training_id bigint default null, dataset_id bigint default null, config jsonb default '{}',
     name text default null, priority integer default 0, idempotency_key text default null, dataset_ids bigint[] default null,
     start_at timestamptz default null, max_attempts integer default null, publish_as text default null,
-    description text default null, image_group_id bigint default null, metadata jsonb default '{}') returns bigint
+    description text default null, image_group_id bigint default null, metadata jsonb default '{}',
+    validation_dataset_id bigint default null) returns bigint
     language c volatile security definer set search_path = pg_catalog, pg_temp as 'MODULE_PATHNAME', 'pgtrain_submit_run';
-comment on function pgtrain.submit_run(bigint, bigint, jsonb, text, integer, text, bigint[], timestamptz, integer, text, text, bigint, jsonb) is
-    'Puts a run into the queue with its configuration and data frozen and its usage held, all in your transaction. Returns its id';
+comment on function pgtrain.submit_run(bigint, bigint, jsonb, text, integer, text, bigint[], timestamptz, integer, text, text, bigint, jsonb, bigint) is
+    'Puts a run into the queue with its configuration and data frozen and its usage held, all in your transaction. Evaluated on the whole validation dataset, else on a part of its samples that is held out. Returns its id';
 
 -- ---------------------------------------------------------------- what can be done with a run
 
@@ -118,7 +119,11 @@ declare
     now_is pgtrain.run_status;
 begin
     select r.status into now_is from pgtrain.training_runs r where r.id = refuse_state.run_id;
-    raise exception using errcode = 'PT409', message = format('run %s cannot be %s: it is %s', refuse_state.run_id, what, now_is);
+    raise exception using errcode = 'PT409', message = format('run %s cannot be %s: it is %s', refuse_state.run_id, what, now_is),
+        hint = case when now_is in ('queued', 'running') then 'It can be paused (pgtrain.pause_run) or cancelled (pgtrain.cancel_run).'
+                    when now_is = 'paused' then 'It can be resumed (pgtrain.resume_run) or cancelled (pgtrain.cancel_run).'
+                    when now_is = 'succeeded' then 'It has its result; submit a new run for another one.'
+                    else 'It can be retried (pgtrain.retry_run).' end;
 end $$;
 comment on function pgtrain_private.refuse_state(bigint, text) is 'Raises PT409 naming the state the run is in';
 
@@ -262,6 +267,10 @@ declare
 begin
     perform pgtrain_private.require_writable('retry_run');
     run := pgtrain_private.find_run(retry_run.run_id, 'update');
+    if exists (select from pgtrain.training_run_datasets d where d.training_run_id = run.id and d.dataset_id is null) then
+        raise exception using errcode = 'PT409', message = format('run %s cannot be retried: a dataset of it was deleted', run.id),
+            hint = 'Submit a new run with a dataset that exists.';
+    end if;
     update pgtrain.training_runs r
        set status = 'queued', end_reason = null, error_message = null, error_detail = null, error_hint = null, failed_attempts = 0,
            available_at = null, ended_at = null
@@ -350,21 +359,53 @@ create or replace function pgtrain_private.read_stored_file(file_id bigint) retu
     language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_read_stored_file';
 comment on function pgtrain_private.read_stored_file(bigint) is 'Bytes of a stored file, checked against its hash';
 
-create or replace function pgtrain.export_artifact(run_id bigint, name text default 'model.safetensors') returns bytea
-    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+create or replace function pgtrain_private.read_stored_part(file_id bigint, start bigint, bytes integer) returns bytea
+    language c volatile strict as 'MODULE_PATHNAME', 'pgtrain_read_stored_part';
+comment on function pgtrain_private.read_stored_part(bigint, bigint, integer) is 'So many bytes of a stored file from a place counted from 0, fewer at its end';
+
+create or replace function pgtrain_private.read_file(file_id bigint, start bigint, bytes integer) returns bytea
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    if start is null or bytes is null then
+        raise exception using errcode = '22004', message = 'first_byte and bytes may not be null';
+    elsif start < 0 or bytes not between 1 and 536870912 then
+        raise exception using errcode = '22023', message = format('%s bytes from %s cannot be read', bytes, start),
+            hint = 'first_byte counts from 0, and bytes is 1 to 536870912.';
+    end if;
+    return pgtrain_private.read_stored_part(file_id, start, bytes);
+end $$;
+comment on function pgtrain_private.read_file(bigint, bigint, integer) is 'A part of a stored file; refuses what is no part';
+
+create or replace function pgtrain_private.find_artifact(run_id bigint, name text) returns bigint
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
     run pgtrain.training_runs;
     found_file bigint;
 begin
-    run := pgtrain_private.find_run(export_artifact.run_id, 'read');
-    select a.file_id into found_file from pgtrain.artifacts a where a.run_id = run.id and a.name = export_artifact.name;
+    run := pgtrain_private.find_run(find_artifact.run_id, 'read');
+    select a.file_id into found_file from pgtrain.artifacts a where a.run_id = run.id and a.name = find_artifact.name;
     if not found then
-        raise exception using errcode = 'PT404', message = format('run %s has no artifact "%s"', run.id, export_artifact.name),
+        raise exception using errcode = 'PT404', message = format('run %s has no artifact "%s"', run.id, find_artifact.name),
             detail = coalesce('It has: ' || (select string_agg(a.name, ', ' order by a.name) from pgtrain.artifacts a where a.run_id = run.id) || '.',
                               format('It has none; its status is %s.', run.status));
     end if;
-    return pgtrain_private.read_stored_file(found_file);
+    return found_file;
+end $$;
+comment on function pgtrain_private.find_artifact(bigint, text) is 'The stored file of an artifact of a run that the caller may read';
+
+create or replace function pgtrain.export_artifact(run_id bigint, name text default 'model.safetensors') returns bytea
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    return pgtrain_private.read_stored_file(pgtrain_private.find_artifact(run_id, name));
 end $$;
 comment on function pgtrain.export_artifact(bigint, text) is 'Bytes of a file that a run produced (model.safetensors, config.json, tokenizer.json), checked against its hash';
+
+create or replace function pgtrain.export_artifact(run_id bigint, name text, first_byte bigint, bytes integer default 67108864) returns bytea
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    return pgtrain_private.read_file(pgtrain_private.find_artifact(run_id, name), first_byte, bytes);
+end $$;
+comment on function pgtrain.export_artifact(bigint, text, bigint, integer) is
+    'A part of such a file, from a place counted from 0; empty behind its end. For files of any size: a value holds 1 GB at most. artifacts.sha256 is of the whole';
 
 revoke all on all routines in schema pgtrain, pgtrain_private from public;

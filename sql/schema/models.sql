@@ -26,6 +26,8 @@ create table pgtrain.models (
     has_chat_template boolean,
     size_bytes bigint check (size_bytes >= 0),
     content_hash bytea check (length(content_hash) = 32),
+    base_model_id bigint,
+    base_model_hash bytea check (length(base_model_hash) = 32),
     capabilities jsonb not null default '[]',
     parameters jsonb not null default '{}',
     context_length integer check (context_length > 0),
@@ -46,6 +48,7 @@ create table pgtrain.models (
 create unique index models_owner_id_name_key on pgtrain.models (owner_id, (name || ''));
 create index models_public_idx on pgtrain.models (id) where is_public;
 create index models_run_id_idx on pgtrain.models (run_id) where run_id is not null;
+create index models_base_model_id_idx on pgtrain.models (base_model_id) where base_model_id is not null;
 comment on table pgtrain.models is 'Models: trained or imported here, offered as templates, or reached elsewhere';
 comment on column pgtrain.models.id is 'Key';
 comment on column pgtrain.models.owner_id is 'User it belongs to, null for the platform''s';
@@ -67,6 +70,8 @@ comment on column pgtrain.models.vocabulary_size is 'Tokens it knows';
 comment on column pgtrain.models.has_chat_template is 'Whether it says how conversations are put to it';
 comment on column pgtrain.models.size_bytes is 'Bytes of its files';
 comment on column pgtrain.models.content_hash is 'Hash over names and hashes of its files, null where it has none that a run could start from';
+comment on column pgtrain.models.base_model_id is 'Of an imported adapter the model that it lies over, else null (that of a trained one stands in its run); no foreign key: base_model_hash says what it was';
+comment on column pgtrain.models.base_model_hash is 'Hash of that model''s files when the adapter was imported';
 comment on column pgtrain.models.capabilities is 'What it can do';
 comment on column pgtrain.models.parameters is 'Further parameters';
 comment on column pgtrain.models.context_length is 'Tokens it sees at once';

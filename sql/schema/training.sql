@@ -61,6 +61,7 @@ create table pgtrain.training_runs (
     config_hash bytea not null,
     data_hash bytea,
     data_bytes bigint not null default 0,
+    validation_hash bytea,
     base_model_id bigint,
     base_model_hash bytea,
     planned_steps bigint not null,
@@ -116,8 +117,9 @@ comment on column pgtrain.training_runs.error_detail is 'What was found';
 comment on column pgtrain.training_runs.error_hint is 'What to do';
 comment on column pgtrain.training_runs.config is 'Frozen configuration: every field has its value';
 comment on column pgtrain.training_runs.config_hash is 'SHA-256 of the canonical text of the configuration';
-comment on column pgtrain.training_runs.data_hash is 'Hash over the frozen datasets; see training_run_datasets';
-comment on column pgtrain.training_runs.data_bytes is 'Bytes of text in the frozen datasets';
+comment on column pgtrain.training_runs.data_hash is 'Hash over the frozen datasets that it trains on; see training_run_datasets';
+comment on column pgtrain.training_runs.data_bytes is 'Bytes of text in the frozen datasets that it trains on';
+comment on column pgtrain.training_runs.validation_hash is 'Content of the dataset that it is evaluated on when the run was submitted, null where a part of its own samples is held out';
 comment on column pgtrain.training_runs.base_model_id is 'Model it starts from, null for none; no foreign key: base_model_hash says what it was';
 comment on column pgtrain.training_runs.base_model_hash is 'Content of that model when the run was submitted';
 comment on column pgtrain.training_runs.planned_steps is 'Optimiser updates it will make';
@@ -161,6 +163,7 @@ create table pgtrain.training_run_datasets (
     content_hash bytea not null,
     sample_count bigint not null,
     text_bytes bigint not null,
+    is_validation boolean not null default false,
     unique (training_run_id, dataset_id)
 );
 create index training_run_datasets_dataset_id_idx on pgtrain.training_run_datasets (dataset_id);
@@ -172,6 +175,7 @@ comment on column pgtrain.training_run_datasets.dataset_id is 'Dataset, null onc
 comment on column pgtrain.training_run_datasets.content_hash is 'Hash of the samples that count';
 comment on column pgtrain.training_run_datasets.sample_count is 'Samples that count: the first so many';
 comment on column pgtrain.training_run_datasets.text_bytes is 'Their text in bytes';
+comment on column pgtrain.training_run_datasets.is_validation is 'Whether the run is evaluated on it, in place of training on it';
 
 -- An attempt without ended_at is a lease: the right of one worker to one run on one device.
 create table pgtrain.run_attempts (
@@ -445,9 +449,9 @@ comment on column pgtrain.evaluations.run_id is 'Run';
 comment on column pgtrain.evaluations.owner_id is 'Owner';
 comment on column pgtrain.evaluations.model_name is 'Model';
 comment on column pgtrain.evaluations.dataset_id is 'Dataset measured on';
-comment on column pgtrain.evaluations.evaluation_type is 'What was measured: held_out_loss ...';
+comment on column pgtrain.evaluations.evaluation_type is 'What was measured: held_out_loss (by the run itself), dataset, dataset_with_questions';
 comment on column pgtrain.evaluations.status is 'How it went';
-comment on column pgtrain.evaluations.before_metrics is 'Before training: loss, perplexity, token_accuracy and others, with samples and tokens that they were measured on';
+comment on column pgtrain.evaluations.before_metrics is 'Before training, which is of the model that it was made from: loss, perplexity, token_accuracy and others, with samples and tokens that they were measured on; null where there is none';
 comment on column pgtrain.evaluations.after_metrics is 'After training, in the same form';
 comment on column pgtrain.evaluations.improvement is 'Share by which the loss fell: (before - after) / before';
 comment on column pgtrain.evaluations.notes is 'Free text';
@@ -464,6 +468,10 @@ create table pgtrain.evaluation_answers (
     end_reason text,
     is_exact boolean not null,
     score double precision not null,
+    answer_before text,
+    end_reason_before text,
+    is_exact_before boolean,
+    score_before double precision,
     created_at timestamptz not null default clock_timestamp(),
     primary key (evaluation_id, ordinal)
 );
@@ -478,6 +486,10 @@ comment on column pgtrain.evaluation_answers.answer is 'What the model wrote';
 comment on column pgtrain.evaluation_answers.end_reason is 'Why it ended there: end_of_text, stop, max_tokens or context_full';
 comment on column pgtrain.evaluation_answers.is_exact is 'Whether both are the same but for space around and within';
 comment on column pgtrain.evaluation_answers.score is 'Agreement of the words, from 0 to 1: F1 of both as bags of words';
+comment on column pgtrain.evaluation_answers.answer_before is 'What the model wrote that it was made from; null where it was not asked';
+comment on column pgtrain.evaluation_answers.end_reason_before is 'Why that ended there';
+comment on column pgtrain.evaluation_answers.is_exact_before is 'As is_exact, of answer_before';
+comment on column pgtrain.evaluation_answers.score_before is 'As score, of answer_before';
 comment on column pgtrain.evaluation_answers.created_at is 'When';
 
 create table pgtrain.model_profiles (

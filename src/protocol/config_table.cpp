@@ -1,4 +1,4 @@
-// config_table.cpp: the table of everything a user can configure in a run. docs/functions.md prints it.
+// config_table.cpp: the table of everything a user can configure in a run. docs/run-settings.md prints it.
 #include "protocol/config_values.hpp"
 
 namespace pgtrain::protocol {
@@ -35,7 +35,9 @@ const std::vector<ConfigField>& config_fields() {
       {"vocab_size", Integer, "0", "0: 2048 for bpe, 257 for byte", 0, 100000, "", "tokens", "size of the vocabulary that bpe learns"},
       {"precision", Choice, "auto", "", 0, 0, "auto|fp32|bf16", "", "numbers computed with; auto is bf16 where the device is fast at it"},
       {"artifact_precision", Choice, "", "fp32 from scratch, bf16 with a base_model", 0, 0, "fp32|bf16", "",
-       "numbers that whole weights are stored as; adapters are always fp32"},
+       "numbers that whole weights are stored as"},
+      {"adapter_precision", Choice, "fp32", "", 0, 0, "fp32|bf16|fp16", "",
+       "numbers that adapters are stored as; forms that are made of them afterwards have what is left"},
       {"exports", Text, "", "peft with adapters, else merged", 0, 200, "", "bytes",
        "files of the finished model, apart by commas: peft, merged, gguf_f16, gguf_q8_0, gguf_q4_k"},
       {"steps", Integer, "0", "0: 500 from scratch; by epochs with a base_model", 0, 100000000, "", "steps", "optimiser updates in all"},
@@ -46,6 +48,7 @@ const std::vector<ConfigField>& config_fields() {
        "what happens to a sample longer than the context"},
       {"learning_rate", Real, "0", "0: the size's; with a base_model 2e-4 for adapters, 2e-5 for all weights; of dpo 5e-5 and 1e-6", 0, 1e12, "", "",
        "highest learning rate of the schedule"},
+      {"learning_rate_multiplier", Real, "1", "1", 1e-6, 1e6, "", "", "the highest rate is learning_rate, given or by rule, so many times"},
       {"min_learning_rate_ratio", Real, "0.1", "", 0, 1, "", "", "last learning rate as a part of the highest"},
       {"schedule", Choice, "cosine", "", 0, 0, "cosine|linear|constant", "", "how the learning rate falls after the warm-up"},
       {"warmup_steps", Integer, "-1", "-1: a tenth of steps, at most 100", -1, 1000000, "", "steps", "steps in which the learning rate rises"},
@@ -57,17 +60,18 @@ const std::vector<ConfigField>& config_fields() {
       {"beta2", Real, "", "0.95 from scratch, 0.999 with a base_model", 0, 0.999999, "", "", "AdamW's second moment"},
       {"epsilon", Real, "1e-08", "", 1e-16, 1, "", "", "AdamW's guard against division by zero"},
       {"gradient_clip", Real, "1", "", 0, 1e6, "", "", "largest norm of the gradient; 0: not clipped"},
-      {"held_out_fraction", Real, "0.05", "", 0, 0.9, "", "", "part of the samples kept apart to evaluate on; 0: no evaluation"},
-      {"evaluation_batches", Integer, "16", "", 1, 100000, "", "micro-batches", "at most this much held-out text per evaluation"},
+      {"held_out_fraction", Real, "", "0.05; with a validation dataset 0", 0, 0.9, "", "", "part of the samples kept apart to evaluate on; 0: none, so that without a validation dataset there is no evaluation"},
+      {"evaluation_batches", Integer, "", "16; with a validation dataset 0", 0, 100000, "", "micro-batches", "at most this much held-out text per evaluation; 0: all of it"},
       {"evaluate_every", Integer, "0", "", 0, 100000000, "", "steps", "steps between evaluations; 0: before and after only"},
       {"checkpoint_every", Integer, "500", "", 0, 100000000, "", "steps", "steps between checkpoints; 0: only when told to leave"},
       {"keep_checkpoints", Integer, "1", "", 1, 1000, "", "checkpoints", "how many of the latest are kept"},
-      {"keep_best", Choice, "false", "", 0, 0, "false|true", "", "the checkpoint with the lowest held-out loss is kept too"},
+      {"keep_best", Choice, "false", "", 0, 0, "false|true", "", "the checkpoint with the lowest held-out loss is kept too; the run's files are of its last step all the same, publish_checkpoint makes a model of the best"},
       {"early_stopping_patience", Integer, "0", "", 0, 100000, "", "evaluations",
-       "evaluations without a lower held-out loss after which training ends; 0: never"},
+       "evaluations without a lower held-out loss after which training ends; 0: never; the run's files are of the step at which it ended"},
       {"early_stopping_threshold", Real, "0", "", 0, 1e6, "", "", "by how much the held-out loss must fall to count as lower"},
-      {"recompute", Choice, "auto", "", 0, 0, "auto|none|blocks", "",
-       "blocks: activations are computed again in the backward pass, for less memory; auto: where it does not fit otherwise"},
+      {"recompute", Choice, "auto", "", 0, 0, "auto|none|cheap|blocks", "",
+       "cheap: norms, gates, gelu and dropout are computed again in the backward pass, for less memory; blocks: nearly all, for the least; "
+       "auto: the first of none, cheap, blocks that fits"},
       {"samples", Integer, "0", "", 0, 100, "", "texts", "texts drawn from the model at each evaluation"},
       {"sample_tokens", Integer, "64", "", 1, 4096, "", "tokens", "length of a drawn text"},
       {"sample_prompt", Text, "", "", 0, 4096, "", "bytes", "what drawn texts begin with"},

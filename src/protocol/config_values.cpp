@@ -63,8 +63,9 @@ namespace {
 
 std::string allowed_range(const ConfigField& field) {
   const std::string unit = *field.unit ? std::string(" ") + field.unit : std::string();
-  if (field.maximum >= no_limit) return "at least " + show_number(field.minimum) + unit;
-  return "between " + show_number(field.minimum) + " and " + show_number(field.maximum) + unit;
+  const auto show = [&](double limit) { return field.kind == FieldKind::Real ? show_number(limit) : std::to_string(static_cast<int64_t>(limit)); };
+  if (field.maximum >= no_limit) return "at least " + show(field.minimum) + unit;
+  return "between " + show(field.minimum) + " and " + show(field.maximum) + unit;
 }
 
 }  // namespace
@@ -110,6 +111,7 @@ bool canonical_value(const ConfigField& field, const std::string& given, std::st
                  std::string("Give a number ") + allowed_range(field) + "."};
         return false;
       }
+      if (number == 0) number = 0;  // -0 is that too, also where 0 stands for a rule
       value = show_number(number);
       break;
   }

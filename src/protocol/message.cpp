@@ -17,7 +17,7 @@ namespace {
 template <class Enum>
 constexpr uint8_t enumerators = 0;
 template <>
-constexpr uint8_t enumerators<JobKind> = 5;
+constexpr uint8_t enumerators<JobKind> = 7;
 template <>
 constexpr uint8_t enumerators<PromptKind> = 2;
 template <>
@@ -189,6 +189,7 @@ std::string check(const Message& message) {
     std::vector<InputFile> files = message.model;
     files.insert(files.end(), message.base.begin(), message.base.end());
     files.push_back(message.data);
+    files.push_back(message.validation);
     files.push_back(message.resume);
     for (const InputFile& file : files) {
       if (file.name.empty()) continue;
@@ -278,6 +279,7 @@ template std::string encode(const up::Plan&);
 template std::string encode(const up::Data&);
 template std::string encode(const up::Piece&);
 template std::string encode(const up::Description&);
+template std::string encode(const up::Speed&);
 template std::string encode(const up::Task&);
 template std::string encode(const up::Progress&);
 template std::string encode(const up::Metric&);
@@ -294,7 +296,7 @@ bool decode(const Frame& frame, UpMessage& message, std::string& error) { return
 
 const char* build_id() { return PGTRAIN_BUILD_ID; }
 
-const char* name_of(JobKind kind) { return label({"train", "plan", "generate", "evaluate", "import"}, static_cast<size_t>(kind)); }
+const char* name_of(JobKind kind) { return label({"train", "plan", "generate", "evaluate", "import", "measure", "export"}, static_cast<size_t>(kind)); }
 const char* name_of(PromptKind kind) { return label({"text", "messages"}, static_cast<size_t>(kind)); }
 const char* name_of(TaskState state) { return label({"started", "finished", "failed"}, static_cast<size_t>(state)); }
 const char* name_of(EvaluationPhase phase) { return label({"before", "during", "after"}, static_cast<size_t>(phase)); }

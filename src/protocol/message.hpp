@@ -20,14 +20,17 @@
 namespace pgtrain::protocol {
 
 /// Raised by one whenever a message, a field or a meaning changes. Hello itself never changes its shape.
-inline constexpr uint32_t protocol_version = 2;
+inline constexpr uint32_t protocol_version = 4;
 
 inline constexpr double not_measured = std::numeric_limits<double>::quiet_NaN();
 
 /// Build id of this side, said in Hello and printed by --version; for people, never compared.
 const char* build_id();
 
-enum class JobKind : uint8_t { Train = 0, Plan = 1, Generate = 2, Evaluate = 3, Import = 4 };
+enum class JobKind : uint8_t { Train = 0, Plan = 1, Generate = 2, Evaluate = 3, Import = 4, Measure = 5, Export = 6 };
+/// Where an Export leaves its files, within the job folder.
+inline constexpr const char* export_folder = "export";
+
 enum class PromptKind : uint8_t { Text = 0, Messages = 1 };
 enum class TaskState : uint8_t { Started = 0, Finished = 1, Failed = 2 };
 enum class EvaluationPhase : uint8_t { Before = 0, During = 1, After = 2 };
@@ -121,11 +124,12 @@ struct Job {
   uint32_t heartbeat_ms = 1000;
   uint32_t grace_ms = 10000;       ///< how long a last checkpoint may take once told to leave
   std::vector<ConfigPair> config;  ///< as given or as frozen; the trainer freezes it again
-  InputFile data;                  ///< Train, Evaluate: the samples. Plan: only `bytes` is looked at
-  InputFile resume;                ///< Train: checkpoint to continue from
-  std::vector<InputFile> model;    ///< Generate, Evaluate: artifacts of a run; none: the base model itself
+  InputFile data;                  ///< Train, Evaluate: the samples. Plan, Measure: only `bytes` is looked at
+  InputFile validation;            ///< Train: samples to evaluate on, in place of a part of the data
+  InputFile resume;                ///< Train: checkpoint to continue from. Generate, Evaluate, Export: the model, in place of `model`
+  std::vector<InputFile> model;    ///< Generate, Evaluate, Export: artifacts of a run; none, and no checkpoint: the base model itself
   std::vector<InputFile> base;     ///< files of the base model, in the folder `base`: a Hugging Face folder's or one GGUF
-  std::string base_config;         ///< Plan with a base model: its config.json, in place of its files
+  std::string base_config;         ///< Plan and Measure with a base model: its config.json, in place of its files
   std::string base_name;           ///< how adapters call their base model
   int64_t submitted_at = 0;        ///< seconds since 1970: the date that chat templates print, the same in each attempt
   GenerateOptions generate;
@@ -134,7 +138,7 @@ struct Job {
   static void visit(Self& self, Visitor&& field) {
     field(self.run_id), field(self.attempt), field(self.kind), field(self.device), field(self.threads);
     field(self.memory_limit_bytes), field(self.heartbeat_ms), field(self.grace_ms), field(self.config);
-    field(self.data), field(self.resume), field(self.model), field(self.base), field(self.base_config), field(self.base_name);
+    field(self.data), field(self.validation), field(self.resume), field(self.model), field(self.base), field(self.base_config), field(self.base_name);
     field(self.submitted_at), field(self.generate);
   }
 };
@@ -187,7 +191,7 @@ struct Hello {
   }
 };
 
-/// What the run needs, in bytes, before anything of it is allocated. First answer to Train and Plan.
+/// What the run needs, in bytes, before anything of it is allocated. First answer to Train, Plan and Measure.
 struct Plan {
   static constexpr char type = 'p';
   static constexpr uint32_t cap = 4096;
@@ -199,7 +203,7 @@ struct Plan {
   uint64_t device_memory_bytes = 0;
   std::string device;     ///< model name of the device, for people
   std::string precision;  ///< fp32 or bf16: what `auto` became
-  std::string recompute;  ///< none or blocks: what `auto` became
+  std::string recompute;  ///< none, cheap or blocks: what `auto` became
   uint64_t trained_parameters = 0;  ///< of `parameters`, those that train
   int64_t steps = 0;                ///< an estimate from the bytes of the data where the run counts in epochs
 
@@ -320,6 +324,20 @@ struct Description {
   }
 };
 
+/// The answer to Measure: what was tried out on the device, with a model of the run's shape and fewer layers.
+struct Speed {
+  static constexpr char type = 'v';
+  static constexpr uint32_t cap = 64;
+  double step_seconds = not_measured;
+  double evaluation_seconds = not_measured;  ///< of a micro-batch of held-out samples
+  uint32_t layers = 0;                       ///< of the model that was tried out
+
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& field) {
+    field(self.step_seconds), field(self.evaluation_seconds), field(self.layers);
+  }
+};
+
 /// Text that the model wrote: a look inside a training run.
 struct Sample {
   static constexpr char type = 's';
@@ -412,7 +430,7 @@ struct Done {
 // ---------------------------------------------------------------- reading and writing
 
 using DownMessage = std::variant<down::Hello, down::Job, down::Cancel, down::Pause, down::Ack>;
-using UpMessage = std::variant<up::Hello, up::Plan, up::Data, up::Piece, up::Description, up::Task, up::Progress, up::Metric, up::Evaluation, up::Sample, up::File, up::Heartbeat,
+using UpMessage = std::variant<up::Hello, up::Plan, up::Data, up::Piece, up::Description, up::Speed, up::Task, up::Progress, up::Metric, up::Evaluation, up::Sample, up::File, up::Heartbeat,
                                up::Log, up::Failed, up::Done>;
 
 /// Returns the whole frame of a message, ready for write(). Text is made valid first (bad UTF-8 and NUL become

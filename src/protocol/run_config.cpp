@@ -71,11 +71,14 @@ void fill_shape(ConfigPairs& pairs, const RunConfig& config) {
 }
 
 // Fills the values that depend on the base model, the size, the tokenizer or the steps.
-void fill_dependent(ConfigPairs& pairs, const RunConfig& config, const BaseModelFacts* base) {
+void fill_dependent(ConfigPairs& pairs, const RunConfig& config, const RunFacts& facts) {
   const bool has_base = config.has_base_model();
   set_if_open(pairs, "method", has_base ? "lora" : "full");
   const bool has_adapters = config.has_adapters();
   if (has_adapters) set_if_open(pairs, "lora_alpha", std::to_string(2 * config.integer("lora_rank")));
+  const bool has_validation = facts.has_validation.value_or(false);
+  set_if_open(pairs, "held_out_fraction", has_validation ? "0" : "0.05");
+  set_if_open(pairs, "evaluation_batches", has_validation ? "0" : "16");
   set_if_open(pairs, "loss_on", has_base ? "answers" : "all");
   set_if_open(pairs, "long_samples", has_base ? "truncate" : "split");
   set_if_open(pairs, "artifact_precision", has_base ? "bf16" : "fp32");
@@ -83,7 +86,7 @@ void fill_dependent(ConfigPairs& pairs, const RunConfig& config, const BaseModel
   set_if_open(pairs, "weight_decay", has_adapters ? "0" : "0.1");
   set_if_open(pairs, "beta2", has_base ? "0.999" : "0.95");
   if (has_base) {
-    const int64_t context = base != nullptr && base->context_length > 0 ? std::min(default_base_context, base->context_length) : default_base_context;
+    const int64_t context = facts.base_context > 0 ? std::min(default_base_context, facts.base_context) : default_base_context;
     set_if_open(pairs, "context", std::to_string(context));
     set_if_open(pairs, "batch_size", "4");
     const bool is_dpo = config.text("objective") == "dpo";
@@ -133,23 +136,26 @@ bool check_shape(const RunConfig& config, ConfigError& error) {
 }
 
 // What belongs to fine-tuning, and what a base model brings itself.
-bool check_method(const RunConfig& config, const BaseModelFacts* base, ConfigError& error) {
+bool check_method(const RunConfig& config, const RunFacts& facts, ConfigError& error) {
   const bool has_base = config.has_base_model();
   if (!has_base && config.has_adapters())
     return refuse(error, "method", "method " + config.text("method") + " needs a base_model to put its adapters beside", "Name a base_model, or leave method out.");
   if (!has_base && config.text("objective") == "dpo")
     return refuse(error, "objective", "objective dpo needs a base_model to prefer answers of", "Name a base_model.");
+  if (config.text("objective") != "dpo")
+    if (const char* key = first_given(config, {"dpo_beta"}))
+      return refuse(error, key, std::string(key) + " is of preferences, and objective " + config.text("objective") + " learns none", "Set objective to dpo, or leave it out.");
   if (!has_base)
     if (const char* key = first_given(config, {"chat_template"}))
       return refuse(error, key, std::string(key) + " needs a base_model", "Name a base_model, or leave it out.");
   if (has_base)
     if (const char* key = first_given(config, {"family", "size", "layers", "width", "heads", "tokenizer", "vocab_size"}))
       return refuse(error, key, std::string(key) + " cannot be chosen: the base_model brings its own", "Leave it out.");
-  if (base != nullptr && base->context_length > 0 && config.integer("context") > base->context_length)
-    return refuse(error, "context", "context " + config.text("context") + " is more than the " + std::to_string(base->context_length) + " tokens that the base_model sees",
-                  "Give at most " + std::to_string(base->context_length) + ".");
+  if (facts.base_context > 0 && config.integer("context") > facts.base_context)
+    return refuse(error, "context", "context " + config.text("context") + " is more than the " + std::to_string(facts.base_context) + " tokens that the base_model sees",
+                  "Give at most " + std::to_string(facts.base_context) + ".");
   if (!config.has_adapters())
-    if (const char* key = first_given(config, {"lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "use_rslora", "use_dora", "modules_to_save"}))
+    if (const char* key = first_given(config, {"lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "use_rslora", "use_dora", "modules_to_save", "adapter_precision"}))
       return refuse(error, key, std::string(key) + " is of adapters, and method full has none", "Set method to lora or qlora, or leave it out.");
   if (config.text("optimizer") == "muon" && config.has_adapters())
     return refuse(error, "optimizer", "optimizer muon is for whole matrices, not for adapters", "Choose adamw or adamw_8bit, or method full.");
@@ -188,19 +194,40 @@ bool check_length(const RunConfig& config, ConfigError& error) {
   if (config.integer("sample_tokens") > config.integer("context") && config.integer("samples") > 0)
     return refuse(error, "sample_tokens", "sample_tokens " + number("sample_tokens") + " is more than context " + number("context"),
                   "A sample must fit in the model's context: give at most " + number("context") + ".");
-  if (config.real("held_out_fraction") == 0 && config.integer("evaluate_every") > 0)
-    return refuse(error, "evaluate_every", "evaluate_every needs held-out samples, and held_out_fraction is 0",
-                  "Give held_out_fraction a value such as 0.05, or leave evaluate_every out.");
-  if (config.integer("early_stopping_patience") > 0 && (config.integer("evaluate_every") == 0 || config.real("held_out_fraction") == 0))
-    return refuse(error, "early_stopping_patience", "early_stopping_patience counts evaluations, and there are none", "Give evaluate_every and held_out_fraction.");
+  if (config.learning_rate() > find_field("learning_rate")->maximum)
+    return refuse(error, "learning_rate_multiplier", "learning_rate " + config.text("learning_rate") + " times " + config.text("learning_rate_multiplier") + " is more than 1e+12",
+                  "Give less of either.");
   if (config.planned_tokens(0) > static_cast<uint64_t>(no_limit))
     return refuse(error, "steps", "the run would look at more than 9.2e18 tokens", "Give fewer steps or smaller batches.");
   return true;
 }
 
+// What evaluations need, and what needs evaluations.
+bool check_evaluation(const RunConfig& config, const RunFacts& facts, ConfigError& error) {
+  const auto number = [&](const char* name) { return std::to_string(config.integer(name)); };
+  if (facts.has_validation.value_or(false) && config.real("held_out_fraction") > 0)
+    return refuse(error, "held_out_fraction", "held_out_fraction " + config.text("held_out_fraction") + " does not go with a validation dataset, which the run is evaluated on",
+                  "Leave held_out_fraction out, or the validation dataset.");
+  const bool is_evaluated = facts.has_validation.value_or(true) || config.real("held_out_fraction") > 0;
+  if (!is_evaluated && config.integer("evaluate_every") > 0)
+    return refuse(error, "evaluate_every", "evaluate_every needs held-out samples, and held_out_fraction is 0",
+                  "Give held_out_fraction a value such as 0.05, or a validation dataset, or leave evaluate_every out.");
+  if (config.integer("early_stopping_patience") > 0 && (config.integer("evaluate_every") == 0 || !is_evaluated))
+    return refuse(error, "early_stopping_patience", "early_stopping_patience counts evaluations, and there are none", "Give evaluate_every, and held_out_fraction or a validation dataset.");
+  if (config.integer("early_stopping_patience") == 0 && config.real("early_stopping_threshold") > 0)
+    return refuse(error, "early_stopping_threshold", "early_stopping_threshold says what counts as lower, and without early_stopping_patience nothing counts",
+                  "Give early_stopping_patience, or leave it out.");
+  if (config.text("keep_best") == "true" && (config.integer("evaluate_every") == 0 || !is_evaluated))
+    return refuse(error, "keep_best", "keep_best compares evaluations, and there are none", "Give evaluate_every, and held_out_fraction or a validation dataset, or leave keep_best out.");
+  if (config.text("keep_best") == "true" && (config.integer("checkpoint_every") == 0 || config.integer("checkpoint_every") % config.integer("evaluate_every") != 0))
+    return refuse(error, "keep_best", "keep_best keeps checkpoints of evaluated steps, and checkpoint_every " + number("checkpoint_every") + " is no multiple of evaluate_every " + number("evaluate_every"),
+                  "Give checkpoint_every such a multiple.");
+  return true;
+}
+
 // The rules that bind fields to each other, checked when all values are concrete.
-bool check_rules(const RunConfig& config, const BaseModelFacts* base, ConfigError& error) {
-  return check_method(config, base, error) && (config.has_base_model() || check_shape(config, error)) && check_exports(config, error) && check_length(config, error);
+bool check_rules(const RunConfig& config, const RunFacts& facts, ConfigError& error) {
+  return check_method(config, facts, error) && (config.has_base_model() || check_shape(config, error)) && check_exports(config, error) && check_length(config, error) && check_evaluation(config, facts, error);
 }
 
 const std::string empty_text;
@@ -254,7 +281,7 @@ int64_t RunConfig::planned_steps(uint64_t data_bytes) const {
 
 uint64_t RunConfig::planned_tokens(uint64_t data_bytes) const { return static_cast<uint64_t>(planned_steps(data_bytes)) * tokens_per_step(); }
 
-bool freeze_config(const ConfigPairs& given, RunConfig& frozen, ConfigError& error, const BaseModelFacts* base) {
+bool freeze_config(const ConfigPairs& given, RunConfig& frozen, ConfigError& error, const RunFacts& facts) {
   RunConfig config;
   for (const ConfigField& field : config_fields()) config.pairs_.emplace_back(field.name, field.default_value);
   ConfigPairs seen;
@@ -274,8 +301,10 @@ bool freeze_config(const ConfigPairs& given, RunConfig& frozen, ConfigError& err
     if (value == "auto" && *field->default_rule != '\0') continue;
     if (!canonical_value(*field, value, *find_value(config.pairs_, key), error)) return false;
   }
-  fill_dependent(config.pairs_, config, base);
-  if (!check_rules(config, base, error)) return false;
+  // "peft, merged" is the same as "peft,merged".
+  std::erase(*find_value(config.pairs_, "exports"), ' ');
+  fill_dependent(config.pairs_, config, facts);
+  if (!check_rules(config, facts, error)) return false;
   frozen = std::move(config);
   return true;
 }

@@ -3,7 +3,10 @@
 
 #include <signal.h>
 
+#include <cstdint>
 #include <cstdio>
+#include <map>
+#include <utility>
 
 #include "trainer/report.hpp"
 
@@ -17,7 +20,8 @@ volatile sig_atomic_t is_interrupted = 0;
 
 void on_interrupt(int) { is_interrupted = 1; }
 
-struct Printer {
+class Printer {
+ public:
   void operator()(const up::Hello&) {}
   void operator()(const up::Heartbeat&) {}
   void operator()(const up::Plan& plan) {
@@ -30,11 +34,20 @@ struct Printer {
                 static_cast<unsigned long long>(data.held_out_samples), static_cast<unsigned long long>(data.tokens),
                 static_cast<unsigned long long>(data.learned_tokens), static_cast<long long>(data.steps));
   }
+  // Of several answers the first that has not ended is shown as it is written; what the others say meanwhile is kept.
   void operator()(const up::Piece& piece) {
-    std::printf("%s%s", piece.text.c_str(), piece.end_reason.empty() ? "" : "\n");
-    if (!piece.end_reason.empty()) std::printf("(%s, %u tokens)\n", piece.end_reason.c_str(), piece.tokens);
+    Answer& heard = answers_[piece.prompt];
+    heard.text += piece.text, heard.end_reason = piece.end_reason, heard.tokens = piece.tokens;
+    for (auto shown = answers_.begin(); shown != answers_.end() && shown->first == first_; shown = answers_.erase(shown), ++first_) {
+      std::printf("%s", std::exchange(shown->second.text, {}).c_str());
+      if (shown->second.end_reason.empty()) return;
+      std::printf("\n(%s, %u tokens)\n", shown->second.end_reason.c_str(), shown->second.tokens);
+    }
   }
   void operator()(const up::Description& found) { std::printf("%s\n", found.json.c_str()); }
+  void operator()(const up::Speed& found) {
+    std::printf("speed: %.4f s a step, %.4f s an evaluated micro-batch, tried with %u layers\n", found.step_seconds, found.evaluation_seconds, found.layers);
+  }
   void operator()(const up::Task& task) { std::printf("%s %s\n", task.name.c_str(), name_of(task.state)); }
   void operator()(const up::Progress& now) {
     std::printf("step %lld of %lld: loss %.4f, learning rate %.3g, gradient %.3g, %.0f tokens/s\n", static_cast<long long>(now.step),
@@ -64,6 +77,14 @@ struct Printer {
     if (done.peak_bytes > 0) std::printf(", %s at most", show_bytes(done.peak_bytes).c_str());
     std::printf("\n");
   }
+
+ private:
+  struct Answer {
+    std::string text, end_reason;
+    std::uint32_t tokens = 0;
+  };
+  std::map<std::uint32_t, Answer> answers_;  // from first_ on
+  std::uint32_t first_ = 0;
 };
 
 }  // namespace
@@ -74,7 +95,8 @@ Console::Console() {
 }
 
 void Console::send(const UpMessage& message) {
-  std::visit(Printer{}, message);
+  static Printer printer;
+  std::visit(printer, message);
   std::fflush(stdout);
 }
 

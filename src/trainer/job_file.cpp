@@ -39,10 +39,10 @@ InputFile input_file(const std::string& path) {
 }
 
 // One sample per line that is not empty.
-std::string write_samples(const std::string& text_path, const std::string& work_folder) {
+std::string write_samples(const std::string& text_path, const std::string& work_folder, const char* name) {
   std::ifstream in(text_path, std::ios::binary);
   if (!in) throw Error("io_error", "cannot read " + text_path);
-  const std::string path = work_folder + "/data.samples";
+  const std::string path = work_folder + "/" + name;
   std::ofstream out(path, std::ios::binary);
   for (std::string line; std::getline(in, line);) {
     if (line.empty()) continue;
@@ -97,8 +97,10 @@ class Lines {
     if (error) throw Error("io_error", "cannot create " + result_.work_folder, error.message());
     result_.work_folder = fs::absolute(result_.work_folder);
     down::Job& job = result_.job;
-    if (!text_.empty()) data_ = write_samples(text_, result_.work_folder);
+    if (!text_.empty()) data_ = write_samples(text_, result_.work_folder, "data.samples");
+    if (!text_.empty() && !validation_.empty()) validation_ = write_samples(validation_, result_.work_folder, "validation.samples");
     if (!data_.empty()) job.data = input_file(data_);
+    if (!validation_.empty()) job.validation = input_file(validation_);
     if (!resume_.empty()) job.resume = input_file(resume_);
     if (!base_.empty()) {
       job.base = link_base(base_, result_.work_folder);
@@ -140,6 +142,8 @@ class Lines {
       data_ = value;
     else if (key == "text")
       text_ = value;
+    else if (key == "validation")
+      validation_ = value;
     else if (key == "resume")
       resume_ = value;
     else if (key == "model")
@@ -173,15 +177,15 @@ class Lines {
   }
 
   void take_kind(const std::string& value) {
-    for (const JobKind kind : {JobKind::Train, JobKind::Plan, JobKind::Generate, JobKind::Evaluate, JobKind::Import}) {
+    for (const JobKind kind : {JobKind::Train, JobKind::Plan, JobKind::Generate, JobKind::Evaluate, JobKind::Import, JobKind::Measure, JobKind::Export}) {
       if (value != name_of(kind)) continue;
       result_.job.kind = kind;
       return;
     }
-    refuse("gives kind the value \"" + value + "\"; it is train, plan, generate, evaluate or import");
+    refuse("gives kind the value \"" + value + "\"; it is train, plan, generate, evaluate, import, measure or export");
   }
 
-  std::string path_, data_, text_, resume_, model_, base_;
+  std::string path_, data_, text_, validation_, resume_, model_, base_;
   int number_ = 0;
   JobFile result_;
 };

@@ -7,11 +7,26 @@ namespace pgtrain::trainer {
 
 namespace {
 
+// The first comma from a place on that is no part of a pattern, as those in {1,3}, (a|b,c) and [,;] are.
+size_t next_comma(const std::string& text, size_t at) {
+  int depth = 0;
+  for (bool is_class = false; at < text.size(); ++at) {
+    const char c = text[at];
+    if (c == '\\') ++at;
+    else if (is_class) is_class = c != ']';
+    else if (c == '[') is_class = true;
+    else if (c == '(' || c == '{') ++depth;
+    else if (c == ')' || c == '}') --depth;
+    else if (c == ',' && depth <= 0) return at;
+  }
+  return text.size();
+}
+
 // Apart by commas, spaces around them left out.
 std::vector<std::string> list_of(const std::string& text) {
   std::vector<std::string> items;
   for (size_t at = 0; at < text.size();) {
-    const size_t end = std::min(text.find(',', at), text.size());
+    const size_t end = next_comma(text, at);
     const size_t first = text.find_first_not_of(' ', at), last = text.find_last_not_of(' ', end - 1);
     if (first < end && end > at) items.push_back(text.substr(first, last - first + 1));
     at = end + 1;
@@ -27,6 +42,7 @@ engine::train::TrainingOptions training_options(const protocol::RunConfig& confi
   engine::train::TrainingOptions options;
   if (!job.base.empty()) options.base_folder = kBaseFolder;
   options.base_config = job.base_config;
+  options.validation_path = job.validation.name;
   options.template_time = job.submitted_at;
   options.base_name = job.base_name.empty() ? config.text("base_model") : job.base_name;
   options.method = config.text("method");
@@ -58,11 +74,12 @@ engine::train::TrainingOptions training_options(const protocol::RunConfig& confi
   options.vocab_size = whole("vocab_size");
   options.precision = config.text("precision");
   options.artifact_precision = config.text("artifact_precision");
+  options.adapter_precision = config.text("adapter_precision");
   options.steps = config.integer("steps");
   options.batch_size = whole("batch_size");
   options.gradient_accumulation = whole("gradient_accumulation");
   options.long_samples = config.text("long_samples");
-  options.learning_rate = config.real("learning_rate");
+  options.learning_rate = config.learning_rate();
   options.min_learning_rate_ratio = config.real("min_learning_rate_ratio");
   options.schedule = config.text("schedule");
   options.warmup_steps = whole("warmup_steps");

@@ -30,6 +30,8 @@ void Reporter::data(const train::DataFacts& facts) {
   channel_.worked();
   channel_.send(up::Data{facts.samples, facts.held_out_samples, facts.tokens, facts.learned_tokens, facts.truncated_samples, facts.truncated_tokens,
                          facts.steps, static_cast<uint64_t>(facts.steps) * tokens_per_step_});
+  if (is_evaluated_ && facts.held_out_samples == 0)
+    channel_.send(up::Log{LogLevel::Warning, "the only sample is trained on, so that nothing is held out and the run has no evaluation: give more samples or a validation dataset"});
 }
 
 void Reporter::evaluation(train::EvaluationPhase phase, const train::Evaluation& found, std::int64_t step) {

@@ -8,8 +8,8 @@ namespace pgtrain::trainer {
 
 class Reporter : public engine::train::Observer {
  public:
-  /// tokens_per_step: what a full step looks at.
-  Reporter(Channel& channel, uint64_t tokens_per_step) : channel_(channel), tokens_per_step_(tokens_per_step) {}
+  /// tokens_per_step: what a full step looks at. is_evaluated: whether samples were to be held out.
+  Reporter(Channel& channel, uint64_t tokens_per_step, bool is_evaluated) : channel_(channel), tokens_per_step_(tokens_per_step), is_evaluated_(is_evaluated) {}
 
   void task(const std::string& name, const std::string& state) override;
   void plan(const engine::train::MemoryPlan& plan) override;
@@ -25,6 +25,7 @@ class Reporter : public engine::train::Observer {
  private:
   Channel& channel_;
   const uint64_t tokens_per_step_;
+  const bool is_evaluated_;
 };
 
 /// Announces the files of a completed run and reports how it went; waits until they are stored.

@@ -3,6 +3,7 @@
 
 #include <sys/stat.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <new>
 
@@ -11,6 +12,7 @@
 #include "engine/core/sha256.hpp"
 #include "engine/train/base_model.hpp"
 #include "engine/train/evaluation.hpp"
+#include "engine/train/export_model.hpp"
 #include "engine/train/generation.hpp"
 #include "trainer/options.hpp"
 #include "trainer/report.hpp"
@@ -122,13 +124,27 @@ void refuse_beyond_memory(const train::MemoryPlan& plan, const down::Job& job, c
               "Choose a smaller batch_size with more gradient_accumulation, a smaller context or a smaller size.");
 }
 
+// Whether there is something to evaluate on is asked where samples come: a plan, or the configuration of a model that is done, brings none.
 RunConfig frozen_config(const down::Job& job) {
   RunConfig config;
   ConfigError error;
-  if (!freeze_config(job.config, config, error)) throw Error("config_invalid", error.message, "", error.hint);
+  RunFacts facts;
+  if (job.kind == JobKind::Train) facts.has_validation = !job.validation.name.empty();
+  else facts.has_validation.reset();
+  if (!freeze_config(job.config, config, error, facts)) throw Error("config_invalid", error.message, "", error.hint);
   return config;
 }
 
+void measure(const train::TrainingOptions& options, backend::Backend& device, Channel& channel) {
+  const train::Speed speed = train::measure_speed(options, device, [&channel] {
+    channel.worked();
+    if (channel.stop_requested() != Stop::None) throw Stopped{};
+  });
+  channel.send(up::Speed{speed.step_seconds, speed.evaluation_seconds, static_cast<uint32_t>(speed.layers)});
+  channel.send(up::Done{});
+}
+
+// Train, Plan or Measure, which all begin with the plan.
 void train_or_plan(const down::Job& job, Channel& channel) {
   const RunConfig config = frozen_config(job);
   if (config.has_base_model() && job.base.empty() && job.base_config.empty())
@@ -140,31 +156,41 @@ void train_or_plan(const down::Job& job, Channel& channel) {
   channel.send(plan_message(plan, config, job.data.bytes, device->info()));
   refuse_beyond_memory(plan, job, device->info());
   if (job.kind == JobKind::Plan) return channel.send(up::Done{});
+  if (job.kind == JobKind::Measure) return measure(options, *device, channel);
   check_input(job.data, "data_invalid", channel);
+  if (!job.validation.name.empty()) check_input(job.validation, "data_invalid", channel);
   if (!job.resume.name.empty()) check_input(job.resume, "model_invalid", channel);
   check_base(job, channel);
-  Reporter reporter(channel, config.tokens_per_step());
+  Reporter reporter(channel, config.tokens_per_step(), config.real("held_out_fraction") > 0);
   const auto result = train::train(options, job.data.name, job.resume.name, ".", *device, reporter);
   report_result(channel, result);
 }
 
-// The files of a trained model, or those of the base model, or both.
-train::ModelFiles model_files(const down::Job& job, Channel& channel) {
-  if (job.model.empty() && job.base.empty()) throw Error("model_missing", "the job names no model files", "", "Give a run or model that has been trained.");
+// The files of a trained model, or those of the base model, or both; or a checkpoint of a run, with its base model where it has one.
+train::ModelFiles model_files(const down::Job& job, const RunConfig& config, Channel& channel) {
+  const bool is_checkpoint = !job.resume.name.empty();
+  if (job.model.empty() && job.base.empty() && !is_checkpoint) throw Error("model_missing", "the job names no model files", "", "Give a run or model that has been trained.");
   for (const InputFile& file : job.model) check_input(file, "model_invalid", channel);
   check_base(job, channel);
   train::ModelFiles files;
   if (!job.base.empty()) files.base_folder = kBaseFolder;
-  if (job.model.empty()) return files;
-  const std::string& first = job.model.front().name;
-  const size_t slash = first.rfind('/');
-  files.folder = slash == std::string::npos ? "." : first.substr(0, slash);
+  if (is_checkpoint) {
+    if (config.has_base_model() && job.base.empty())
+      throw Error("model_missing", "the job brings no files of base model " + config.text("base_model"), "", "Import the model again, or choose another.");
+    check_input(job.resume, "model_invalid", channel);
+    files.checkpoint = job.resume.name;
+    files.trained_with = train::resolve(training_options(config, job));
+  } else if (!job.model.empty()) {
+    const std::string& first = job.model.front().name;
+    const size_t slash = first.rfind('/');
+    files.folder = slash == std::string::npos ? "." : first.substr(0, slash);
+  }
   return files;
 }
 
 void generate(const down::Job& job, Channel& channel) {
   const RunConfig config = frozen_config(job);
-  const train::ModelFiles files = model_files(job, channel);
+  const train::ModelFiles files = model_files(job, config, channel);
   const auto device = open_device(job);
   train::GenerateOptions options;
   options.is_chat = job.generate.kind == PromptKind::Messages;
@@ -185,34 +211,65 @@ void generate(const down::Job& job, Channel& channel) {
     channel.send(up::Piece{static_cast<uint32_t>(prompt), text, so_far.end_reason, static_cast<uint32_t>(so_far.prompt_tokens), static_cast<uint32_t>(so_far.tokens)});
   };
   up::Done done;
-  for (const train::GenerateResult& answer : train::generate(files, job.generate.prompts, options, *device, is_stopped, tell)) done.tokens += static_cast<uint64_t>(answer.tokens);
+  const auto answers = train::generate(files, job.generate.prompts, options, *device, is_stopped, tell);
+  for (size_t i = 0; i < answers.size(); ++i) {
+    done.tokens += static_cast<uint64_t>(answers[i].tokens);
+    if (answers[i].left_out > 0)
+      channel.send(up::Log{LogLevel::Warning, "prompt " + std::to_string(i + 1) + " is longer than the model sees: its first " + std::to_string(answers[i].left_out) + " tokens were left out"});
+  }
   done.status = is_stopped() ? DoneStatus::Cancelled : DoneStatus::Completed;
   channel.send(done);
 }
 
 void evaluate(const down::Job& job, Channel& channel) {
   const RunConfig config = frozen_config(job);
-  const train::ModelFiles files = model_files(job, channel);
+  const train::ModelFiles files = model_files(job, config, channel);
   check_input(job.data, "data_invalid", channel);
   const auto device = open_device(job);
-  const bool are_records = config.has_base_model() || job.model.empty();
+  const bool are_records = config.has_base_model() || (job.model.empty() && job.resume.name.empty());
   train::TrainingOptions options = training_options(config, job);
   // A model that was trained whole needs its base no more; its samples are read as they were then.
   if (config.has_base_model()) options.base_folder = kBaseFolder;
-  const train::Evaluation found = train::evaluate(files, train::resolve(options), are_records, job.data.name, ".", *device, [&channel] {
+  options = train::resolve(options);
+  const auto poll = [&channel] {
     channel.worked();
     if (channel.stop_requested() != Stop::None) throw Stopped{};
-  });
-  channel.send(up::Evaluation{EvaluationPhase::After, 0, found.loss, found.tokens, found.accuracy, found.samples});
+  };
   up::Done done;
-  done.tokens = found.tokens;
+  const auto tell = [&](const train::Evaluation& found) {
+    channel.send(up::Evaluation{EvaluationPhase::After, 0, found.loss, found.tokens, found.accuracy, found.samples});
+    done.tokens = found.tokens;
+  };
+  if (options.objective == "dpo") {
+    const train::PreferenceEvaluation found = train::evaluate_preferences(files, options, job.data.name, ".", *device, poll);
+    tell(found);
+    channel.send(up::Metric{0, "reward_margin", found.margin, found.samples});
+    channel.send(up::Metric{0, "chosen_likelier", found.chosen_likelier, found.samples});
+  } else {
+    tell(train::evaluate(files, options, are_records, job.data.name, ".", *device, poll));
+  }
   channel.send(done);
 }
 
 void describe(const down::Job& job, Channel& channel) {
   if (job.base.empty()) throw Error("model_missing", "the job names no files of a model", "", "Give a folder or a GGUF file.");
-  check_base(job, channel);
-  channel.send(up::Description{train::describe_base(kBaseFolder)});
+  const train::ModelFiles files = model_files(job, {}, channel);
+  channel.send(up::Description{train::describe_base(files.base_folder, files.folder)});
+  channel.send(up::Done{});
+}
+
+// Into a folder of its own, because files of the model have the same names; in the sandbox it is there already.
+void export_files(const down::Job& job, Channel& channel) {
+  const RunConfig config = frozen_config(job);
+  const train::ModelFiles files = model_files(job, config, channel);
+  const auto device = open_device(job);
+  if (mkdir(export_folder, 0700) != 0 && errno != EEXIST)
+    throw Error("io_error", std::string("cannot make the folder ") + export_folder, "", "Look at the space under the job folders.");
+  const auto written = train::export_model(files, train::parse_exports(config.text("exports")), config.text("artifact_precision"), config.text("adapter_precision"), export_folder, *device, [&channel] {
+    channel.worked();
+    if (channel.stop_requested() != Stop::None) throw Stopped{};
+  });
+  for (const train::Artifact& artifact : written) channel.send(up::File{FileKind::Artifact, artifact.name, 0, artifact.bytes, artifact.sha256});
   channel.send(up::Done{});
 }
 
@@ -227,10 +284,12 @@ ExitCode execute(const down::Job& job, Channel& channel) {
   try {
     switch (job.kind) {
       case JobKind::Train:
-      case JobKind::Plan: train_or_plan(job, channel); break;
+      case JobKind::Plan:
+      case JobKind::Measure: train_or_plan(job, channel); break;
       case JobKind::Generate: generate(job, channel); break;
       case JobKind::Import: describe(job, channel); break;
       case JobKind::Evaluate: evaluate(job, channel); break;
+      case JobKind::Export: export_files(job, channel); break;
     }
     return ExitCode::Done;
   } catch (const Stopped&) {

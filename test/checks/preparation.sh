@@ -74,7 +74,7 @@ check() {
   expect "the same machine again" '0: update install : deps: all packages are there (PostgreSQL 15)' "$(deps_of "$tree" "$at/new")"
   [ "$(grep -c python "$at/new/installed")" = 0 ] || echo "the demo's packages: those of the tests came too"
   expect "the same machine for the tests" '0: update install install : deps: done' "$(deps_of "$tree" "$at/new" tests)"
-  expect "what the tests need" 'python3-torch python3-venv' "$(grep python "$at/new/installed" | sort | paste -sd ' ')"
+  expect "what the tests need" 'python3-jinja2 python3-torch python3-venv' "$(grep python "$at/new/installed" | sort | paste -sd ' ')"
   machine "$at/old" all
   echo all >"$at/old/lists"; : >"$at/old/stale"
   expect "a machine whose lists are too old" '0: install update install : deps: done' "$(deps_of "$tree" "$at/old")"

@@ -2,6 +2,7 @@
 // with the right code that names the call. Emulated build: the machine is whatever emu_control says.
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <string>
@@ -31,13 +32,13 @@ void expect_reason(const std::string &name, const std::string &part) {
     expect(name + " has no usable device", !pgtrain_cuda_describe(0, &info, error, sizeof error));
     expect(name + " is told", has(error, part), error);
     error[0] = 0;
-    const std::unique_ptr<backend::Backend> backend(pgtrain_cuda_open_3(0, 0, error, sizeof error));
+    const std::unique_ptr<backend::Backend> backend(pgtrain_cuda_open_6(0, 0, error, sizeof error));
     expect(name + " opens nothing", backend == nullptr);
     expect(name + " is told on opening", has(error, part), error);
 }
 std::unique_ptr<backend::Backend> open_device(std::uint64_t memory_limit_bytes = 0) {
     char error[512] = "";
-    std::unique_ptr<backend::Backend> backend(pgtrain_cuda_open_3(0, memory_limit_bytes, error, sizeof error));
+    std::unique_ptr<backend::Backend> backend(pgtrain_cuda_open_6(0, memory_limit_bytes, error, sizeof error));
     expect("the usual machine opens", backend != nullptr, error);
     return backend;
 }
@@ -64,7 +65,7 @@ void test_listing() {
         for (const char *call : {"cudaMalloc", "cudaSetDevice", "cudaStreamCreateWithFlags"}) emu_control::fail_next(call, cudaErrorDevicesUnavailable);
         expect("a busy one is found", pgtrain_cuda_describe(i, &info, error, sizeof error) && info.name == "cuda:" + std::to_string(i), error);
         for (const char *call : {"cudaMalloc", "cudaSetDevice", "cudaStreamCreateWithFlags"}) emu_control::fail_next(call, cudaSuccess, 1 << 30);
-        const std::unique_ptr<backend::Backend> device(pgtrain_cuda_open_3(i, 0, error, sizeof error));
+        const std::unique_ptr<backend::Backend> device(pgtrain_cuda_open_6(i, 0, error, sizeof error));
         expect("one behind an old one opens under its own number", device && device->info().name == info.name, error);
     }
     emu_control::fail_next("cudaGetDeviceProperties", cudaErrorInvalidValue);
@@ -85,7 +86,7 @@ void test_reasons() {
     emu_control::set_machine(2, 13000, 9, kMemory);
     char error[512] = "x";
     expect("two devices are counted", pgtrain_cuda_count(error, sizeof error) == 2 && error[0] == 0, error);
-    const std::unique_ptr<backend::Backend> third(pgtrain_cuda_open_3(2, 0, error, sizeof error));
+    const std::unique_ptr<backend::Backend> third(pgtrain_cuda_open_6(2, 0, error, sizeof error));
     expect("a third one is refused", !third && has(error, "CUDA device 2 does not exist"), error);
     test_listing();
     for (const auto &[code, part] : {std::pair(cudaErrorSystemNotReady, "nvidia-fabricmanager"), std::pair(cudaErrorOperatingSystem, "sandbox")}) {
@@ -242,6 +243,70 @@ void test_memory_limit() {
     expect_error("less than the device's own workspace", "out_of_memory", "is reached", [&] { open_device(1000)->allocate(1); });
 }
 
+// What is recorded is done at replays only, with the arguments that it had and what memory holds by then; what cannot be recorded is
+// refused whole, and the device goes on.
+void test_recording() {
+    usual_machine();
+    const auto device = open_device();
+    constexpr std::int64_t kCount = 300;
+    auto *x = static_cast<float *>(device->allocate(kCount * sizeof(float)));
+    auto *product = static_cast<float *>(device->allocate(sizeof(float)));
+    const auto put = [&](float value) { device->upload(x, std::vector<float>(kCount, value).data(), kCount * sizeof(float)); };
+    const auto first = [&] {
+        float host = 0;
+        device->download(&host, x, sizeof host);
+        return host;
+    };
+    put(1);
+    float factor = 3;
+    const std::uint64_t graphs = emu_control::graph_launches();
+    const auto calls = [&] {
+        device->scale(core::DType::F32, x, factor, kCount);
+        device->matmul({.m = 1, .n = 1, .k = kCount, .a = x, .b = x, .c = product});
+        device->zero(x + 1, sizeof(float));
+        device->copy(x + 2, x + 1, sizeof(float));
+    };
+    std::unique_ptr<backend::Recording> recording = device->record(calls);
+    expect("calls are recorded", recording != nullptr);
+    expect("recorded calls are not done", first() == 1);
+    factor = 1000;
+    recording->replay();
+    expect("a replay has the numbers of the calls", first() == 3);
+    put(2);
+    recording->replay(), recording->replay();
+    expect("replays read memory anew", first() == 18);
+    float host = 0;
+    device->download(&host, product, sizeof host);
+    expect("products are replayed too", host == 298.0f * 18 * 18, std::to_string(host));
+    expect("a replay is one launch of a graph", emu_control::graph_launches() == graphs + 3);
+    recording.reset();
+
+    put(1);
+    const auto expect_refused = [&](const std::string &what, const std::function<void()> &refused) {
+        expect(what + " cannot be recorded", device->record([&] {
+            device->scale(core::DType::F32, x, 2, kCount);
+            refused();
+            device->scale(core::DType::F32, x, 2, kCount);
+        }) == nullptr);
+        expect("nothing of what could not be recorded for " + what + " is done", first() == 1);
+        expect("after " + what + " calls are recorded again", device->record(calls) != nullptr);
+    };
+    expect_refused("waiting", [&] { device->synchronize(); });
+    expect_refused("a download", [&] { device->download(&host, x, sizeof host); });
+    expect_refused("an upload", [&] { device->upload(x, &host, sizeof host); });
+    expect_refused("an allocation", [&] { device->release(device->allocate(1000)); });
+    for (const char *call : {"cudaStreamBeginCapture", "cudaGraphInstantiateWithFlags"}) {
+        emu_control::fail_next(call, cudaErrorUnknown);
+        expect(std::string("a failing ") + call + " records nothing", device->record(calls) == nullptr && first() == 1);
+    }
+    setenv("PGTRAIN_CUDA_GRAPHS", "off", 1);
+    expect("told not to, nothing is recorded", device->record(calls) == nullptr && first() == 1);
+    unsetenv("PGTRAIN_CUDA_GRAPHS");
+    expect("no graph is left", emu_control::live_graphs() == 0);
+    device->release(x);
+    device->release(product);
+}
+
 void test_nothing_leaks() {
     usual_machine();
     expect("no device memory is left", emu_control::live_buffers() == 0, std::to_string(emu_control::live_buffers()));
@@ -249,7 +314,7 @@ void test_nothing_leaks() {
         for (int after : {0, 1}) {
             emu_control::fail_next(call, cudaErrorMemoryAllocation, after);
             char error[512] = "";
-            const std::unique_ptr<backend::Backend> backend(pgtrain_cuda_open_3(0, 0, error, sizeof error));
+            const std::unique_ptr<backend::Backend> backend(pgtrain_cuda_open_6(0, 0, error, sizeof error));
             expect(std::string("opening with a failing ") + call + " tells it", backend || has(error, call), error);
             emu_control::fail_next(call, cudaSuccess, 1 << 30);  // whatever was not used up
         }
@@ -267,6 +332,7 @@ int main() {
         test_plain_product<__nv_bfloat16>(core::DType::Bf16, core::DType::Bf16, refusing);
     }
     test_memory_limit();
+    test_recording();
     test_nothing_leaks();
     if (failures) std::printf("[  FAILED  ] %d tests\n", failures);
     std::printf("[  PASSED  ] %d tests.\n", passed);

@@ -3,7 +3,7 @@
 
 std::unique_ptr<pgtrain::engine::backend::Backend> pgtrain::test::open_backend_under_test() {
     char error[512] = "";
-    std::unique_ptr<engine::backend::Backend> backend(pgtrain_cuda_open_3(0, 0, error, sizeof error));
+    std::unique_ptr<engine::backend::Backend> backend(pgtrain_cuda_open_6(0, 0, error, sizeof error));
     if (!backend) throw std::runtime_error(error);
     return backend;
 }

@@ -13,7 +13,7 @@ int main(int argc, char **argv) {
     void *module = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
     if (!module) return std::printf("[  FAILED  ] %s\n", dlerror()), 1;
     const auto count = reinterpret_cast<decltype(&pgtrain_cuda_count)>(dlsym(module, "pgtrain_cuda_count"));
-    const auto open = reinterpret_cast<decltype(&pgtrain_cuda_open_3)>(dlsym(module, "pgtrain_cuda_open_3"));
+    const auto open = reinterpret_cast<decltype(&pgtrain_cuda_open_6)>(dlsym(module, "pgtrain_cuda_open_6"));
     const auto describe = reinterpret_cast<decltype(&pgtrain_cuda_describe)>(dlsym(module, "pgtrain_cuda_describe"));
     if (!count || !open || !describe) return std::printf("[  FAILED  ] an entry point is missing\n"), 1;
     char error[512] = "";

@@ -127,6 +127,10 @@ class ReferenceBackend : public backend::Backend {
     memory_.stored(memory, bytes);
   }
   void synchronize() override {}
+  void forget(void* memory, std::size_t bytes) override {
+    std::memset(memory, 0xFF, bytes);
+    memory_.stored(memory, bytes);
+  }
 
   void matmul(const backend::Matmul& a) override {
     const std::int64_t a_rows = a.transpose_a ? a.k : a.m, a_width = a.transpose_a ? a.m : a.k, b_rows = a.transpose_b ? a.n : a.k, b_width = a.transpose_b ? a.k : a.n;
@@ -196,7 +200,8 @@ class ReferenceBackend : public backend::Backend {
   void swiglu_backward(const backend::SwiGluBackward& a) override {
     write(a.type, a.dgate_up, reference::swiglu_backward(a.width, read(a.type, a.gate_up, a.rows * 2 * a.width), read(a.type, a.dy, a.rows * a.width)));
   }
-  void dropout(const backend::Dropout& a) override {
+  void dropout(const backend::Dropout& given) override {
+    const backend::Dropout a = backend::with_numbers(given);
     Vector y = reference::dropout_factors(a.count, a.rate, a.seed, a.stream);
     for (std::int64_t i = 0; i < a.count; ++i) y[reference::size(i)] = y[reference::size(i)] * memory_.get(a.type, a.x, i) + (a.accumulate ? memory_.get(a.type, a.y, i) : 0.0);
     write(a.type, a.y, y);
@@ -269,7 +274,8 @@ class ReferenceBackend : public backend::Backend {
       write(a.type, at(a.type, a.out, s * width), Vector(out.end() - width, out.end()));
     }
   }
-  void cross_entropy(const backend::CrossEntropy& a) override {
+  void cross_entropy(const backend::CrossEntropy& given) override {
+    const backend::CrossEntropy a = backend::with_numbers(given);
     const std::int64_t pitch = a.pitch != 0 ? a.pitch : a.vocabulary;
     const reference::Loss result = reference::cross_entropy(a.vocabulary, read(a.type, a.logits, a.rows, a.vocabulary, pitch), {a.targets, a.targets + a.rows}, a.scale,
                                                             a.weights != nullptr ? read(DType::F32, a.weights, a.rows) : Vector{});
@@ -305,6 +311,12 @@ class ReferenceBackend : public backend::Backend {
     for (const double value : read(DType::F32, x, count)) total += value * value;
     memory_.put(DType::F32, out, 0, total);
   }
+  void split(const backend::Halves& to, const float* from, std::int64_t count) override {
+    for (std::int64_t i = 0; i < count; ++i) put_halves(to, i, static_cast<float>(memory_.get(DType::F32, from, i)));
+  }
+  void join(float* to, const backend::Halves& from, std::int64_t count) override {
+    for (std::int64_t i = 0; i < count; ++i) memory_.put(DType::F32, to, i, core::join({from.high[i], from.low[i]}));
+  }
   void adamw(const backend::AdamW& a) override {
     double factor = a.gradient_scale;
     if (a.squared_norm != nullptr && a.clip > 0) {
@@ -312,13 +324,12 @@ class ReferenceBackend : public backend::Backend {
       if (norm > a.clip) factor *= a.clip / norm;
     }
     for (std::int64_t i = 0; i < a.count; ++i) {
-      const double g = memory_.get(DType::F32, a.gradient, i) * factor, p = memory_.get(DType::F32, a.parameter, i);
+      const double g = memory_.get(DType::F32, a.gradient, i) * factor, p = weight_of(a, i);
       const double m = a.beta1 * memory_.get(a.moments_type, a.m, i) + (1.0 - a.beta1) * g, v = a.beta2 * memory_.get(a.moments_type, a.v, i) + (1.0 - a.beta2) * g * g;
       memory_.put(a.moments_type, a.m, i, m);
       memory_.put(a.moments_type, a.v, i, v);
       const double decayed = p * (1.0 - static_cast<double>(a.learning_rate) * a.weight_decay);
-      memory_.put(DType::F32, a.parameter, i, decayed - a.learning_rate * (m * a.correction1) / (std::sqrt(v * a.correction2) + a.epsilon));
-      if (a.shadow != nullptr) memory_.put(DType::Bf16, a.shadow, i, memory_.get(DType::F32, a.parameter, i));
+      keep_weight(a, i, decayed - a.learning_rate * (m * a.correction1) / (std::sqrt(v * a.correction2) + a.epsilon));
     }
   }
   void adamw_8bit(const backend::AdamW8bit& a) override {
@@ -328,11 +339,10 @@ class ReferenceBackend : public backend::Backend {
     reference::Moments8 v{{a.v, a.v + a.count}, read(DType::F32, a.v_scale, (a.count + 255) / 256), read(DType::F32, a.v_book, 256)};
     Vector new_m = m.values(), new_v = v.values();
     for (std::int64_t i = 0; i < a.count; ++i) {
-      const double g = memory_.get(DType::F32, a.gradient, i) * factor, p = memory_.get(DType::F32, a.parameter, i);
+      const double g = memory_.get(DType::F32, a.gradient, i) * factor, p = weight_of(a, i);
       double &first = new_m[reference::size(i)], &second = new_v[reference::size(i)];
       first = a.beta1 * first + (1.0 - a.beta1) * g, second = a.beta2 * second + (1.0 - a.beta2) * g * g;
-      memory_.put(DType::F32, a.parameter, i, p * (1.0 - static_cast<double>(a.learning_rate) * a.weight_decay) - a.learning_rate * (first * a.correction1) / (std::sqrt(second * a.correction2) + a.epsilon));
-      if (a.shadow != nullptr) memory_.put(DType::Bf16, a.shadow, i, memory_.get(DType::F32, a.parameter, i));
+      keep_weight(a, i, p * (1.0 - static_cast<double>(a.learning_rate) * a.weight_decay) - a.learning_rate * (first * a.correction1) / (std::sqrt(second * a.correction2) + a.epsilon));
     }
     m.assign(new_m), v.assign(new_v);
     std::copy(m.codes.begin(), m.codes.end(), a.m), std::copy(v.codes.begin(), v.codes.end(), a.v);
@@ -347,6 +357,19 @@ class ReferenceBackend : public backend::Backend {
   template <typename Call>
   static reference::Numbers segments_of(const Call& a) {
     return a.segments == nullptr ? reference::Numbers{} : reference::Numbers(a.segments, a.segments + a.batch * a.length);
+  }
+  static void put_halves(const backend::Halves& to, std::int64_t i, float value) {
+    const core::Halves halves = core::split(value);
+    to.high[i] = halves.high, to.low[i] = halves.low;
+  }
+  template <typename Call>
+  double weight_of(const Call& a, std::int64_t i) const {
+    return a.parameter != nullptr ? memory_.get(DType::F32, a.parameter, i) : core::join({a.halves.high[i], a.halves.low[i]});
+  }
+  template <typename Call>
+  void keep_weight(const Call& a, std::int64_t i, double value) {
+    if (a.parameter != nullptr) memory_.put(DType::F32, a.parameter, i, value);
+    else put_halves(a.halves, i, static_cast<float>(value));
   }
   void add_to(float* out, const Vector& values) {
     for (std::size_t i = 0; i < values.size(); ++i) memory_.put(DType::F32, out, static_cast<std::int64_t>(i), memory_.get(DType::F32, out, static_cast<std::int64_t>(i)) + values[i]);

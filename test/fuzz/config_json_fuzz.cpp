@@ -19,7 +19,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     return 0;
   }
   if (models::parameter_shapes(config).empty() ||
-      models::rope_frequencies(config.rope, config.head_width).size() != static_cast<std::size_t>(config.head_width / 2))
+      models::rope_frequencies(config.rope, config.head_width, config.context).size() != static_cast<std::size_t>(config.head_width / 2))
     __builtin_trap();
   // What was accepted is written in a form that is accepted, to the last byte the same.
   const std::string text = config.to_json();

@@ -1,6 +1,6 @@
 // libFuzzer target of the safetensors reader: whatever the bytes, a header that keeps its promises or core::Error.
 //
-// `make fuzz` runs it. The ordinary suite runs some thousands of mutations of its own (test/engine/io/safetensors_test.cpp).
+// `make fuzz` runs it, starting from test/fuzz/seeds/safetensors, which replay.cpp gives it in the ordinary suite.
 #include <cstddef>
 #include <cstdint>
 #include <string_view>

@@ -20,6 +20,12 @@ SIZES = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_hidd
          "num_key_value_heads": 2, "max_position_embeddings": 256}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+
+
+def version(package):
+    return tuple(map(int, package.__version__.split(".")[:2]))
+
 
 def fail(text):
     print("differs:", text)
@@ -49,7 +55,7 @@ def check_blocks(program, folder):
     import gguf
     import numpy as np
     warnings.simplefilter("ignore")  # infinite and NaN scales are meant
-    seed = int.from_bytes(os.urandom(4), "little")
+    seed = int(os.environ.get("PGTRAIN_TEST_SEED", "1"))
     random = np.random.default_rng(seed)
     total = 0
     for name in READ:
@@ -82,8 +88,12 @@ def models_to_save():
         return {"rope_theta": theta, "rope_scaling": scaling}
     yield "llama", t.LlamaConfig(**SIZES, **rope(5e5), attention_bias=True, mlp_bias=True)
     yield "llama", t.LlamaConfig(**SIZES, **rope(1e4, {"type": "linear", "factor": 4.0}), tie_word_embeddings=True, eos_token_id=[5, 6])
-    if tuple(map(int, t.__version__.split(".")[:2])) >= (4, 43):
+    yield "llama", t.LlamaConfig(**SIZES, **rope(1e4, {"type": "dynamic", "factor": 4.0}))
+    if version(t) >= (4, 43):
         yield "llama", t.LlamaConfig(**SIZES, **rope(5e5, LLAMA3))
+    if version(t) >= (4, 45):
+        yield "llama", t.LlamaConfig(**SIZES, **rope(1e4, YARN))
+        yield "qwen2", t.Qwen2Config(**SIZES, **rope(1e6, {**YARN, "attention_factor": 1.5}))
     yield "mistral", t.MistralConfig(**SIZES, **rope(1e6), sliding_window=32)
     yield "qwen2", t.Qwen2Config(**SIZES, **rope(1e6), use_sliding_window=True, sliding_window=32, max_window_layers=1)
     if hasattr(t, "Qwen3Config"):
@@ -120,8 +130,13 @@ def wanted_frequencies(config):
     said = config.to_dict()
     rope = said.get("rope_parameters") or {"rope_theta": said["rope_theta"], **(said.get("rope_scaling") or {})}
     width, kind = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads, rope.get("rope_type", rope.get("type", "default"))
+    turns = lambda times: width * math.log(rope["original_max_position_embeddings"] / (2 * math.pi * times)) / (2 * math.log(rope["rope_theta"]))
     for i in range(0, width, 2):
         frequency = rope["rope_theta"] ** (-i / width)
+        if kind == "yarn":
+            first, last = max(math.floor(turns(32)), 0), min(math.ceil(turns(1)), width - 1)
+            divided = min(max((i / 2 - first) / (last - first), 0), 1)
+            frequency *= 1 - divided + divided / rope["factor"]
         length = 2 * math.pi / frequency
         if kind == "linear":
             frequency /= rope["factor"]
@@ -191,7 +206,9 @@ def check_ggufs(program, folder):
     import transformers
     for name, config in models_to_save():
         if name == "qwen2":
-            config.use_sliding_window, config.sliding_window, config.layer_types = False, None, None
+            config.use_sliding_window, config.sliding_window = False, None
+            if hasattr(config, "layer_types"):
+                config.layer_types = ["full_attention"] * config.num_hidden_layers
         model = transformers.AutoModelForCausalLM.from_config(config)
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter)

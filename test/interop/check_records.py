@@ -5,7 +5,8 @@ PROGRAM is built from records_interop.cpp. Texts, prompts with completions, conv
 families' tokenizers and for templates with and without {% generation %}. The rules are transformers' return_assistant_tokens_mask, and
 TRL's SFTTrainer and DPOTrainer: a text ends with EOS; a completion begins where its tokens part from the prompt's. Two differences are
 ours and are checked as such: where a token would reach over the border of a completion, the prompt keeps its own tokens; and what a
-template puts behind an answer's end is not learned. Where transformers itself is new enough, its masks are compared too. SEED=n repeats.
+template puts behind an answer's end is not learned. Where transformers itself is new enough, its masks are compared too. PGTRAIN_TEST_SEED=n makes
+other ones.
 """
 import importlib.metadata
 import importlib.util
@@ -206,8 +207,8 @@ def main():
     if absent:
         print(f"check_records.py: Skipped\nPython packages not installed: {' '.join(absent)}\n[  SKIPPED ] interop.records (0 ms)\n[  PASSED  ] 0 tests.")
         return 0
-    seed = int(os.environ.get("SEED", random.randrange(1 << 31)))
-    print(f"SEED={seed}")
+    seed = int(os.environ.get("PGTRAIN_TEST_SEED", "1"))
+    print(f"PGTRAIN_TEST_SEED={seed}")
     generator = random.Random(seed)
     differing, cases, compared, asked = 0, 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:

@@ -2,7 +2,7 @@
 """Our chat templates beside jinja2's, set up as transformers sets it up: same text or the same refusal. check_templates.py TEMPLATES_INTEROP
 
 TEMPLATES_INTEROP is the program built from templates_interop.cpp. Templates of our own with the structures of real ones meet generated
-conversations; random templates and random expressions meet the rest. ROUNDS=n makes n times as many; SEED=n repeats a run. What we
+conversations; random templates and random expressions meet the rest. ROUNDS=n makes n times as many, PGTRAIN_TEST_SEED=n other ones. What we
 refuse by name although jinja2 renders it is counted, and is none in the templates with real structures. Exit status 1 on a difference.
 """
 import importlib.util
@@ -145,7 +145,7 @@ def main():
     if importlib.util.find_spec("jinja2") is None:
         print("check_templates.py: Skipped\nPython packages not installed: jinja2\n[  SKIPPED ] interop.templates (0 ms)")
         return
-    seed = int(os.environ.get("SEED", random.randrange(1 << 30)))
+    seed = int(os.environ.get("PGTRAIN_TEST_SEED", "1"))
     rounds = float(os.environ.get("ROUNDS", "1"))
     print(f"seed {seed}, Unicode {unicodedata.unidata_version} here")
     generator = random.Random(seed)

@@ -12,7 +12,7 @@
 #include "engine/data/documents.hpp"
 #include "engine/io/file.hpp"
 #include "engine/models/decoder.hpp"
-#include "engine/train/artifacts.hpp"
+#include "engine/train/open_model.hpp"
 #include "engine/train/training.hpp"
 
 namespace {
@@ -44,7 +44,7 @@ void make(const std::string& folder, const std::string& tokenizer, backend::Back
   train::Observer silent;
   train::train(options, folder + "/texts.samples", "", model_folder, device, silent);
 
-  const train::LoadedModel model = train::load_model(model_folder, device);
+  const train::OpenModel model = train::open_model({model_folder, ""}, "", "fp32", 1, 1, device);
   const io::MappedFile file(folder + "/texts.samples");
   const data::Documents documents(file.bytes());
   std::string ids = "[";

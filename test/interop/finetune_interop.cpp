@@ -57,7 +57,8 @@ class Task {
   void run() {
     write_tokens();
     read_tuning();
-    const graph::Graph graph = models::build_model(base_->config(), tuning_, core::DType::F32, batch_, length_);
+    const core::DType compute = json_.at("precision").as_string() == "bf16" ? core::DType::Bf16 : core::DType::F32;
+    const graph::Graph graph = models::build_model(base_->config(), tuning_, compute, batch_, length_);
     graph::ParameterStore store(graph, *device_, graph::Mode::Train);
     graph::Executor executor(graph, store, graph::Mode::Train);
     models::load_weights(*base_, tuning_, static_cast<std::uint64_t>(json_.at("seed").as_integer()), store);
@@ -95,6 +96,7 @@ class Task {
       options.targets = texts_of(lora->at("targets")), options.modules_to_save = texts_of(lora->at("modules_to_save"));
       tuning_.adapters = options;
     }
+    tuning_.is_quantized = json_.at("quantized").as_boolean();
   }
 
   void write_files(const char* name, const graph::ParameterStore& store, const std::vector<train::ExportKind>& kinds) {
@@ -108,6 +110,7 @@ class Task {
                                        .chat_template = base_->chat_template(),
                                        .base_name = json_.at("base").as_string(),
                                        .stored_precision = "fp32",
+                                       .adapter_precision = json_.find("adapter_precision") != nullptr ? json_.at("adapter_precision").as_string() : "fp32",
                                        .kinds = kinds};
     train::write_exports(request);
     train::check_exports(request);

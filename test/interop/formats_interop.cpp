@@ -34,7 +34,7 @@ std::vector<float> read(const models::CheckpointSource& source, std::size_t inde
 // Opens the object that the caller closes.
 void print_config(const models::ModelConfig& config) {
   std::printf("{\"config\": %s, \"frequencies\": [", config.to_json().c_str());
-  const auto frequencies = models::rope_frequencies(config.rope, config.head_width);
+  const auto frequencies = models::rope_frequencies(config.rope, config.head_width, 0);
   for (std::size_t i = 0; i < frequencies.size(); ++i) std::printf("%s%.9g", i > 0 ? "," : "", static_cast<double>(frequencies[i]));
   std::printf("]");
 }

@@ -12,12 +12,13 @@
 
 #include "pg/crypto/key_ring.hpp"
 #include "pg/errors.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::pg::crypto {
 namespace {
 
 std::mt19937_64 &generator() {
-  static std::mt19937_64 random{std::random_device{}()};
+  static std::mt19937_64 random{test::seed()};
   return random;
 }
 

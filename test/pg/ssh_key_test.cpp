@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "pg/errors.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::pg::pure {
 namespace {
@@ -194,7 +195,7 @@ TEST(SshKey, OneSpellingOfAKey) {
 }
 
 TEST(SshKey, DamagedKeysAreRefusedOrShowTheirContent) {
-  std::mt19937_64 random(std::random_device{}());
+  std::mt19937_64 random(test::seed());
   int accepted = 0, refused = 0;
   for (int round = 0; round < 20000; ++round) {
     const Made& key = made[random() % std::size(made)];

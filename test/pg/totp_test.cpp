@@ -6,6 +6,7 @@
 #include <random>
 
 #include "pg/errors.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::pg::pure {
 namespace {
@@ -64,7 +65,7 @@ TEST(Totp, TimesOfRfc6238) {
 }
 
 TEST(Totp, DriftOfOneStepAndEachCodeOnce) {
-  std::mt19937_64 random(std::random_device{}());
+  std::mt19937_64 random(test::seed());
   for (int round = 0; round < 200; ++round) {
     const int period = 1 + static_cast<int>(random() % 86400);
     const TotpForm form = totp_form("SHA256", 6, period, "BCDFGHJKMNPQRSTVWXYZ23456789");

@@ -181,6 +181,8 @@ TEST(Frame, UnsafeFilesAreRefused) {
   down::Job job;
   job.data.name = "../../base/1";
   EXPECT_NE(refusal(job), "");
+  job.data.name.clear(), job.validation.name = "../1";
+  EXPECT_NE(refusal(job), "");
 }
 
 TEST(Frame, EnumerationsOutOfRangeAndBadTextAreRefused) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "protocol/message.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::protocol::test {
 
@@ -28,6 +29,7 @@ inline std::vector<DownMessage> down_examples() {
   job.grace_ms = 500;
   job.config = {{"size", "nano"}, {"steps", "7"}};
   job.data = {"data.samples", 9, sha_of('a')};
+  job.validation = {"v.samples", 15, ""};
   job.resume = {"checkpoint.safetensors", 10, ""};
   job.model = {{"config.json", 11, sha_of('b')}};
   job.base = {{"model.gguf", 12, ""}};
@@ -45,6 +47,7 @@ inline std::vector<UpMessage> up_examples() {
           up::Data{1, 2, 3, 4, 5, 6, 7, 8},
           up::Piece{3, "snow ☃", "stop", 4, 5},
           up::Description{"{}"},
+          up::Speed{0.25, 0.5, 3},
           up::Task{"read_data", TaskState::Finished},
           up::Progress{1, 2, 3.5, 0.001, 0.5, 4, 5.5, 6.5, 7, 0.75},
           up::Metric{3, "gradient_norm", -1.5, 6},
@@ -66,9 +69,9 @@ std::string frame_of(const Variant& message) {
 /// Cuts a frame's bytes into type and payload, as a reader would.
 inline Frame cut(const std::string& bytes) { return {bytes.at(0), bytes.substr(frame_header_bytes)}; }
 
-/// A generator whose seed is in the failure text: tests use fresh inputs each time.
+/// A generator whose seed is in the failure text.
 struct Fresh {
-  uint64_t seed = std::random_device{}() * 0x9e3779b97f4a7c15ull + std::random_device{}();
+  uint64_t seed = pgtrain::test::seed();
   std::mt19937_64 engine{seed};
   uint64_t below(uint64_t limit) { return engine() % limit; }
 };

@@ -71,6 +71,10 @@ TEST(RunConfig, TwoPromptsNeverShareACanonicalText) {
 
 TEST(RunConfig, EmptyValueMeansTheDefault) { EXPECT_EQ(frozen({{"steps", ""}}).integer("steps"), 500); }
 
+TEST(RunConfig, ZeroMeansTheRuleHoweverItIsSpelt) {
+  for (const char* zero : {"0", "-0", "0.0", "-0e5"}) EXPECT_EQ(frozen({{"learning_rate", zero}}).real("learning_rate"), 0.001) << zero;
+}
+
 TEST(RunConfig, UnknownKeyNamesTheNearest) {
   const std::pair<const char*, const char*> pairs[] = {
       {"learning_rat", "learning_rate"}, {"lr", "learning_rate"}, {"Learning-Rate", "learning_rate"},
@@ -88,7 +92,7 @@ TEST(RunConfig, UnknownKeyNamesTheNearest) {
 
 TEST(RunConfig, BadValuesNameWhatIsAllowed) {
   EXPECT_TRUE(holds(refused({{"size", "huge"}}).hint, "nano, micro, tiny, small, medium or base"));
-  EXPECT_TRUE(holds(refused({{"steps", "-1"}}).hint, "between 0 and"));
+  EXPECT_TRUE(holds(refused({{"steps", "-1"}}).hint, "between 0 and 100000000 steps"));
   EXPECT_TRUE(holds(refused({{"steps", "many"}}).message, "not a whole number"));
   EXPECT_TRUE(holds(refused({{"steps", "1.5"}}).message, "not a whole number"));
   EXPECT_TRUE(holds(refused({{"beta1", "1"}}).message, "out of range"));
@@ -144,13 +148,38 @@ TEST(RunConfig, ABaseModelChangesTheDefaults) {
 }
 
 TEST(RunConfig, TheBaseModelsContextIsTheLimit) {
-  const BaseModelFacts facts{128};
+  const RunFacts facts{128};
   RunConfig config;
   ConfigError error;
-  ASSERT_TRUE(freeze_config({{"base_model", "tiny"}}, config, error, &facts));
+  ASSERT_TRUE(freeze_config({{"base_model", "tiny"}}, config, error, facts));
   EXPECT_EQ(config.integer("context"), 128);
-  EXPECT_FALSE(freeze_config({{"base_model", "tiny"}, {"context", "129"}}, config, error, &facts));
+  EXPECT_FALSE(freeze_config({{"base_model", "tiny"}, {"context", "129"}}, config, error, facts));
   EXPECT_EQ(error.key, "context");
+}
+
+TEST(RunConfig, AValidationDatasetTakesThePlaceOfHeldOutSamples) {
+  RunFacts facts;
+  facts.has_validation = true;
+  RunConfig config;
+  ConfigError error;
+  const ConfigPairs asked = {{"base_model", "m"}, {"evaluate_every", "10"}, {"checkpoint_every", "10"}, {"keep_best", "true"}, {"early_stopping_patience", "2"}};
+  ASSERT_TRUE(freeze_config(asked, config, error, facts)) << error.message;
+  EXPECT_EQ(config.real("held_out_fraction"), 0);
+  EXPECT_EQ(config.integer("evaluation_batches"), 0) << "all of it";
+  EXPECT_EQ(config.planned_steps(32000), 15) << "30,000 tokens, none held out, in steps of 2,048";
+  // Frozen, it is frozen again with the dataset, or where it is of no run to be; without the dataset there is nothing to evaluate on.
+  RunConfig again;
+  EXPECT_TRUE(freeze_config(config.pairs(), again, error, facts)) << error.message;
+  EXPECT_EQ(again.canonical_text(), config.canonical_text());
+  EXPECT_TRUE(freeze_config(config.pairs(), again, error, {0, std::nullopt})) << error.message;
+  EXPECT_FALSE(freeze_config(config.pairs(), again, error));
+  EXPECT_EQ(error.key, "evaluate_every");
+  EXPECT_FALSE(freeze_config({{"held_out_fraction", "0.05"}}, config, error, facts)) << "given, though it is the default";
+  EXPECT_EQ(error.key, "held_out_fraction");
+  EXPECT_TRUE(freeze_config({{"held_out_fraction", "0"}, {"evaluate_every", "5"}, {"evaluation_batches", "3"}}, config, error, facts)) << error.message;
+  EXPECT_EQ(config.integer("evaluation_batches"), 3);
+  EXPECT_EQ(frozen({}).text("held_out_fraction"), "0.05");
+  EXPECT_EQ(frozen({}).text("evaluation_batches"), "16");
 }
 
 TEST(RunConfig, WhatDoesNotGoTogetherIsRefused) {
@@ -158,6 +187,7 @@ TEST(RunConfig, WhatDoesNotGoTogetherIsRefused) {
       {{{"method", "lora"}}, "method"},
       {{{"objective", "dpo"}}, "objective"},
       {{{"lora_rank", "8"}}, "lora_rank"},
+      {{{"adapter_precision", "bf16"}}, "adapter_precision"},
       {{{"chat_template", "x"}}, "chat_template"},
       {{{"exports", "gguf_f16"}}, "exports"},
       {{{"exports", "peft"}}, "exports"},
@@ -169,8 +199,31 @@ TEST(RunConfig, WhatDoesNotGoTogetherIsRefused) {
       {{{"base_model", "m"}, {"optimizer", "muon"}}, "optimizer"},
       {{{"base_model", "m"}, {"optimizer", "adamw_8bit"}, {"moments", "bf16"}}, "moments"},
       {{{"base_model", "m"}, {"method", "full"}, {"use_dora", "true"}}, "use_dora"},
-      {{{"early_stopping_patience", "2"}}, "early_stopping_patience"}};
+      {{{"keep_best", "true"}}, "keep_best"},
+      {{{"keep_best", "true"}, {"evaluate_every", "40"}, {"checkpoint_every", "60"}}, "keep_best"},
+      {{{"keep_best", "true"}, {"evaluate_every", "40"}, {"checkpoint_every", "0"}}, "keep_best"},
+      {{{"keep_best", "true"}, {"held_out_fraction", "0"}}, "keep_best"},
+      {{{"early_stopping_patience", "2"}}, "early_stopping_patience"},
+      {{{"early_stopping_threshold", "0.1"}}, "early_stopping_threshold"},
+      {{{"base_model", "m"}, {"dpo_beta", "0.5"}}, "dpo_beta"}};
   for (const auto& [given, key] : wrong) EXPECT_EQ(refused(given).key, key);
+}
+
+TEST(RunConfig, FormsMayBeApartBySpacesToo) {
+  EXPECT_EQ(frozen({{"base_model", "m"}, {"exports", "peft, merged ,gguf_f16"}}).text("exports"), "peft,merged,gguf_f16");
+  EXPECT_EQ(frozen({{"base_model", "m"}, {"exports", " "}}).text("exports"), "peft");
+}
+
+// As OpenAI's interface has it; the frozen factors are frozen again by the trainer and must not be multiplied twice.
+TEST(RunConfig, TheRateCanBeMultiplied) {
+  EXPECT_EQ(frozen({}).learning_rate(), 0.001);
+  EXPECT_EQ(frozen({{"learning_rate_multiplier", "auto"}}).canonical_text(), frozen({}).canonical_text());
+  const RunConfig config = frozen({{"learning_rate_multiplier", "0.5"}});
+  EXPECT_EQ(config.learning_rate(), 0.0005);
+  EXPECT_EQ(frozen(config.pairs()).learning_rate(), 0.0005);
+  EXPECT_EQ(frozen({{"learning_rate", "0.02"}, {"learning_rate_multiplier", "2"}}).learning_rate(), 0.04);
+  EXPECT_EQ(refused({{"learning_rate_multiplier", "0"}}).key, "learning_rate_multiplier");
+  EXPECT_TRUE(holds(refused({{"learning_rate", "1e12"}, {"learning_rate_multiplier", "10"}}).message, "more than 1e+12"));
 }
 
 TEST(RunConfig, EpochsFromScratch) {

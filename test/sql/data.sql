@@ -65,7 +65,8 @@ select pgtrain.create_dataset('talks') as talks \gset
 select pgtrain.append_records(:talks, array[
     '{"messages": [{"role": "system", "content": ""}, {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}',
     '{"messages": [{"role": "user", "content": "the weather?"}, {"role": "assistant", "tool_calls": [{"function": {"name": "weather"}}]},
-                   {"role": "tool", "content": "rain"}, {"role": "assistant", "content": "It rains.", "weight": 1.0}], "tools": []}',
+                   {"role": "tool", "content": "rain"}, {"role": "assistant", "content": "It rains.", "weight": 1.0},
+                   {"role": "user", "content": "and now?"}, {"role": "assistant", "content": "Sun.", "weight": 0}, {"role": "user", "content": "?", "weight": null}], "tools": []}',
     '{"prompt": [{"role": "user", "content": "hi"}], "completion": [{"role": "assistant", "content": "hello"}]}']::jsonb[]);
 select format, kinds, is_format_fixed, size_bytes = (select sum(octet_length(coalesce((content->>'prompt') || '-' || (content->>'completion'), content::text))) from pgtrain.dataset_samples where dataset_id = :talks) as is_counted
   from pgtrain.datasets where id = :talks;
@@ -105,6 +106,8 @@ select r, regress_data_schema.why_refused(r::jsonb) from unnest(array[
     '{"messages": [{"role": "user", "content": "hi"}]}', '{"messages": [{"content": "hi"}]}', '{"messages": [{"role": "", "content": "hi"}]}',
     '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant"}]}', '{"messages": [{"role": "assistant", "content": null, "tool_calls": []}]}',
     '{"messages": [{"role": "assistant", "content": ["parts"]}]}', '{"messages": [{"role": "assistant", "content": "x", "weight": 0}]}',
+    '{"messages": [{"role": "assistant", "content": "x", "weight": 0.5}]}', '{"messages": [{"role": "assistant", "content": "x", "weight": "1"}]}',
+    '{"messages": [{"role": "user", "content": "x", "weight": 0}, {"role": "assistant", "content": "y"}]}',
     '{"rejected": "b"}', '{"chosen": "a"}', '{"chosen": "a", "rejected": [{"role": "assistant", "content": "b"}]}',
     '{"chosen": [{"role": "user", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]}',
     '{"chosen": [{"role": "assistant", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}], "prompt": "text"}',

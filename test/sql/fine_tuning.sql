@@ -50,6 +50,21 @@ select j->'has_more' as more, jsonb_array_length(j->'data') as rows, j #> '{data
 select j->'status' as status, (j->>'estimated_finish')::bigint - extract(epoch from now())::bigint between 0 and 100000 as has_estimate, j->'trained_tokens' as trained,
        j->'fine_tuned_model' as model from pgtrain.fine_tuning_job(:run) j;
 
+-- A checkpoint is a model by its name; others are refused with those that are kept.
+create function pg_temp.chosen(name text) returns text language plpgsql as $$
+declare
+    message text;
+    detail text;
+    hint text;
+begin
+    return (select 'step ' || c.step from pgtrain.checkpoints c where c.id = (pgtrain_private.choose_model(null, null, name)->>'checkpoint_id')::bigint);
+exception when others then
+    get stacked diagnostics message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
+    return regexp_replace(concat_ws(' ', sqlstate, message, detail, hint), '(ftjob-|:poet:)\d+', '\1N', 'g');
+end $$;
+select n, pg_temp.chosen(replace(n, 'RUN', :'run')) from unnest(array['ftjob-RUN:ckpt-step-10', 'ftjob-RUN:ckpt-step-4', 'ftjob-RUN', 'ftjob-RUN:ckpt-step-', 'ftjob-0:ckpt-step-10', 'tuned:ckpt-step-10', ':ckpt-step-6',
+    'ftjob-99999999999999999999:ckpt-step-1', 'ftjob-RUN:ckpt-step-99999999999999999999']) n;
+
 -- A checkpoint that cannot be used is given up for the one before it; what is trained again takes the place of what was beyond.
 select pgtrain_private.give_checkpoint_up(:run, 1, (select file_id from pgtrain.checkpoints where run_id = :run and step = 12), 'changed')
      = (select file_id from pgtrain.checkpoints where run_id = :run and step = 10) as is_earlier;
@@ -68,12 +83,29 @@ select replace(name, :'run', 'N') as name from pgtrain.models where run_id = :ru
 select pg_temp.masked(j - array['fine_tuned_model', 'hyperparameters', 'method']) from pgtrain.fine_tuning_job(:run) j;
 select replace(j->>'fine_tuned_model', :'run', 'N') from pgtrain.fine_tuning_job(:run) j;
 select replace(c->>'fine_tuned_model_checkpoint', ':' || :'run' || ':', ':N:') from jsonb_array_elements(pgtrain.fine_tuning_job_checkpoints(:run)->'data') c;
+select pg_temp.chosen(c->>'fine_tuned_model_checkpoint') from jsonb_array_elements(pgtrain.fine_tuning_job_checkpoints(:run)->'data') c;
+select pg_temp.chosen(m.name || ':ckpt-step-7') as not_kept, pg_temp.chosen(format('ftjob-%s:ckpt-step-6', :run)) as by_job from pgtrain.models m where m.run_id = :run;
+-- A model that bears such a name goes before. Once its model is another version, a run's checkpoints have its number.
+savepoint alike;
+select pgtrain.publish_model(:run, 'tuned:ckpt-step-6') > 0 as is_published;
+select pg_temp.chosen('tuned:ckpt-step-6') is null as is_the_model;
+update pgtrain.models set name = 'tuned' where name = 'tuned:ckpt-step-6';
+select pg_temp.chosen('tuned:ckpt-step-6');
+update pgtrain.models set run_id = null where run_id = :run;
+select pg_temp.chosen('tuned:ckpt-step-6');
+select pg_temp.masked(c->'fine_tuned_model_checkpoint') as name, pg_temp.chosen(c->>'fine_tuned_model_checkpoint') from jsonb_array_elements(pgtrain.fine_tuning_job_checkpoints(:run)->'data') c;
+rollback to alike;
 select pgtrain.result_csv(:run);
 
 -- Events, a page at a time, and again all at once: the same.
 select e->>'type' as type, e->>'level' as level, regexp_replace(e->>'message', '\d+(?=$)', 'N') as message, e->'data' as data from jsonb_array_elements(pgtrain.fine_tuning_job_events(:run, page_size => 5)->'data') e
  where e->>'type' = 'message';
 select pg_temp.masked(e) from jsonb_array_elements(pgtrain.fine_tuning_job_events(:run, page_size => 1000)->'data') e where e->>'type' = 'metrics' limit 1;
+-- A step without an evaluation speaks of none.
+savepoint unmeasured;
+update pgtrain.run_metrics set held_out_loss = null where run_id = :run and step <> 12;
+select distinct regexp_replace(e->>'message', '[\d.]+', 'N', 'g') as message from jsonb_array_elements(pgtrain.fine_tuning_job_events(:run, page_size => 1000)->'data') e where e->>'type' = 'metrics' order by 1;
+rollback to unmeasured;
 with recursive pages as (
     select pgtrain.fine_tuning_job_events(:run, page_size => 3) as page
     union all
@@ -89,6 +121,21 @@ update pgtrain.training_runs set status = 'running', attempt = 1, failed_attempt
 insert into pgtrain.run_attempts (run_id, attempt, owner_id, worker_pid, incarnation, expires_at) values (:failed, 1, :ann, 0, 0, now() + interval '1 minute');
 select pgtrain_private.finish_run(:failed, 1, 'failed', 'data_invalid', 'sample 2 is too long', 'It has 9 tokens.', 'Cut it.');
 select jsonb_pretty(j->'error') as error, j->'status' as status, j->'result_files' as files, j->'finished_at' <> 'null' as is_over from pgtrain.fine_tuning_job(:failed) j;
+-- What wants its model says what can be done instead.
+create function pg_temp.told(statement text) returns text language plpgsql as $$
+declare
+    message text;
+    detail text;
+    hint text;
+begin
+    execute statement;
+    return 'not refused';
+exception when others then
+    get stacked diagnostics message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
+    return regexp_replace(concat_ws(' ', sqlstate, message, detail, hint), '(run |ftjob-)\d+', '\1N', 'g');
+end $$;
+select pg_temp.told(format(s, :failed)) from unnest(array['select pgtrain.publish_model(%s)', 'select pgtrain.export_run(%s, ''{merged}'')', 'select pgtrain.generate(%s)',
+    'select pgtrain.generate(model => ''ftjob-%s:ckpt-step-5'')', 'select pgtrain.evaluate(1, %s, max_samples => null, questions => -1)']) s;
 select jsonb_array_length(j->'data') as jobs, j->'has_more' as more, j->>'object' as object from pgtrain.fine_tuning_jobs(page_size => 1) j;
 select pg_temp.masked(jsonb_build_object('id', j #> '{data,0,id}')), j #> '{data,0,metadata}' as metadata
   from pgtrain.fine_tuning_jobs(pgtrain.fine_tuning_jobs(page_size => 1)->>'last_id') j;
@@ -98,6 +145,16 @@ select pgtrain.append_samples(:data, array['four']);
 select s.ordinal, s.content->>'text' as text, s.run_name, replace(s.model_name, :'run', 'N') as model_name, s.status from pgtrain.sample_runs s
  where s.dataset_id = :data and s.run_id = :run order by 1;
 
+select c->>'fine_tuned_model_checkpoint' as checkpoint from jsonb_array_elements(pgtrain.fine_tuning_job_checkpoints(:run)->'data') c limit 1 \gset
+-- A checkpoint that is to be a model of its own: what is refused before a trainer is started.
+create function pg_temp.publishing(checkpoint text, name text) returns text language plpgsql as $$
+begin
+    return 'model ' || pgtrain.publish_checkpoint(checkpoint, name);
+exception when others then
+    return regexp_replace(sqlstate || ' ' || sqlerrm, '(ftjob-|:poet:)\d+', '\1N', 'g');
+end $$;
+select pg_temp.publishing(replace(c, 'MINE', :'checkpoint'), replace(n, 'MINE', split_part(:'checkpoint', ':ckpt', 1)))
+  from (values ('nothing', null), (null, null), ('ftjob-0:ckpt-step-1', null), ('MINE', ''), ('MINE', repeat('x', 201)), ('MINE', 'MINE'), ('MINE0', 'x')) v (c, n);
 savepoint refused;
 select pgtrain.fine_tuning_job_checkpoints(:run, after => 'ftjob-1');
 rollback to refused;
@@ -123,4 +180,20 @@ rollback to others;
 select pgtrain.fine_tuning_job_checkpoints(:run);
 rollback to others;
 select pgtrain.result_csv(:run);
+rollback to others;
+select pgtrain.generate(model => :'checkpoint');
+rollback to others;
+select pgtrain.publish_checkpoint(:'checkpoint');
+rollback to others;
+reset role;
+\set VERBOSITY terse
+-- Models of two others that were granted, of one name: their checkpoints are told apart by their jobs.
+select pgtrain.register_user('tune_cid', 'tune_cid@example.org', 'correct horse battery') as cid \gset
+insert into pgtrain.training_runs (owner_id, name, config, config_hash, planned_steps, planned_tokens, max_attempts)
+select :cid, name, config, config_hash, 30, 0, 1 from pgtrain.training_runs where id = :run returning id as twin \gset
+insert into pgtrain.checkpoints (run_id, attempt, owner_id, step, file_id, bytes, sha256)
+select :twin, 1, :cid, step, file_id, bytes, sha256 from pgtrain.checkpoints where run_id = :run and step = 6;
+insert into pgtrain.models (owner_id, kind, name, run_id) select :cid, 'local', name, :twin from pgtrain.models where run_id = :run;
+insert into pgtrain.managed_models (model_id, user_id, owner_id) select id, :bob, owner_id from pgtrain.models where run_id in (:run, :twin);
+select pg_temp.chosen(split_part(:'checkpoint', ':ckpt', 1) || ':ckpt-step-6'), pg_temp.chosen(split_part(:'checkpoint', ':ckpt', 1) || ':ckpt-step-8') as one_has_it;
 rollback;

@@ -28,7 +28,8 @@ select c, pg_temp.refusal(c) from unnest(array[
     'generate(-1, ''p'', stop => array[''''])', 'generate(-1, ''p'', stop => array[null]::text[])', 'generate(-1, ''p'', stop => array_fill(''x''::text, array[17]))',
     'generate(-1, repeat(''x'', 3145729))', 'generate(-1, messages => ''{}'')', 'generate(-1, messages => ''[]'')', 'generate(-1, messages => ''[1]'')',
     'generate(-1, messages => ''[{"role": "user", "content": "x"}, {"role": "user"}]'')',
-    'generate_many(run_id => -1)', 'generate_many(array[''a''], ''[]'', -1)', 'generate_many(''{}'', run_id => -1)', 'generate_many(array[null]::text[], run_id => -1)',
+    'generate(-1, ''p'', messages => ''[{"role": "user", "content": "x"}]'')', 'generate_stream(-1, ''p'', messages => ''[{"role": "user", "content": "x"}]'')',
+    'generate_many(array[array[''a'', null]], run_id => -1)', 'generate_many(run_id => -1)', 'generate_many(array[''a''], ''[]'', -1)', 'generate_many(''{}'', run_id => -1)', 'generate_many(array[null]::text[], run_id => -1)',
     'generate_many(conversations => ''{}'', run_id => -1)', 'generate_many(conversations => ''[]'', run_id => -1)', 'generate_many(conversations => ''[[{"role": "user", "content": "x"}], [3]]'', run_id => -1)',
     'generate_many(array_fill(''x''::text, array[1025]), run_id => -1)', 'generate_stream(-1, ''p'', 0)', 'generate_stream(-1)']) c;
 select c, pg_temp.refusal(replace(c, 'DATA', :'data')) from unnest(array[

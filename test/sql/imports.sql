@@ -30,6 +30,13 @@ select f.name, f.bytes, f.sha256 = encode(sha256(pgtrain.export_model_file(:base
   from pgtrain.model_files f where f.model_id = :base order by f.name collate "C";
 select imp.bring('imp base');
 
+-- What its configuration says and no run here does.
+begin;
+set local client_min_messages = notice;
+select imp.bring('drops', config => convert_to((convert_from(imp.config(), 'UTF8')::jsonb || '{"attention_dropout": 0.25}')::text, 'UTF8')) as drops \gset
+select metadata -> 'warnings' as warnings from pgtrain.model_versions where model_id = :drops;
+rollback;
+
 set role regress_imports;
 begin;
 select pgtrain.authenticate(:'anna_token') = :anna as is_anna;
@@ -39,11 +46,13 @@ select m.name, m.owner_id = :anna as hers, m.is_public, (select count(*) from pg
 -- A name that is taken, and what is no model.
 select imp.refusal('select imp.bring(''mine'')');
 select imp.refusal('select imp.bring(null)');
+select imp.refusal('select imp.bring(''12'')');
 select imp.refusal('select pgtrain.import_model(''GGUF''::bytea, ''short'')');
 select imp.refusal('select pgtrain.import_model(''\x80025d71002e''::bytea, ''pickle'')');
 select imp.refusal('select pgtrain.import_model(''PK''::bytea || ''\x0304''::bytea, ''pickle'')');
 select imp.refusal('select pgtrain.import_model(''hello''::bytea, ''text'')');
 select imp.refusal('select pgtrain.import_model(array[''pytorch_model.bin''], array[''x''::bytea], ''pickle'')');
+select imp.refusal('select pgtrain.import_model(array[''adapter_model.safetensors''], array[''x''::bytea], ''adapter'')');
 select imp.refusal('select pgtrain.import_model(array[''../config.json''], array[''x''::bytea], ''path'')');
 select imp.refusal('select pgtrain.import_model(array[''/etc/passwd''], array[''x''::bytea], ''path'')');
 select imp.refusal('select pgtrain.import_model(array[''.safetensors''], array[''x''::bytea], ''hidden'')');
@@ -76,6 +85,24 @@ rollback;
 reset role;
 select pgtrain.set_usage_limit(:anna, 'storage_bytes', -1);
 select * from pgtrain_private.check_storage() where user_id in (:anna, :ben);
+
+-- What a submit knows of the base: how much it sees, and whether conversations can be put to it.
+set role regress_imports;
+begin;
+select pgtrain.authenticate(:'anna_token') = :anna as is_anna;
+select pgtrain.import_model(array['config.json', 'tokenizer.json', 'model.safetensors', 'chat_template.jinja'],
+                            array[imp.config(), imp.tokenizer(), imp.weights(2), '{% include "x" %}'::bytea], 'odd template') > 0 as imported;
+select pgtrain.append_records(pgtrain.create_dataset('imp talks'), array['{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}']::jsonb[]);
+select id as talks from pgtrain.datasets where name = 'imp talks' \gset
+select pgtrain.append_samples(pgtrain.create_dataset('imp words'), array['one', 'two', 'three']);
+select id as words from pgtrain.datasets where name = 'imp words' \gset
+select pgtrain.plan_run(dataset_id => :words, config => '{"base_model": "mine"}') -> 'config' -> 'context' as context;
+select c, imp.refusal(format('select pgtrain.plan_run(dataset_id => %s, config => %L)', case when c ? 'words' then :words else :talks end, c - 'words' || '{"steps": 1}'))
+  from unnest(array['{"base_model": "mine", "words": 1, "context": 65}', '{"base_model": "mine"}', '{"base_model": "odd template"}', '{"base_model": "odd template", "words": 1}',
+    '{"base_model": "mine", "chat_template": "{% for"}', '{"base_model": "mine", "words": 1, "chat_template": "{{ x.__class__ }}"}',
+    '{"base_model": "mine", "chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"}']::jsonb[]) c;
+rollback;
+reset role;
 
 -- Removal takes files and room back.
 set role regress_imports;

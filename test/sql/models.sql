@@ -32,6 +32,8 @@ select pgtrain.create_model('claude', provider => 'anthropic', model_id => 'clau
 savepoint s;
 select pgtrain.create_model('claude');
 rollback to s;
+select pgtrain.create_model('12');
+rollback to s;
 select pgtrain.create_model('mine', 'local');
 rollback to s;
 select pgtrain.create_model('template', 'reference');

@@ -166,4 +166,4 @@ select has_schema_privilege('regress_rights', 'pgtrain', 'usage');
 drop role regress_rights;
 select pgtrain.revoke_application('regress_rights');
 select pgtrain.revoke_application(null);
-select pgtrain.delete_dataset(id) from pgtrain.datasets where owner_id = :anna;
+select pgtrain.delete_dataset(id, force => true) from pgtrain.datasets where owner_id = :anna;

@@ -76,6 +76,25 @@ select status, end_reason, step, loss_before, loss_after, failed_attempts from p
 select name, bytes from pgtrain.artifacts where run_id = :run;
 select before_metrics, after_metrics, improvement from pgtrain.evaluations where run_id = :run;
 select pgtrain.export_artifact(:run);
+-- Or in parts, over the border of the pieces that it is stored in, and behind its end.
+savepoint parts;
+select nextval('pgtrain_private.stored_files_id_seq') as large \gset
+insert into pgtrain_private.stored_files (id, run_id, owner_id, storage, bytes, sha256) overriding system value
+values (:large, :run, :ann, 'rows', 524291, sha256(convert_to(repeat('a', 524288) || 'bcd', 'UTF8')));
+insert into pgtrain_private.file_chunks values (:large, 0, convert_to(repeat('a', 524288), 'UTF8')), (:large, 1, 'bcd');
+insert into pgtrain.artifacts (run_id, owner_id, name, file_id, bytes, sha256) values (:run, :ann, 'large.bin', :large, 524291, '');
+select n, first_byte, bytes, octet_length(pgtrain.export_artifact(:run, 'large.bin', first_byte, bytes)) as got,
+       right(encode(pgtrain.export_artifact(:run, 'large.bin', first_byte, bytes), 'escape'), 5) as end
+  from (values (1, 0, 10), (2, 524286, 3), (3, 524287, 3), (4, 524288, 3), (5, 524289, 99), (6, 0, 524291), (7, 524290, 1), (8, 524291, 5), (9, 9000000, 5)) v (n, first_byte, bytes) order by n;
+select string_agg(pgtrain.export_artifact(:run, 'large.bin', i, 100000), '' order by i) = pgtrain.export_artifact(:run, 'large.bin') as parts_are_the_whole
+  from generate_series(0, 600000, 100000) i;
+rollback to savepoint parts;
+select pgtrain.export_artifact(:run, 'model.safetensors', -1);
+rollback to savepoint parts;
+select pgtrain.export_artifact(:run, 'model.safetensors', 0, 0);
+rollback to savepoint parts;
+select pgtrain.export_artifact(:run, 'model.safetensors', null);
+rollback to savepoint parts;
 select count(*) as models from pgtrain.models where run_id = :run;
 select count(*) as profiles from pgtrain.model_profiles where training_run_id = :run;
 select used_value, held_value from pgtrain.user_usage_limits where user_id = :ann and resource_type = 'training_jobs';

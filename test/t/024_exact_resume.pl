@@ -1,4 +1,4 @@
-# The real trainer and a tiny model: killed, paused, shut down and continued, a run makes the same artifact byte for byte as one that
+# The real trainer and a tiny model: killed, paused, shut down, made to give way and continued, a run makes the same artifact byte for byte as one that
 # was left alone. Then the artifact is exported and writes text.
 use strict;
 use warnings;
@@ -37,6 +37,11 @@ my %disturb = (
 		as_user($node, "select pgtrain.pause_run($_[0])");
 		ok(wait_status($node, $_[0], 'paused/paused_by_user', 30), 'paused');
 		as_user($node, "select pgtrain.resume_run($_[0])");
+	},
+	'made way' => sub {
+		my $urgent = as_user($node, q{select pgtrain.submit_run(dataset_id => 1, config => '{"size":"nano","steps":3}', priority => 5)});
+		ok(wait_status($node, $urgent, 'succeeded/completed', 60), 'a more important run succeeds first');
+		is($node->safe_psql('postgres', "select end_reason from pgtrain.run_attempts where run_id = $_[0] and attempt = 1"), 'preempted', 'it made way');
 	});
 for my $what (sort keys %disturb)
 {

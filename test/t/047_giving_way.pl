@@ -51,8 +51,9 @@ ok(wait_for($node, "select count(*) from pgtrain.training_runs where id in ($low
 my $high = submit($node, 'step_ms=5', '', ', priority => 7');
 ok(wait_status($node, $high, 'succeeded/completed'), 'a third one, more important, succeeds');
 ok(wait_status($node, $_, 'succeeded/completed'), 'as the others do') for $middle, $low;
-is($node->safe_psql('postgres', "select string_agg(run_id - $low || ' ' || end_reason, ', ' order by run_id, attempt) from pgtrain.run_attempts where run_id in ($low, $middle)"),
-	'0 preempted, 0 completed, 1 completed', 'only the least important one gave way');
+# While somebody else looks at the important run's entry it is passed over: the other may be claimed, and give way, once more.
+like($node->safe_psql('postgres', "select string_agg(run_id - $low || ' ' || end_reason, ', ' order by run_id, attempt) from pgtrain.run_attempts where run_id in ($low, $middle)"),
+	qr/^(0 preempted, ){1,2}0 completed, 1 completed$/, 'only the least important one gave way');
 
 # A place that another user would get is not given up for it.
 set_server($node, 'pgtrain.cpu_workers', '1');

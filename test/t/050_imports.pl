@@ -108,6 +108,9 @@ write_file("$given/one.gguf", 'GGUF' . 'x' x 20000);
 my $gguf = $node->safe_psql('postgres', "select pgtrain.import_model('$given/one.gguf', 'one')");
 is($node->safe_psql('postgres', "select format, length(pgtrain.export_model_file($gguf)) from pgtrain.models where id = $gguf"), 'gguf|20004', 'a GGUF file');
 
+is($node->safe_psql('postgres', "select string_agg(pgtrain.export_model_file($gguf, 'model.gguf', i, 6000), '' order by i) = pgtrain.export_model_file($gguf) from generate_series(0, 24000, 6000) i"), 't',
+	'a file on the disk in parts is the whole');
+
 # ---------------------------------------------------------------- what does not
 my $before = models_count();
 my $bad = "$given/bad";
@@ -132,7 +135,32 @@ for my $step (@steps)
 }
 mkfifo("$bad/model.safetensors", 0666) or die $!;
 like(try_sql("select pgtrain.import_model('$bad', 'refused')"), qr/is no plain file/, 'a pipe in place of weights is not waited for');
+# Adapters, by their folders: with the model that they lie over, and nothing but them.
+my $adapter = "$given/adapter";
+make_path($adapter);
+sub try_adapter { my ($path, $base) = @_; return try_sql("select pgtrain.import_model('$path', 'refused', base_model => '$base')") }
+like(try_adapter($adapter, 'tiny'), qr/holds no adapter: adapter_config\.json is missing/, 'refused: an empty folder as an adapter');
+write_file("$adapter/adapter_config.json", '{"peft_type": "LORA", "base_model_name_or_path": "some\u001body/' . 'tiny' x 100 . '"}');
+like(try_sql("select pgtrain.import_model('$adapter', 'refused')"), qr/holds an adapter, not a model.*it calls "some\?ody\/(tiny){47}ti?n?", and give that one's id or name here as base_model/s,
+	'refused: an adapter without its base, which is named');
+like(try_adapter($adapter, 'tiny'), qr/adapter_model\.safetensors is missing/, 'refused: its configuration alone');
+write_file("$adapter/adapter_model.bin", 'pickle');
+like(try_adapter($adapter, 'tiny'), qr/adapter_model\.bin.*pickled weights/, 'refused: a pickled adapter');
+mkfifo("$adapter/adapter_model.safetensors", 0666) or die $!;
+like(try_adapter($adapter, 'tiny'), qr/is no plain file/, 'refused: a pipe in place of its weights');
+unlink("$adapter/adapter_model.safetensors");
+write_file("$adapter/adapter_model.safetensors", 'weights of an adapter');
+like(try_adapter($_, 'tiny'), qr/is no folder of an adapter|holds no adapter/, "refused as an adapter: $_") for $folder, "$given/one.gguf", "$adapter/adapter_config.json", '/dev/zero';
+like(try_adapter($adapter, $_), qr/base_model: model "$_" does not exist/, "refused: an adapter over $_") for 'nothing', '999999';
 is(models_count(), $before, 'what is refused leaves no model');
+write_file("$adapter/$_", '{}') for 'tokenizer.json', 'tokenizer_config.json', 'config.json', 'special_tokens_map.json', 'README.md', 'training_args.bin', 'optimizer.pt';
+like(try_sql("select pgtrain.import_model('$adapter', 'refused')"), qr/holds an adapter/, 'a configuration beside makes no model of it');
+my $on_tiny = $node->safe_psql('postgres', "select pgtrain.import_model('$adapter', 'on tiny', base_model => '$model')");
+is($node->safe_psql('postgres', "select base_model_id = $model, base_model_hash = (select b.content_hash from pgtrain.models b where b.id = $model), (select string_agg(f.name, ' ' order by f.name) from pgtrain.model_files f where f.model_id = m.id) from pgtrain.models m where id = $on_tiny"),
+	't|t|adapter_config.json adapter_model.safetensors tokenizer_config.json', 'an adapter over a model by its id: its files, and what may have its chat template');
+is(scalar(glob("$data/pgtrain/jobs/*") // ''), '', 'no job folder is left of it');
+like(try_sql("select pgtrain.delete_model($model)"), qr/needed by adapters.*on tiny/s, 'which is not deleted while the adapter needs it');
+$node->safe_psql('postgres', "select pgtrain.delete_model($on_tiny)");
 
 # ---------------------------------------------------------------- paths of users
 write_file("$given/secret.gguf", 'GGUF of somebody else');
@@ -142,6 +170,8 @@ $folder = "$given/open/tiny";
 symlink('../secret.gguf', "$given/open/out.gguf");
 symlink($given, "$given/open/up");
 symlink('tiny', "$given/open/inside");
+rename($adapter, "$given/open/adapter") or die $!;
+symlink('../../secret.gguf', "$given/open/adapter/chat_template.jinja");
 symlink("$given/open/tiny", "$given/open/absolute");
 like(try_sql("select pgtrain.import_model('$folder', 'mine')", 1), qr/permission denied to import from the server's disk/, 'without a folder of theirs users name no path');
 set_server($node, 'pgtrain.import_folder', "$given/open");
@@ -156,6 +186,10 @@ my $mine = as_user($node, q(select pgtrain.import_model('tiny', 'mine')));
 like($mine, qr/\A\d+\z/, 'a user imports from that folder');
 like(try_sql(q(select pgtrain.import_model('inside', 'mine too')), 1), qr/\A\d+\z/, 'also by a link that stays in it');
 like(try_sql("select pgtrain.import_model('$given/open/tiny', 'mine as well')", 1), qr/\A\d+\z/, 'and by the whole path');
+like(try_sql(q(select pgtrain.import_model('adapter', 'adapted', base_model => 'mine')), 1), qr/does not lie within/, 'an adapter whose file is a link that leads out');
+unlink("$given/open/adapter/chat_template.jinja");
+like(try_sql(q(select pgtrain.import_model('adapter', 'adapted', base_model => 'mine')), 1), qr/\A\d+\z/, 'or without it');
+as_user($node, q(select pgtrain.delete_model(id) from pgtrain.models where name = 'adapted'));
 like(try_sql(q(select pgtrain.import_model('out.gguf', 'admin')), 0), qr/not an absolute path/, 'the administrator is not bound to it');
 set_server($node, 'pgtrain.import_folder', '/');
 ok(wait_for($node, 'show pgtrain.import_folder', '/'), 'the folder is everything');

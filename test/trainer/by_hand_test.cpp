@@ -31,8 +31,20 @@ TEST(ByHand, TrainsAndGenerates) {
   const std::string trained = output_of(folder, {"run", "train.job"}, 0);
   EXPECT_NE(trained.find("completed: 5 steps"), std::string::npos) << trained;
   EXPECT_TRUE(fs::exists(folder.path() / "out/model.safetensors"));
+  folder.write("more.txt", "line 7 of a text\n\nline 8 of a text\n");
+  folder.write("validated.job", "kind = train\nwork_folder = out\ntext = text.txt\nvalidation = more.txt\nsize = nano\nsteps = 2\nthreads = 1\n");
+  const std::string validated = output_of(folder, {"run", "validated.job"}, 0);
+  EXPECT_NE(validated.find("50 samples, 2 held out"), std::string::npos) << validated;
   folder.write("generate.job", "kind = generate\nwork_folder = out\nmodel = out\nprompt = line\nmax_tokens = 5\nthreads = 1\n");
   EXPECT_NE(output_of(folder, {"run", "generate.job"}, 0).find("completed"), std::string::npos);
+
+  // Of two prompts, written in one batch, the answers come one after the other as each alone.
+  const auto answers_to = [&](const std::string& prompts) {
+    folder.write("answers.job", "kind = generate\nwork_folder = out\nmodel = out\n" + prompts + "max_tokens = 9\ntemperature = 0\nthreads = 1\n");
+    const std::string said = output_of(folder, {"run", "answers.job"}, 0);
+    return said.substr(0, said.find("completed"));
+  };
+  EXPECT_EQ(answers_to("prompt = line 1\nprompt = text\n"), answers_to("prompt = line 1\n") + answers_to("prompt = text\n"));
 }
 
 TEST(ByHand, MistakesAreNamed) {

@@ -57,14 +57,14 @@ std::vector<std::string> JobFolder::names() const {
   return found;
 }
 
-InputFile JobFolder::write_samples(const std::vector<std::string>& texts) const {
+InputFile JobFolder::write_samples(const std::vector<std::string>& texts, const std::string& name) const {
   std::string data;
   for (const std::string& text : texts) {
     for (int shift = 0; shift < 32; shift += 8) data.push_back(static_cast<char>(text.size() >> shift & 0xff));
     data += text;
   }
-  write("data.samples", data);
-  return {"data.samples", data.size(), ""};
+  write(name, data);
+  return {name, data.size(), ""};
 }
 
 Child::Child(const std::string& program, const JobFolder& folder, std::vector<std::string> arguments) {
@@ -214,6 +214,7 @@ void Transcript::add(const UpMessage& message) {
   if (auto* found = std::get_if<up::Evaluation>(&message)) evaluations.push_back(*found);
   if (auto* sample = std::get_if<up::Sample>(&message)) samples.push_back(*sample);
   if (auto* piece = std::get_if<up::Piece>(&message)) pieces.push_back(*piece);
+  if (auto* speed_said = std::get_if<up::Speed>(&message)) speed = *speed_said;
   if (auto* beat = std::get_if<up::Heartbeat>(&message)) heartbeats.push_back(*beat);
   if (auto* log = std::get_if<up::Log>(&message)) logs.push_back(*log);
   if (auto* file = std::get_if<up::File>(&message)) files[file->name] = *file;

@@ -34,7 +34,7 @@ class JobFolder {
   std::vector<std::string> names() const;  ///< of everything in it, sorted
 
   /// Writes samples in the trainer's format and returns what a job says of the file.
-  protocol::InputFile write_samples(const std::vector<std::string>& texts) const;
+  protocol::InputFile write_samples(const std::vector<std::string>& texts, const std::string& name = "data.samples") const;
 
  private:
   fs::path root_, path_;
@@ -97,6 +97,7 @@ struct Transcript {
   std::vector<protocol::up::Evaluation> evaluations;
   std::vector<protocol::up::Sample> samples;
   std::vector<protocol::up::Piece> pieces;
+  std::optional<protocol::up::Speed> speed;
   std::vector<protocol::up::Heartbeat> heartbeats;
   std::vector<protocol::up::Log> logs;
   std::map<std::string, protocol::up::File> files;

@@ -7,6 +7,7 @@
 
 #include "engine/backend/backend.hpp"
 #include "engine/core/error.hpp"
+#include "engine/data/records.hpp"
 #include "engine/models/model.hpp"
 #include "engine/train/options.hpp"
 #include "protocol/messages.hpp"
@@ -51,6 +52,15 @@ ConfigPairs random_config(Fresh& fresh) {
     given.emplace_back("width", std::to_string(heads * head));
   }
   return given;
+}
+
+TEST(Config, TheLongestRecordIsOne) { EXPECT_EQ(static_cast<size_t>(longest_record_bytes), engine::data::kLongestRecord); }
+
+TEST(Config, ACommaInAPatternPartsNothing) {
+  RunConfig config;
+  ConfigError error;
+  ASSERT_TRUE(freeze_config({{"base_model", "m"}, {"lora_targets", R"(h\.[0-9]{1,2}\.attn , (a|b,c),[(,;]x, c_fc,\(,\))"}}, config, error)) << error.message;
+  EXPECT_EQ(training_options(config, {}).lora_targets, (std::vector<std::string>{R"(h\.[0-9]{1,2}\.attn)", "(a|b,c)", "[(,;]x", "c_fc", R"(\()", R"(\))"}));
 }
 
 TEST(Config, WhatIsFrozenTheEngineTakes) {

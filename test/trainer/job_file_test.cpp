@@ -7,6 +7,7 @@
 #include "engine/temporary_folder.hpp"
 #include "protocol/run_config.hpp"
 #include "trainer/job_file.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::trainer::test {
 namespace {
@@ -14,7 +15,7 @@ namespace {
 using engine::Outcome;
 
 TEST(JobFile, IsReadOrRefused) {
-  const unsigned seed = std::random_device{}();
+  const unsigned seed = pgtrain::test::seed();
   std::mt19937 random(seed);
   const engine::TemporaryFolder folder;
   const std::string path = folder.path("fuzzed.job");

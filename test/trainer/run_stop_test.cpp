@@ -5,6 +5,7 @@
 #include <random>
 
 #include "trainer/child.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::trainer::test {
 namespace {
@@ -74,7 +75,7 @@ TEST(RunStop, PausedAndResumedEqualsUninterrupted) {
 }
 
 TEST(RunStop, KilledAtAnyTimeLeavesNothingOutsideItsFolder) {
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(pgtrain::test::seed());
   for (int round = 0; round < 6; ++round) {
     JobFolder folder;
     const fs::path around = folder.path().parent_path();

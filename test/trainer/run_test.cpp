@@ -37,6 +37,43 @@ TEST(Run, TrainsToDone) {
   EXPECT_NE(run.logs.front().text.find("sandbox:"), std::string::npos);
 }
 
+TEST(Run, EvaluatesOnTheValidationSamplesOfTheJob) {
+  JobFolder folder;
+  down::Job job = small_job(folder, {{"steps", "6"}, {"evaluate_every", "3"}});
+  job.validation = folder.write_samples({"the number 12", "the number 13 is odd", "the number 14"}, "validation.samples");
+  const Transcript run = run_job(program, folder, job);
+  ASSERT_TRUE(run.done) << (run.failed ? run.failed->message : "");
+  ASSERT_EQ(run.evaluations.size(), 3u);
+  for (const up::Evaluation& found : run.evaluations) {
+    EXPECT_EQ(found.samples, 3u);
+    EXPECT_EQ(found.tokens, 13u + 20 + 13 + 3) << "each byte and each end";
+  }
+  job.validation.bytes += 1;
+  const Transcript other = run_job(program, folder, job, 1);
+  ASSERT_TRUE(other.failed);
+  EXPECT_EQ(other.failed->code, FailureCode::DataInvalid);
+  job.validation.bytes -= 1;
+  job.config.emplace_back("held_out_fraction", "0.1");
+  const Transcript both = run_job(program, folder, job, 1);
+  ASSERT_TRUE(both.failed);
+  EXPECT_EQ(both.failed->code, FailureCode::ConfigInvalid);
+}
+
+TEST(Run, SaysThatOneSampleLeavesNothingToEvaluateOn) {
+  const auto warnings = [](const std::vector<ConfigPair>& config, bool has_validation) {
+    JobFolder folder;
+    down::Job job = small_job(folder, config);
+    job.data = folder.write_samples({"a"});
+    if (has_validation) job.validation = folder.write_samples({"b"}, "validation.samples");
+    const Transcript run = run_job(program, folder, job);
+    EXPECT_EQ(run.evaluations.size(), has_validation ? 2u : 0u);
+    return std::count_if(run.logs.begin(), run.logs.end(), [](const up::Log& log) { return log.level == LogLevel::Warning && log.text.find("nothing is held out") != std::string::npos; });
+  };
+  EXPECT_EQ(warnings({{"steps", "2"}}, false), 1);
+  EXPECT_EQ(warnings({{"steps", "2"}, {"held_out_fraction", "0"}}, false), 0) << "nothing was asked for";
+  EXPECT_EQ(warnings({{"steps", "2"}}, true), 0);
+}
+
 TEST(Run, EqualSeedsGiveEqualBytes) {
   std::string models[3];
   const char* seeds[] = {"5", "5", "6"};
@@ -61,6 +98,27 @@ TEST(Run, PlanAnswersAndLeaves) {
   EXPECT_GT(run.plan->device_memory_bytes, 0u);
   EXPECT_FALSE(run.plan->device.empty());
   EXPECT_TRUE(run.files.empty());
+}
+
+// With a model that is deeper than what is tried out. The bounds are wide because others use the machine at the same time.
+TEST(Run, MeasuresWhatStepsTake) {
+  const std::vector<ConfigPair> config = {{"layers", "8"}, {"width", "128"}, {"heads", "4"}, {"context", "128"}, {"steps", "12"}, {"batch_size", "4"}, {"gradient_accumulation", "2"}, {"held_out_fraction", "0"}};
+  JobFolder folder;
+  down::Job job = small_job(folder, config);
+  job.kind = JobKind::Measure;
+  job.data = {"", 1000000, ""};
+  const Transcript measured = run_job(program, folder, job);
+  ASSERT_TRUE(measured.plan && measured.speed && measured.done);
+  EXPECT_EQ(measured.speed->layers, 3u);
+  EXPECT_GT(measured.speed->step_seconds, measured.speed->evaluation_seconds);
+  EXPECT_GT(measured.speed->evaluation_seconds, 0.0);
+  EXPECT_TRUE(measured.files.empty());
+  JobFolder second;
+  const Transcript run = run_job(program, second, small_job(second, config));
+  ASSERT_TRUE(run.done);
+  const double found = run.done->seconds / 12;
+  EXPECT_LT(measured.speed->step_seconds, 4 * found);
+  EXPECT_GT(measured.speed->step_seconds, found / 4);
 }
 
 TEST(Run, GeneratesFromWhatWasTrained) {

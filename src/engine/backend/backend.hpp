@@ -10,6 +10,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 
 #include "engine/core/dtype.hpp"
@@ -133,6 +135,21 @@ struct SwiGluBackward {
   std::int64_t rows = 0, width = 0;
 };
 
+// What differs between runs of the same calls. It lies on the device, so that the calls can be recorded once.
+struct RunNumbers {
+  std::uint64_t seed = 0, stream = 0;  // of what is dropped; a call's own are added
+  float scale = 1.0f;                  // of the gradient of losses; a call's own is another factor
+  bool operator==(const RunNumbers&) const = default;
+};
+// A call with the numbers of its run, where device memory is the host's.
+template <class Call>
+Call with_numbers(Call call) {
+  if (call.run == nullptr) return call;
+  if constexpr (requires { call.seed; }) call.seed += call.run->seed, call.stream += call.run->stream;
+  else call.scale *= call.run->scale;
+  return call;
+}
+
 // y (+)= x / (1 - rate) where element i of (seed, stream) is kept, 0 elsewhere; the same call on dy is the backward. Which are
 // kept is philox's say alone: the same on every device. Word w of counter c decides element 64 (c / 16) + 16 w + c % 16.
 struct Dropout {
@@ -143,6 +160,7 @@ struct Dropout {
   float rate = 0;                   // in [0, 1)
   std::uint64_t seed = 0, stream = 0;
   bool accumulate = false;
+  const RunNumbers* run = nullptr;  // on the device, or null
 };
 
 // Words below this are dropped; the kept ones are multiplied by dropout_factor.
@@ -193,7 +211,7 @@ struct AttentionDecode {
 };
 
 // losses[r] = -log softmax(logits[r])[targets[r]], 0 where the target is -1; with `gradient` the logits become
-// scale * weights[r] * d loss / d logits (rows of target -1 become 0). hits[r] is 1 where the target's logit is the highest (of
+// scale * run's scale * weights[r] * d loss / d logits (rows of target -1 become 0). hits[r] is 1 where the target's logit is the highest (of
 // equals the first), else 0.
 struct CrossEntropy {
   DType type = DType::F32;
@@ -206,32 +224,42 @@ struct CrossEntropy {
   std::int64_t rows = 0, vocabulary = 0;
   float scale = 1.0f;
   bool gradient = true;
+  const RunNumbers* run = nullptr;  // on the device, or null
+};
+
+// Weights that are computed with in bf16, each as core::split() has it: what products read, and what makes it a float again.
+struct Halves {
+  core::Bf16* high = nullptr;
+  std::uint16_t* low = nullptr;
 };
 
 // AdamW (Loshchilov, Hutter 2019). g = gradient * gradient_scale, times clip / norm when the norm of that is over clip.
 struct AdamW {
-  float* parameter = nullptr;
-  void *m = nullptr, *v = nullptr;  // of moments_type: F32, or Bf16 rounded to nearest
+  float* parameter = nullptr;       // or null: they lie in halves
+  Halves halves;
+  // Of moments_type: F32, or Bf16, which is rounded up or down by chance, as often as the value lies near either: an average that moves by
+  // less than half of bf16's step would stand still if rounded to nearest.
+  void *m = nullptr, *v = nullptr;
   const float* gradient = nullptr;
-  void* shadow = nullptr;           // bf16 copy to refresh, or null
   const float* squared_norm = nullptr;  // on the device: sum of squares of the unscaled gradient; null = no clipping
   std::int64_t count = 0;
   float learning_rate = 0, beta1 = 0.9f, beta2 = 0.95f, epsilon = 1e-8f, weight_decay = 0;
   float correction1 = 1, correction2 = 1;  // 1 / (1 - beta^step)
   float gradient_scale = 1, clip = 0;      // clip 0 = none
   DType moments_type = DType::F32;
+  std::uint32_t chance = 0;  // Bf16: another one for each step and run of parameters; equal ones round alike, on every device
 };
 
 // The same with moments of 8 bits, as bitsandbytes stores them: of each block of 256, codes into a sorted book of 256 numbers and
 // the float that they are shares of, the largest there is. Both books are of dynamic_map.hpp: m's signed, v's not.
 struct AdamW8bit {
-  float* parameter = nullptr;
+  float* parameter = nullptr;                      // or null, as in AdamW
+  Halves halves;
   std::uint8_t *m = nullptr, *v = nullptr;         // whole blocks, 4-byte aligned; what lies past `count` means nothing
   float *m_scale = nullptr, *v_scale = nullptr;    // [(count + 255) / 256]
   const float *m_book = nullptr, *v_book = nullptr;  // [256]
   const float* gradient = nullptr;
-  void* shadow = nullptr;                          // this and what follows as in AdamW
-  const float* squared_norm = nullptr;
+  const float* squared_norm = nullptr;             // this and what follows as in AdamW
   std::int64_t count = 0;
   float learning_rate = 0, beta1 = 0.9f, beta2 = 0.95f, epsilon = 1e-8f, weight_decay = 0;
   float correction1 = 1, correction2 = 1;
@@ -291,14 +319,35 @@ struct ColumnDot {
   std::int64_t pitch = 0;           // elements between rows of a and of b
 };
 
+// An attention but for its data.
+struct AttentionShape {
+  DType type = DType::F32;
+  std::int64_t batch = 0, length = 0, heads = 0, head_size = 0;
+  std::int64_t kv_heads = 0, window = 0;  // as in the forward
+  bool has_segments = false;
+};
+template <class Call> AttentionShape shape_of(const Call& a) {
+  return {a.type, a.batch, a.length, a.heads, a.head_size, a.kv_heads, a.window, a.segments != nullptr};
+}
+
+// Calls that were kept instead of done.
+struct Recording {
+  virtual ~Recording() = default;
+  // Queues them once more; false, and nothing is done, when the backend has since put elsewhere what they use of its own.
+  virtual bool replay() = 0;
+};
+
 struct Backend {
   virtual ~Backend() = default;
 
   virtual const DeviceInfo& info() const = 0;
   // Scratch that the backend itself holds for its calls; a part of every memory plan.
   virtual std::uint64_t workspace_bytes() const = 0;
-  // What an attention of this shape takes beyond that; 0 where it needs nothing of its own.
-  virtual std::uint64_t attention_workspace_bytes(std::int64_t length, std::int64_t head_size) const { return (void)length, (void)head_size, 0; }
+  // A device that has more than one way of doing attentions of a shape chooses here, once: asked when a run is planned, before its memory is
+  // taken. May take seconds, and memory meanwhile. Shapes that were not asked about are done the plain way.
+  virtual void choose_attention(const AttentionShape& a) const { (void)a; }
+  // What attentions of this shape, forward and backward, take beyond the workspace as chosen; 0 where they need nothing of their own.
+  virtual std::uint64_t attention_workspace_bytes(const AttentionShape& a) const { return (void)a, 0; }
 
   // What a product of these sizes and types takes beyond that: a device without bf16 products widens the operands first.
   virtual std::uint64_t matmul_workspace_bytes(const Matmul& a) const { return (void)a, 0; }
@@ -310,6 +359,11 @@ struct Backend {
   virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
   virtual void zero(void* memory, std::size_t bytes) = 0;
   virtual void synchronize() = 0;
+  // Keeps what `calls` would queue. Addresses, sizes and numbers of a replay are those of the calls; what lies on the device is read anew. They
+  // may neither allocate nor wait nor move anything from or to the host. Null where it cannot be: call them each time.
+  virtual std::unique_ptr<Recording> record(const std::function<void()>& calls) { return (void)calls, nullptr; }
+  // Told that nobody reads what lies there before it is written again.
+  virtual void forget(void* memory, std::size_t bytes) { (void)memory, (void)bytes; }
 
   virtual void matmul(const Matmul& a) = 0;
   virtual void embedding_forward(const EmbeddingForward& a) = 0;
@@ -336,6 +390,8 @@ struct Backend {
   virtual void add(DType type, void* y, const void* a, const void* b, std::int64_t count) = 0;  // y may be a or b
   virtual void scale(DType type, void* x, float factor, std::int64_t count) = 0;
   virtual void cast(DType to_type, void* to, DType from_type, const void* from, std::int64_t count) = 0;
+  virtual void split(const Halves& to, const float* from, std::int64_t count) = 0;
+  virtual void join(float* to, const Halves& from, std::int64_t count) = 0;
   // out[c] += sum over rows of x[r,c], fixed order; out is float [width].
   virtual void column_sum(DType type, float* out, const void* x, std::int64_t rows, std::int64_t width) = 0;
   // *out = sum of x, of x squared (+ *out with accumulate), in a fixed order; out is device memory.
@@ -349,7 +405,7 @@ struct Backend {
 
 // What libpgtrain_cuda.so exports. Returns a new backend for the caller to delete, or null with the reason in `error`; limit 0 is
 // what the device has. A change of these gets a new name, so that a library of another version is noticed and not called.
-extern "C" pgtrain::engine::backend::Backend* pgtrain_cuda_open_3(int device, std::uint64_t memory_limit_bytes, char* error, std::size_t error_bytes);
+extern "C" pgtrain::engine::backend::Backend* pgtrain_cuda_open_6(int device, std::uint64_t memory_limit_bytes, char* error, std::size_t error_bytes);
 // Number of devices that the driver shows; 0 with the plain reason in `error`.
 extern "C" int pgtrain_cuda_count(char* error, std::size_t error_bytes);
 // What a device is, without opening it (it may be busy just now); false with the reason where it cannot be used at all.

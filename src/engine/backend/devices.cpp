@@ -15,7 +15,7 @@ namespace {
 constexpr const char* kLibrary = "libpgtrain_cuda.so";
 
 struct CudaLibrary {
-  decltype(&pgtrain_cuda_open_3) open = nullptr;
+  decltype(&pgtrain_cuda_open_6) open = nullptr;
   decltype(&pgtrain_cuda_count) count = nullptr;
   decltype(&pgtrain_cuda_describe) describe = nullptr;
   std::string reason;
@@ -40,7 +40,7 @@ CudaLibrary load() {
                                : std::string(kLibrary) + " is not installed (it is built where the CUDA toolkit is found)";
     return library;
   }
-  library.open = reinterpret_cast<decltype(library.open)>(dlsym(handle, "pgtrain_cuda_open_3"));
+  library.open = reinterpret_cast<decltype(library.open)>(dlsym(handle, "pgtrain_cuda_open_6"));
   library.count = reinterpret_cast<decltype(library.count)>(dlsym(handle, "pgtrain_cuda_count"));
   library.describe = reinterpret_cast<decltype(library.describe)>(dlsym(handle, "pgtrain_cuda_describe"));
   if (library.open == nullptr || library.count == nullptr || library.describe == nullptr) library.reason = std::string(kLibrary) + " is of another version than this program";

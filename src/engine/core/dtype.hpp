@@ -25,6 +25,24 @@ inline Bf16 to_bf16(float value) {
   return {static_cast<std::uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16)};
 }
 
+// A float as the bf16 nearest to it and 16 bits that tell how far it is from there, in units in its last place. To an even bf16 65537
+// floats round, one more than 16 bits tell apart: of the two halfway ones that which lies nearer to zero comes back one unit larger in
+// magnitude. All others come back as they were; NaN as NaN.
+struct Halves {
+  Bf16 high;
+  std::uint16_t low;
+};
+constexpr std::int32_t kHalfRange = 0x7FFF;
+inline Halves split(float value) {
+  const Bf16 high = to_bf16(value);
+  const auto rest = static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(value) - (std::uint32_t{high.bits} << 16));
+  const std::int32_t kept = rest < -kHalfRange ? -kHalfRange : rest > kHalfRange + 1 ? kHalfRange + 1 : rest;
+  return {high, static_cast<std::uint16_t>(kept + kHalfRange)};
+}
+inline float join(Halves value) {
+  return std::bit_cast<float>((std::uint32_t{value.high.bits} << 16) + value.low - static_cast<std::uint32_t>(kHalfRange));
+}
+
 inline float half_to_float(std::uint16_t half) {
   const std::uint32_t sign = std::uint32_t{half} >> 15 << 31, exponent = half >> 10 & 31, fraction = half & 1023;
   if (exponent == 0) {

@@ -5,6 +5,7 @@
 #include <functional>
 #include <string>
 
+#include "engine/core/error.hpp"
 #include "engine/data/documents.hpp"
 #include "engine/data/records.hpp"
 #include "engine/data/token_store.hpp"
@@ -16,7 +17,18 @@ struct LoadOptions {
   std::uint64_t seed = 0;
   std::string folder;                // for the stores; empty keeps them in memory
   std::function<void()> keep_alive;  // called every few megabytes; may throw to leave
+  const Documents* validation = nullptr;  // held out, all of them; held_out_fraction is 0 then
 };
+
+// Of validation samples: whatever is wrong with them is said of them, not of those that are trained on.
+template <class Act>
+auto about_validation(const Act& act) {
+  try {
+    return act();
+  } catch (const core::Error& error) {
+    throw core::Error(error.code, "validation data: " + error.message, error.detail, error.hint);
+  }
+}
 
 // Stores of preferences hold pairs: sequence 2k is chosen, 2k + 1 the rejected one beside it.
 struct SplitTokens {

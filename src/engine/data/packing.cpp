@@ -245,12 +245,4 @@ bool EvaluationStream::next(Batch& batch) {
   return batch.tokens > 0;
 }
 
-std::vector<Batch> evaluation_batches(const TokenStore& store, int rows, int columns, int most, LongSamples rule) {
-  std::vector<Batch> batches;
-  EvaluationStream stream(store, rows, columns, rule);
-  Batch batch;
-  while (static_cast<int>(batches.size()) < most && stream.next(batch)) batches.push_back(batch);
-  return batches;
-}
-
 }  // namespace pgtrain::engine::data

@@ -101,9 +101,6 @@ class EvaluationStream {
   std::uint64_t document_ = 0, start_ = 0;
 };
 
-// At most `most` of these.
-std::vector<Batch> evaluation_batches(const TokenStore& store, int rows, int columns, int most, LongSamples rule = LongSamples::Split);
-
 // Parts that streams share.
 void reset(Batch& batch, int rows, int columns);
 void place(const TokenStore& store, std::uint64_t sequence, std::uint64_t start, std::uint64_t count, Batch& batch, int row, int column, int segment);

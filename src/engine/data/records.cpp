@@ -16,13 +16,12 @@ using templates::Range;
 using Id = tokenizers::Tokenizer::Id;
 using Part = tokenizers::Tokenizer::TextPart;
 
-// A word without end costs about 40 bytes of memory for each of its own.
-constexpr std::size_t kLongestRecord = std::size_t{32} << 20;
-
 const char* kForms =
     "A record has text, or prompt and completion, or messages, or (for preferences) chosen and rejected with or without a prompt.";
 
-[[noreturn]] void refuse(const std::string& reason, const std::string& hint = kForms) { throw Error("data_invalid", reason, "", hint); }
+[[noreturn]] void refuse(const std::string& reason, const std::string& hint = kForms, const std::string& detail = "") {
+  throw Error("data_invalid", reason, detail, hint);
+}
 
 // The elements of a list of messages, as they are written.
 std::vector<std::string_view> elements_of(std::string_view list, const char* name) {
@@ -44,15 +43,56 @@ std::string join(const std::vector<std::string_view>& elements, std::size_t from
   return out;
 }
 
-std::string role_of(std::string_view message) {
+struct MessageFacts {
+  bool is_answer = false, is_given = false;  // of the assistant; with weight 0, as OpenAI's format says that it is not learned
+};
+
+// `place` stands in messages, from 0.
+MessageFacts facts_of(std::string_view message, std::size_t place) {
   JsonReader reader(message, "message");
   reader.begin_object();
-  std::string key, role;
-  while (reader.next_member(key)) {
-    if (key == "role" && reader.peek() == JsonReader::Kind::String) role = reader.read_string();
-    else reader.skip();
+  MessageFacts facts;
+  bool has_weight = false;
+  for (std::string key; reader.next_member(key);) {
+    if (key == "role" && reader.peek() == JsonReader::Kind::String) {
+      facts.is_answer = reader.read_string() == "assistant";
+    } else if (key == "weight" && reader.peek() != JsonReader::Kind::Null) {
+      const double weight = reader.peek() == JsonReader::Kind::Number ? reader.read_number() : -1;
+      if (weight != 0 && weight != 1)
+        refuse("message " + std::to_string(place + 1) + ": weight is neither 0 nor 1", "Give 0 to an answer that is not to be learned, or leave weight out.");
+      has_weight = true;
+      facts.is_given = weight == 0;
+    } else {
+      reader.skip();
+    }
   }
-  return role;
+  if (has_weight && !facts.is_answer)
+    refuse("message " + std::to_string(place + 1) + ": has a weight and is no answer", "Only messages of role assistant have a weight; leave it out of the others.");
+  return facts;
+}
+
+// The places of messages whose answers are learned, or of those whose answers are not.
+std::vector<std::size_t> answers_among(std::string_view list, bool are_given) {
+  std::vector<std::size_t> out;
+  std::size_t place = 0;
+  for (const std::string_view message : elements_of(list, "messages")) {
+    const MessageFacts facts = facts_of(message, place);
+    if (facts.is_answer && facts.is_given == are_given) out.push_back(place);
+    ++place;
+  }
+  return out;
+}
+
+// What is left of a text without these ranges, which are sorted.
+std::vector<Range> without(std::size_t size, const std::vector<Range>& ranges) {
+  std::vector<Range> out;
+  std::size_t at = 0;
+  for (const Range& range : ranges) {
+    if (at < range.begin) out.push_back({at, range.begin});
+    at = std::max(at, range.end);
+  }
+  if (at < size) out.push_back({at, size});
+  return out;
 }
 
 }  // namespace
@@ -118,7 +158,8 @@ RecordReader::RecordReader(const tokenizers::Tokenizer& tokenizer, std::optional
 void RecordReader::read(std::string_view json, std::size_t sample, Record& out) const {
   try {
     if (json.size() > kLongestRecord)
-      refuse("the record has " + std::to_string(json.size()) + " bytes, at most " + std::to_string(kLongestRecord) + " are read", "Cut it into several records.");
+      refuse("the record has " + std::to_string(json.size()) + " bytes, at most " + std::to_string(kLongestRecord) + " are read", "Cut it into several samples.",
+             "A sample is held in memory whole, several times over, while it becomes tokens; samples together may be as long as the disk allows.");
     read_form(Fields(json), out);
   } catch (const Error& error) {
     throw Error("data_invalid", "sample " + std::to_string(sample + 1) + ": " + error.message, error.detail, error.hint);
@@ -211,12 +252,13 @@ std::vector<Range> RecordReader::find_answers(const std::string& given, const st
   const std::string messages = "[" + given + (given.empty() ? "" : ",") + answer + "]";
   if (given.empty()) {
     out = template_->render_with_spans(messages, options);
-    if (out.answers.empty()) refuse("messages: there is no answer of the assistant to learn", "Each conversation needs a message of role assistant with content, or learn everything with loss_on => all.");
+    if (out.answers.empty())
+      refuse("messages: there is no answer of the assistant to learn", "Each conversation needs a message of role assistant with content whose weight is not 0, or learn everything with loss_on => all.");
     return out.answers;
   }
   const std::string list = "[" + answer + "]";
   const auto answers = elements_of(list, "messages");
-  if (answers.size() == 1 && role_of(answers[0]) == "assistant") {
+  if (answers.size() == 1 && facts_of(answers[0], 0).is_answer) {
     // Only the conversation before it matters, so templates that drop earlier reasoning are no trouble.
     out = template_->render_with_spans(messages, options, templates::Answers::Last);
   } else {
@@ -226,23 +268,31 @@ std::vector<Range> RecordReader::find_answers(const std::string& given, const st
       refuse("chat template " + template_->name() + ": renders the prompt otherwise once the answer follows", "Make one sample of each answer, with the messages before it as the prompt.");
     std::erase_if(out.answers, [&](const Range& range) { return range.begin < before.size(); });
   }
-  if (out.answers.empty()) refuse("there is no answer of the assistant behind the prompt", "The completion is one message of role assistant with content, or several with one among them.");
+  if (out.answers.empty())
+    refuse("there is no answer of the assistant behind the prompt", "The completion is one message of role assistant with content whose weight is not 0, or several with one among them.");
   return out.answers;
 }
 
 void RecordReader::encode_messages(const std::string& given, const std::string& answer, bool learns_all, const Fields& fields, Sequence& out) const {
   using F = Fields;
   if (!template_)
-    refuse("messages: the model has no chat template", "Give chat_template in the configuration, or records with prompt and completion texts.");
+    refuse("messages: the model has no chat template" + (options_.template_problem.empty() ? std::string() : " that can be used: " + options_.template_problem), "Give chat_template in the configuration, or records with prompt and completion texts.");
   templates::RenderOptions options = render_;
   if (fields.has(F::Tools)) options.tools = fields.raw[F::Tools][0] == '"' ? fields.text(F::Tools) : std::string(fields.raw[F::Tools]);
   if (fields.has(F::Variables)) options.variables = std::string(fields.raw[F::Variables]);
 
+  const std::string messages = "[" + given + (given.empty() ? "" : ",") + answer + "]";
+  options.given_answers = answers_among(messages, true);
   templates::Conversation conversation;
   std::vector<Range> answers;
-  if (learns_all) {
-    static_cast<templates::Rendered&>(conversation) = template_->render("[" + given + (given.empty() ? "" : ",") + answer + "]", options);
+  if (learns_all && options.given_answers.empty()) {
+    static_cast<templates::Rendered&>(conversation) = template_->render(messages, options);
     answers = {{0, conversation.text.size()}};
+  } else if (learns_all) {
+    // The other way round, the template says where those lie that are not learned.
+    options.given_answers = answers_among(messages, false);
+    conversation = template_->render_with_spans(messages, options);
+    answers = without(conversation.text.size(), conversation.answers);
   } else {
     answers = find_answers(given, answer, options, conversation);
   }

@@ -5,8 +5,8 @@
 //   prompt, completion     both texts (BOS prompt completion EOS: the completion and EOS are learned) or both messages
 //   messages               a conversation by the chat template: the answers of the assistant are learned
 //   [prompt,] chosen, rejected   a preference: two sequences, each as prompt and completion
-// With messages, tools (a list) and chat_template_kwargs (an object) are handed to the template. LossOn::All learns every
-// token. Special tokens written in a record's own texts are letters, never tokens. What cannot be used is refused with the
+// With messages, tools (a list) and chat_template_kwargs (an object) are handed to the template. An answer of "weight": 0 is given, not
+// learned. LossOn::All learns every other token. Special tokens written in a record's own texts are letters, never tokens. What cannot be used is refused with the
 // sample, the field and the reason: data_invalid. Not safe for two threads at once.
 #pragma once
 
@@ -29,6 +29,7 @@ LossOn parse_loss_on(const std::string& text);
 struct RecordOptions {
   LossOn loss_on = LossOn::Answers;
   std::time_t now = 0;  // for templates that print the date; frozen with the run
+  std::string template_problem = {};  // why there is no chat template though the model has one
 };
 
 enum class RecordKind { Text, Completion, Conversation, Preference };
@@ -41,6 +42,9 @@ struct Record {
 
 // How a tokenizer's special tokens are named to a template.
 templates::RenderOptions render_options(const tokenizers::Tokenizer& tokenizer, std::time_t now);
+
+// A word without end costs about 40 bytes of memory for each of its own.
+inline constexpr std::size_t kLongestRecord = std::size_t{32} << 20;
 
 class RecordReader {
  public:

@@ -3,6 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <map>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,11 +17,11 @@ namespace pgtrain::engine::graph {
 struct ColumnRange;
 
 struct Executor::Plan {
-  Plan(const Graph& graph_in, ParameterStore& store_in, Mode mode_in, Recompute recompute)
-      : graph(graph_in), store(store_in), backend(store_in.backend()), mode(mode_in), plan(compile(graph_in, mode_in, recompute)) {
+  Plan(const Graph& graph_in, ParameterStore& store_in, Mode mode_in, Recompute recompute, Gradients gradients)
+      : graph(graph_in), store(store_in), backend(store_in.backend()), mode(mode_in), plan(compile(graph_in, mode_in, recompute, gradients)) {
     arena = static_cast<char*>(backend.allocate(std::max<std::uint64_t>(plan.arena_bytes, 1)));
     try {
-      total = static_cast<float*>(backend.allocate(sizeof(float)));
+      apart = static_cast<Apart*>(backend.allocate(sizeof(Apart)));
     } catch (...) {
       backend.release(arena);
       throw;
@@ -26,10 +29,13 @@ struct Executor::Plan {
     for (std::size_t id = 0; id < graph.values.size(); ++id)
       if (const ValueInfo& constant = graph.values[id]; constant.kind == ValueKind::Constant)
         backend.upload(value(static_cast<std::int32_t>(id)), graph.constants[static_cast<std::size_t>(constant.index)].data(), static_cast<std::size_t>(constant.count()) * sizeof(float));
+    if (!plan.births.empty()) store.lend_gradients(reinterpret_cast<float*>(arena));
+    find_lives();
   }
   ~Plan() {
+    if (!plan.births.empty()) store.lend_gradients(nullptr);
     backend.release(arena);
-    backend.release(total);
+    backend.release(apart);
   }
 
   const ValueInfo& info(std::int32_t value) const { return graph.values[static_cast<std::size_t>(value)]; }
@@ -50,6 +56,22 @@ struct Executor::Plan {
 
   void* columns_from(void* rows, std::int64_t column) const { return static_cast<char*>(rows) + static_cast<std::size_t>(column) * core::size_of(graph.compute); }
 
+  // Runs that are alike but for their numbers, and for what lies where they read.
+  struct Likeness {
+    bool wants_gradients, drops, weighs_rows, uses_adapters;
+    const float* gradients;
+    std::uint64_t quantized;  // the scales of 4 bits that calls were given
+    auto operator<=>(const Likeness&) const = default;
+  };
+  struct Kept {
+    bool has_run = false, is_tried = false;
+    std::unique_ptr<backend::Recording> recording;
+  };
+
+  bool weighs_rows() const { return has_row_weights && wants_gradients; }
+  void find_lives();
+  void perform();
+  void run_steps();
   void run(const Step& step);
   void forward(const Step& step);
   void backward(const Step& step);
@@ -63,9 +85,9 @@ struct Executor::Plan {
   void decomposed_backward(const Node& node, const Step& step, const void* dout);
   void update_gains(const Node& node, const Step& step, const void* matrix);
   void scale_columns(const Node& node, const ColumnRange& range, void* y, const void* x, const float* gain, float factor, const void* bias, bool accumulates);
-  void layer_norm_forward(const Node& node);
+  void layer_norm_forward(const Node& node, Again again);
   void layer_norm_backward(const Node& node, const Step& step);
-  void rms_norm_forward(const Node& node);
+  void rms_norm_forward(const Node& node, Again again);
   void rms_norm_backward(const Node& node, const Step& step);
   void head_norm_forward(const Node& node);
   void head_norm_backward(const Node& node, const Step& step);
@@ -83,7 +105,15 @@ struct Executor::Plan {
   Mode mode;
   ExecutionPlan plan;
   char* arena = nullptr;
-  float* total = nullptr;
+  // On the device, of no step.
+  struct Apart {
+    backend::RunNumbers numbers;
+    float total;
+  };
+  Apart* apart = nullptr;
+  std::optional<backend::RunNumbers> uploaded;
+  std::vector<std::vector<std::int32_t>> begins, ends;  // by step: the buffers whose life it begins or ends
+  std::map<Likeness, Kept> kept;
   bool is_later = false;  // the running step comes after the forward
   bool wants_gradients = false, drops = false, has_row_weights = false, uses_adapters = true;
   std::uint64_t dropout_seed = 0, dropout_draw = 0;

@@ -1,6 +1,7 @@
 // Memory plans, and all operations of a graph but its projections, see executor.hpp and execution.hpp.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "engine/core/error.hpp"
 #include "engine/graph/execution.hpp"
@@ -46,31 +47,36 @@ std::uint64_t matmul_bytes(const Graph& graph, const Node& node, Mode mode, cons
 
 }  // namespace
 
-MemoryUse plan_memory(const Graph& graph, Mode mode, const backend::Backend& backend, const OptimizerMemory& optimizer, Recompute recompute) {
+MemoryUse plan_memory(const Graph& graph, Mode mode, const backend::Backend& backend, const OptimizerMemory& optimizer, Recompute recompute, Gradients gradients) {
   const auto count = static_cast<std::uint64_t>(graph.parameter_count());
   MemoryUse use;
-  use.weight_bytes = count * 4 + (graph.compute == DType::Bf16 ? count * 2 : 0) + static_cast<std::uint64_t>(graph.frozen_count()) * core::size_of(graph.compute) +
+  use.weight_bytes = count * 4 + static_cast<std::uint64_t>(graph.frozen_count()) * core::size_of(graph.compute) +
                      graph.quantized_bytes();
   if (mode == Mode::Train) {
     use.gradient_bytes = count * 4;
     use.optimizer_bytes = optimizer.bytes;
   }
-  use.activation_bytes = compile(graph, mode, recompute).arena_bytes;
+  const ExecutionPlan plan = compile(graph, mode, recompute, gradients);
+  use.activation_bytes = plan.arena_bytes - (plan.births.empty() ? 0 : use.gradient_bytes);
   std::uint64_t attention = 0, matmul = optimizer.matmul_bytes;
   for (const Node& node : graph.nodes) {
     matmul = std::max(matmul, matmul_bytes(graph, node, mode, backend));
-    if (node.kind == OpKind::Attention)
-      attention = std::max(attention, backend.attention_workspace_bytes(node.length, node.head_size));
+    if (node.kind != OpKind::Attention) continue;
+    const backend::AttentionShape shape{.type = graph.compute, .batch = node.batch, .length = node.length, .heads = node.heads, .head_size = node.head_size,
+                                        .kv_heads = node.kv_heads, .window = node.window, .has_segments = node.inputs[1] >= 0};
+    backend.choose_attention(shape);
+    attention = std::max(attention, backend.attention_workspace_bytes(shape));
   }
   use.workspace_bytes = backend.workspace_bytes() + attention + matmul;
   return use;
 }
 
-void Executor::Plan::layer_norm_forward(const Node& node) {
-  const bool adds = node.kind == OpKind::AddLayerNorm;
-  const std::int32_t gain = node.inputs[adds ? 2 : 1], bias = node.inputs[adds ? 3 : 2];
+// Again in part: of the sum that is there.
+void Executor::Plan::layer_norm_forward(const Node& node, Again again) {
+  const bool is_sum = node.kind == OpKind::AddLayerNorm, adds = is_sum && again != Again::Part;
+  const std::int32_t gain = node.inputs[is_sum ? 2 : 1], bias = node.inputs[is_sum ? 3 : 2];
   backend.layer_norm_forward({.type = graph.compute, .y = value(node.output), .mean = floats(node.saved[0]), .rstd = floats(node.saved[1]),
-                              .x = value(node.inputs[0]), .gain = weight(gain), .bias = weight(bias), .residual = adds ? value(node.inputs[1]) : nullptr,
+                              .x = value(again == Again::Part ? node.second : node.inputs[0]), .gain = weight(gain), .bias = weight(bias), .residual = adds ? value(node.inputs[1]) : nullptr,
                               .sum = adds ? value(node.second) : nullptr, .rows = info(node.output).rows, .width = info(node.output).columns, .epsilon = node.epsilon});
 }
 
@@ -82,9 +88,10 @@ void Executor::Plan::layer_norm_backward(const Node& node, const Step& step) {
                                .rows = info(x).rows, .width = info(x).columns});
 }
 
-void Executor::Plan::rms_norm_forward(const Node& node) {
-  const bool adds = node.kind == OpKind::AddRmsNorm;
-  backend.rms_norm_forward({.type = graph.compute, .y = value(node.output), .rstd = floats(node.saved[0]), .x = value(node.inputs[0]), .gain = weight(node.inputs[adds ? 2 : 1]),
+void Executor::Plan::rms_norm_forward(const Node& node, Again again) {
+  const bool is_sum = node.kind == OpKind::AddRmsNorm, adds = is_sum && again != Again::Part;
+  backend.rms_norm_forward({.type = graph.compute, .y = value(node.output), .rstd = floats(node.saved[0]),
+                            .x = value(again == Again::Part ? node.second : node.inputs[0]), .gain = weight(node.inputs[is_sum ? 2 : 1]),
                             .residual = adds ? value(node.inputs[1]) : nullptr, .sum = adds ? value(node.second) : nullptr, .rows = info(node.output).rows,
                             .width = info(node.output).columns, .epsilon = node.epsilon});
 }
@@ -127,8 +134,8 @@ void Executor::Plan::rope(const Node& node, void* y, const void* x, bool inverse
 
 // Evaluation drops nothing.
 void Executor::Plan::dropout(const Node& node, void* y, const void* x, bool accumulates) {
-  backend.dropout({.type = graph.compute, .y = y, .x = x, .count = info(node.output).count(), .rate = drops ? node.rate : 0.0f, .seed = dropout_seed,
-                   .stream = dropout_draw * static_cast<std::uint64_t>(graph.dropouts) + static_cast<std::uint64_t>(node.ordinal), .accumulate = accumulates});
+  backend.dropout({.type = graph.compute, .y = y, .x = x, .count = info(node.output).count(), .rate = drops ? node.rate : 0.0f, .stream = static_cast<std::uint64_t>(node.ordinal),
+                   .accumulate = accumulates, .run = &apart->numbers});
 }
 
 void Executor::Plan::attention_forward(const Node& node) {
@@ -156,8 +163,8 @@ void Executor::Plan::cross_entropy(const Node& node, const Step& step) {
     backend.matmul({.m = rows, .n = w.rows, .k = x.columns, .transpose_b = true, .a = x_rows, .b = weight(node.inputs[1]), .c = logits,
                     .c_pitch = pitch, .in = graph.compute, .out = graph.compute});
     backend.cross_entropy({.type = graph.compute, .logits = logits, .pitch = pitch, .losses = floats(node.output) + begin,
-                           .hits = floats(node.saved[1]) + begin, .weights = has_row_weights ? floats(node.saved[0]) + begin : nullptr,
-                           .targets = ids(node.inputs[2]) + begin, .rows = rows, .vocabulary = w.rows, .scale = loss_scale, .gradient = wants_gradients});
+                           .hits = floats(node.saved[1]) + begin, .weights = weighs_rows() ? floats(node.saved[0]) + begin : nullptr,
+                           .targets = ids(node.inputs[2]) + begin, .rows = rows, .vocabulary = w.rows, .gradient = wants_gradients, .run = &apart->numbers});
     if (!wants_gradients) continue;
     if (float* dweight = gradient(node.inputs[1]))
       backend.matmul({.m = w.rows, .n = x.columns, .k = rows, .transpose_a = true, .a = logits, .b = x_rows, .c = dweight, .a_pitch = pitch, .in = graph.compute,
@@ -168,17 +175,62 @@ void Executor::Plan::cross_entropy(const Node& node, const Step& step) {
   }
 }
 
+// Of what is there for a part of the steps only.
+void Executor::Plan::find_lives() {
+  const auto end = static_cast<std::int32_t>(plan.steps.size());
+  begins.assign(plan.steps.size(), {}), ends.assign(plan.steps.size(), {});
+  for (std::size_t index = 0; index < plan.buffers.size(); ++index) {
+    const Buffer& buffer = plan.buffers[index];
+    if (buffer.last < 0 || buffer.last >= end) continue;
+    begins[static_cast<std::size_t>(buffer.first)].push_back(static_cast<std::int32_t>(index));
+    ends[static_cast<std::size_t>(buffer.last)].push_back(static_cast<std::int32_t>(index));
+  }
+}
+
+// The first of its kind is called, so that libraries choose and allocate what they need; the second is recorded where the device can.
+void Executor::Plan::perform() {
+  const backend::RunNumbers numbers{dropout_seed, dropout_draw * static_cast<std::uint64_t>(graph.dropouts), loss_scale};
+  if (numbers != uploaded) backend.upload(&apart->numbers, &numbers, sizeof numbers);
+  uploaded = numbers;
+  Kept& alike = kept[{wants_gradients, drops, weighs_rows(), uses_adapters, store.gradients(), store.quantized()}];
+  if (alike.has_run && !alike.is_tried) alike.recording = backend.record([this] { run_steps(); });
+  alike.is_tried = std::exchange(alike.has_run, true);
+  if (alike.recording != nullptr) {
+    if (alike.recording->replay()) return;
+    alike = Kept{};  // recorded anew the next time
+    alike.has_run = true;
+  }
+  run_steps();
+}
+
+// Gradients that share their memory begin with zeros, as late as they can.
+void Executor::Plan::run_steps() {
+  const auto forget = [&](const std::vector<std::int32_t>& buffers) {
+    for (const std::int32_t buffer : buffers) backend.forget(at(buffer), plan.buffers[static_cast<std::size_t>(buffer)].bytes);
+  };
+  auto birth = plan.births.begin();
+  for (std::size_t index = 0; index <= plan.steps.size(); ++index) {
+    const bool is_step = index < plan.steps.size() && (wants_gradients || (plan.steps[index].kind == Step::Kind::Forward && plan.steps[index].again == Again::No));
+    if (is_step) forget(begins[index]);
+    for (; wants_gradients && birth != plan.births.end() && birth->step == static_cast<std::int32_t>(index); ++birth)
+      backend.zero(store.gradients() + birth->first, static_cast<std::size_t>(birth->count) * sizeof(float));
+    if (!is_step) continue;
+    run(plan.steps[index]);
+    forget(ends[index]);
+  }
+}
+
 void Executor::Plan::run(const Step& step) {
-  is_later = step.kind != Step::Kind::Forward || step.is_again;
+  is_later = step.kind != Step::Kind::Forward || step.again != Again::No;
   if (step.kind == Step::Kind::Forward) forward(step);
   else if (step.kind == Step::Kind::Backward) backward(step);
   else backend.add(graph.compute, at(step.out), at(step.a), at(step.b), step.count);
 }
 
 double Executor::Plan::sum(std::int32_t id) {
-  backend.sum(total, floats(id), info(id).count(), false);
+  backend.sum(&apart->total, floats(id), info(id).count(), false);
   float host = 0;
-  backend.download(&host, total, sizeof host);
+  backend.download(&host, &apart->total, sizeof host);
   return host;
 }
 
@@ -197,10 +249,10 @@ void Executor::Plan::forward(const Step& step) {
       return backend.add(graph.compute, value(node.output), value(node.inputs[0]), value(node.inputs[1]), info(node.output).count());
     case OpKind::LayerNorm:
     case OpKind::AddLayerNorm:
-      return layer_norm_forward(node);
+      return layer_norm_forward(node, step.again);
     case OpKind::RmsNorm:
     case OpKind::AddRmsNorm:
-      return rms_norm_forward(node);
+      return rms_norm_forward(node, step.again);
     case OpKind::HeadNorm:
       return head_norm_forward(node);
     case OpKind::Rope:
@@ -250,7 +302,8 @@ void Executor::Plan::backward(const Step& step) {
   }
 }
 
-Executor::Executor(const Graph& graph, ParameterStore& store, Mode mode, Recompute recompute) : plan_(std::make_unique<Plan>(graph, store, mode, recompute)) {}
+Executor::Executor(const Graph& graph, ParameterStore& store, Mode mode, Recompute recompute, Gradients gradients)
+    : plan_(std::make_unique<Plan>(graph, store, mode, recompute, gradients)) {}
 Executor::~Executor() = default;
 
 std::uint64_t Executor::arena_bytes() const { return plan_->plan.arena_bytes; }
@@ -278,8 +331,7 @@ void Executor::forward(bool drops) {
   if (drops && plan_->mode != Mode::Train) throw core::Error("config_invalid", "this graph was compiled for evaluation, which drops nothing");
   plan_->wants_gradients = false;
   plan_->drops = drops;
-  for (const Step& step : plan_->plan.steps)
-    if (step.kind == Step::Kind::Forward && !step.is_again) plan_->run(step);
+  plan_->perform();
 }
 
 void Executor::forward_backward(float loss_scale) {
@@ -288,7 +340,7 @@ void Executor::forward_backward(float loss_scale) {
   plan_->wants_gradients = true;
   plan_->drops = true;
   plan_->loss_scale = loss_scale;
-  for (const Step& step : plan_->plan.steps) plan_->run(step);
+  plan_->perform();
 }
 
 double Executor::loss_sum() { return plan_->sum(plan_->graph.losses); }

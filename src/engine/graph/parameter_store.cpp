@@ -11,22 +11,28 @@
 namespace pgtrain::engine::graph {
 namespace {
 
+constexpr std::int64_t kAtOnce = std::int64_t{1} << 20;  // of what is narrowed or taken apart on the host
+
 std::size_t float_bytes(std::int64_t count) { return static_cast<std::size_t>(count) * sizeof(float); }
 
 }  // namespace
 
-ParameterStore::ParameterStore(const Graph& graph, backend::Backend& backend, Mode mode)
+ParameterStore::ParameterStore(const Graph& graph, backend::Backend& backend, Mode mode, Gradients gradients)
     : backend_(backend), compute_(graph.compute), count_(graph.parameter_count()) {
   for (const Parameter& parameter : graph.parameters) (parameter.trains ? parameters_ : frozen_parameters_).push_back(parameter);
   try {
-    weights_ = static_cast<float*>(backend_.allocate(float_bytes(count_)));
-    if (compute_ == DType::Bf16) shadow_ = backend_.allocate(static_cast<std::size_t>(count_) * 2);
+    if (compute_ == DType::F32) {
+      weights_ = static_cast<float*>(backend_.allocate(float_bytes(count_)));
+    } else {
+      high_ = static_cast<core::Bf16*>(backend_.allocate(static_cast<std::size_t>(count_) * sizeof *high_));
+      low_ = static_cast<std::uint16_t*>(backend_.allocate(static_cast<std::size_t>(count_) * sizeof *low_));
+    }
     if (graph.frozen_count() > 0) frozen_ = static_cast<char*>(backend_.allocate(static_cast<std::size_t>(graph.frozen_count()) * core::size_of(compute_)));
     if (graph.quantized_bytes() > 0) {
       quantized_ = static_cast<char*>(backend_.allocate(graph.quantized_bytes()));
       backend_.upload(quantized_, backend::dynamic_map(true).data(), kNf4First);
     }
-    if (mode == Mode::Train) {
+    if (mode == Mode::Train && gradients == Gradients::Added) {
       gradients_ = static_cast<float*>(backend_.allocate(float_bytes(count_)));
       backend_.zero(gradients_, float_bytes(count_));
     }
@@ -39,7 +45,7 @@ ParameterStore::ParameterStore(const Graph& graph, backend::Backend& backend, Mo
 ParameterStore::~ParameterStore() { release_all(); }
 
 void ParameterStore::release_all() noexcept {
-  for (void* memory : {static_cast<void*>(weights_), shadow_, static_cast<void*>(gradients_), static_cast<void*>(frozen_), static_cast<void*>(quantized_)})
+  for (void* memory : {static_cast<void*>(weights_), static_cast<void*>(high_), static_cast<void*>(low_), static_cast<void*>(gradients_), static_cast<void*>(frozen_), static_cast<void*>(quantized_)})
     backend_.release(memory);
 }
 
@@ -69,6 +75,7 @@ void ParameterStore::upload_nf4(const Parameter& parameter, const float* host) {
     backend_.upload(quantized_ + part.nested, tensor.nested.data(), tensor.nested.size() * sizeof(float));
     offsets_[part.codes] = tensor.offset;
   }
+  ++quantized_count_;
 }
 
 void ParameterStore::dequantize(const Parameter& parameter, void* to) const {
@@ -118,7 +125,6 @@ void ParameterStore::upload_frozen(const Parameter& parameter, const float* host
   char* to = frozen_ + static_cast<std::size_t>(parameter.offset) * core::size_of(compute_);
   if (compute_ == DType::F32) return backend_.upload(to, host, float_bytes(parameter.count));
   // Narrowed here, so that the device needs no room for both.
-  constexpr std::int64_t kAtOnce = std::int64_t{1} << 20;
   std::vector<core::Bf16> narrow(static_cast<std::size_t>(std::min(parameter.count, kAtOnce)));
   for (std::int64_t begin = 0; begin < parameter.count; begin += kAtOnce) {
     const std::int64_t count = std::min(kAtOnce, parameter.count - begin);
@@ -127,34 +133,52 @@ void ParameterStore::upload_frozen(const Parameter& parameter, const float* host
   }
 }
 
-void ParameterStore::upload_weights(const float* host) {
-  backend_.upload(weights_, host, float_bytes(count_));
-  refresh_shadow();
+// Taken apart here, so that the device needs no room for floats as well.
+void ParameterStore::upload(std::int64_t first, std::int64_t count, const float* host) {
+  if (weights_ != nullptr) return backend_.upload(weights_ + first, host, float_bytes(count));
+  std::vector<core::Bf16> high(static_cast<std::size_t>(std::min(count, kAtOnce)));
+  std::vector<std::uint16_t> low(high.size());
+  for (std::int64_t begin = 0; begin < count; begin += kAtOnce) {
+    const auto now = static_cast<std::size_t>(std::min(kAtOnce, count - begin));
+    for (std::size_t i = 0; i < now; ++i) {
+      const core::Halves halves = core::split(host[static_cast<std::size_t>(begin) + i]);
+      high[i] = halves.high, low[i] = halves.low;
+    }
+    backend_.upload(high_ + first + begin, high.data(), now * sizeof high[0]);
+    backend_.upload(low_ + first + begin, low.data(), now * sizeof low[0]);
+  }
 }
 
-void ParameterStore::upload_weight(const Parameter& parameter, const float* host) {
-  backend_.upload(weights_ + parameter.offset, host, float_bytes(parameter.count));
-  if (shadow_ != nullptr) backend_.cast(DType::Bf16, static_cast<core::Bf16*>(shadow_) + parameter.offset, DType::F32, weights_ + parameter.offset, parameter.count);
+void ParameterStore::download(std::int64_t first, std::int64_t count, float* host) const {
+  if (weights_ != nullptr) return backend_.download(host, weights_ + first, float_bytes(count));
+  std::vector<core::Bf16> high(static_cast<std::size_t>(std::min(count, kAtOnce)));
+  std::vector<std::uint16_t> low(high.size());
+  for (std::int64_t begin = 0; begin < count; begin += kAtOnce) {
+    const auto now = static_cast<std::size_t>(std::min(kAtOnce, count - begin));
+    backend_.download(high.data(), high_ + first + begin, now * sizeof high[0]);
+    backend_.download(low.data(), low_ + first + begin, now * sizeof low[0]);
+    for (std::size_t i = 0; i < now; ++i) host[static_cast<std::size_t>(begin) + i] = core::join({high[i], low[i]});
+  }
 }
 
-void ParameterStore::refresh_shadow() {
-  if (shadow_ != nullptr) backend_.cast(DType::Bf16, shadow_, DType::F32, weights_, count_);
+float* ParameterStore::floats(const Parameter& parameter, float* room) const {
+  if (weights_ != nullptr) return weights_ + parameter.offset;
+  backend_.join(room, halves(parameter.offset), parameter.count);
+  return room;
 }
 
-void ParameterStore::download_weights(float* host) const { backend_.download(host, weights_, float_bytes(count_)); }
-
-void ParameterStore::download_weight(const Parameter& parameter, std::int64_t first, std::int64_t count, float* host) const {
-  backend_.download(host, weights_ + parameter.offset + first, float_bytes(count));
+void ParameterStore::keep_floats(const Parameter& parameter, const float* from) {
+  if (weights_ == nullptr) backend_.split(halves(parameter.offset), from, parameter.count);
 }
 
-void ParameterStore::download_gradients(float* host) const { backend_.download(host, gradients_, float_bytes(count_)); }
+void ParameterStore::download_gradients(float* host) const { backend_.download(host, lent_ != nullptr ? lent_ : gradients_, float_bytes(count_)); }
 
-void ParameterStore::zero_gradients() { backend_.zero(gradients_, float_bytes(count_)); }
+void ParameterStore::zero_gradients() { backend_.zero(gradients(), float_bytes(count_)); }
 
 const void* ParameterStore::compute_pointer(const Parameter& parameter) const {
   if (parameter.storage == Storage::Nf4) throw core::Error("config_invalid", "the weight " + parameter.name + " is held in 4 bits, which this cannot read");
   if (!parameter.trains) return frozen_ + static_cast<std::size_t>(parameter.offset) * core::size_of(compute_);
-  if (shadow_ != nullptr) return static_cast<const std::uint16_t*>(shadow_) + parameter.offset;
+  if (high_ != nullptr) return high_ + parameter.offset;
   return weights_ + parameter.offset;
 }
 

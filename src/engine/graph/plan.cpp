@@ -1,34 +1,30 @@
-// Forward order, build-time backward, lifetimes and placement, see plan.hpp.
+// Forward order, build-time backward and lifetimes, see plan.hpp; rebuild.cpp says what is computed again, placement.cpp where all of it lies.
 //
 // Gradients of a sum are the sum's gradient itself, so values may share one gradient buffer; it is written in place only
 // when nobody else has yet to read it. What is computed again gets buffers of its own, so its first ones die in the forward.
-// One file past 400 lines, because order, sharing and computing again all decide about the lifetimes of the same buffers.
 #include "engine/graph/plan.hpp"
 
 #include <algorithm>
-#include <numeric>
+#include <utility>
+
+#include "engine/graph/rebuild.hpp"
 
 namespace pgtrain::engine::graph {
 namespace {
 
-constexpr std::uint64_t kAlignment = 256;
 constexpr std::uint64_t kLogitsBytes = std::uint64_t{32} << 20;
 constexpr std::int64_t kSmallestChunk = 128;
 
-std::uint64_t aligned(std::uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-
 class Compiler {
  public:
-  Compiler(const Graph& graph, Mode mode, Recompute recompute) : graph_(graph), trains_(mode == Mode::Train), forgets_(recompute == Recompute::Blocks && trains_) {}
+  Compiler(const Graph& graph, Mode mode, Recompute recompute, Gradients gradients)
+      : graph_(graph), recompute_(recompute), trains_(mode == Mode::Train), forgets_(recompute != Recompute::None && trains_), shares_gradients_(gradients == Gradients::Replaced && trains_) {}
 
   ExecutionPlan run() {
-    if (forgets_) {
-      Compiler whole(graph_, Mode::Train, Recompute::None);
-      whole.lay_out();
-      find_again(whole.is_read_later_);
-    }
+    if (forgets_) find_forgotten();
     lay_out();
-    place();
+    if (shares_gradients_) find_births();
+    place(plan_);
     return std::move(plan_);
   }
 
@@ -37,7 +33,7 @@ class Compiler {
     plan_.value_buffer.assign(graph_.values.size(), -1);
     gradient_.assign(graph_.values.size(), -1);
     is_pending_.assign(graph_.values.size(), false);
-    is_read_later_.assign(graph_.values.size(), false);
+    read_back_.assign(graph_.nodes.size(), {});
     find_needs();
     for (std::size_t id = 0; id < graph_.values.size(); ++id) {
       const ValueInfo& value = graph_.values[id];
@@ -47,66 +43,46 @@ class Compiler {
     }
     share_places(plan_.value_buffer);
     plan_.later_buffer = plan_.value_buffer;
-    for (const std::int32_t value : again_values_) plan_.later_buffer[static_cast<std::size_t>(value)] = like(value);
-    if (forgets_) share_places(plan_.later_buffer);
-    for (std::size_t node = 0; node < graph_.nodes.size(); ++node) forward(static_cast<std::int32_t>(node), false);
+    if (forgets_) {
+      for (std::size_t value = 0; value < graph_.values.size(); ++value)
+        if (rebuilding_.is_forgotten[value]) plan_.later_buffer[value] = like(static_cast<std::int32_t>(value));
+      share_places(plan_.later_buffer);
+    }
+    for (std::size_t node = 0; node < graph_.nodes.size(); ++node) forward(static_cast<std::int32_t>(node), Again::No);
     is_later_ = true;
     if (trains_)
-      for (std::size_t node = graph_.nodes.size(); node-- > 0;) {
-        if (forgets_) forward_again(graph_.nodes[node].block);
-        backward(static_cast<std::int32_t>(node));
+      for (running_ = graph_.nodes.size(); running_-- > 0;) {
+        if (forgets_)
+          for (const std::int32_t value : wanted_back_[running_]) bring_back(value);
+        backward(static_cast<std::int32_t>(running_));
       }
     keep_to_the_end();
   }
 
   // --- what is computed again ----------------------------------------------------------------------------------------
-  // Values that a node makes besides statistics, which are kept.
-  std::vector<std::int32_t> made_by(const Node& node) const {
-    std::vector<std::int32_t> made{node.output, node.second, node.saved[0], node.saved[1], node.mixed};
-    for (const AdapterUse& adapter : node.adapters) made.push_back(adapter.low);
-    made.erase(std::remove_if(made.begin(), made.end(), [&](std::int32_t value) { return value < 0 || graph_.values[static_cast<std::size_t>(value)].kind != ValueKind::Activation; }), made.end());
-    return made;
-  }
-  template <class Visit>
-  static void each_read(const Node& node, Visit&& visit) {
-    for (std::int32_t value : node.inputs)
-      if (value >= 0) visit(static_cast<std::size_t>(value));
-    if (node.adapted >= 0) visit(static_cast<std::size_t>(node.adapted));
+  void find_forgotten() {
+    Compiler whole(graph_, Mode::Train, Recompute::None, Gradients::Added);
+    whole.lay_out();
+    wanted_back_ = std::move(whole.read_back_);
+    std::vector<bool> is_read_later(graph_.values.size());
+    for (const std::vector<std::int32_t>& read : wanted_back_)
+      for (const std::int32_t value : read) is_read_later[static_cast<std::size_t>(value)] = true;
+    rebuilding_ = find_rebuilding(graph_, recompute_, is_read_later);
   }
 
-  void find_again(const std::vector<bool>& is_read_later) {
-    // The block that a value is made in and does not leave.
-    std::vector<std::int32_t> home(graph_.values.size(), -1);
-    for (const Node& node : graph_.nodes)
-      for (const std::int32_t value : made_by(node)) home[static_cast<std::size_t>(value)] = node.block;
-    for (const Node& node : graph_.nodes) each_read(node, [&](std::size_t value) { if (home[value] != node.block) home[value] = -1; });
-    std::vector<bool> is_wanted(graph_.values.size());
-    for (std::size_t value = 0; value < home.size(); ++value) is_wanted[value] = home[value] >= 0 && is_read_later[value];
-    is_again_.assign(graph_.nodes.size(), false);
-    for (std::size_t index = graph_.nodes.size(); index-- > 0;) {
-      const Node& node = graph_.nodes[index];
-      const std::vector<std::int32_t> made = made_by(node);
-      is_again_[index] = std::any_of(made.begin(), made.end(), [&](std::int32_t value) { return is_wanted[static_cast<std::size_t>(value)]; });
-      if (!is_again_[index]) continue;
-      for (const std::int32_t value : made)
-        if (home[static_cast<std::size_t>(value)] >= 0) again_values_.push_back(value);
-      each_read(node, [&](std::size_t value) { if (home[value] >= 0) is_wanted[value] = true; });
-    }
-    has_run_again_.assign(graph_.nodes.size(), false);
-  }
-
-  // Before the first backward step of a block.
-  void forward_again(std::int32_t block) {
-    if (block < 0) return;
-    for (std::size_t index = 0; index < graph_.nodes.size(); ++index) {
-      if (graph_.nodes[index].block != block || !is_again_[index] || has_run_again_[index]) continue;
-      has_run_again_[index] = true;
-      forward(static_cast<std::int32_t>(index), true);
-    }
+  // Runs again what made a value, as late as it can be, and before it what made that one's sources.
+  void bring_back(std::int32_t value) {
+    if (!rebuilding_.is_forgotten[static_cast<std::size_t>(value)]) return;
+    const std::int32_t maker = rebuilding_.makers[static_cast<std::size_t>(value)];
+    Again& way = rebuilding_.ways[static_cast<std::size_t>(maker)];
+    if (way == Again::No) return;  // it has
+    const Again now = std::exchange(way, Again::No);
+    for (const std::int32_t source : reads_of(graph_.nodes[static_cast<std::size_t>(maker)], now)) bring_back(source);
+    forward(maker, now);
   }
 
   std::int32_t new_buffer(std::uint64_t bytes) {
-    plan_.buffers.push_back({aligned(bytes), INT32_MAX, -1, 0});
+    plan_.buffers.push_back({aligned(bytes)});
     return static_cast<std::int32_t>(plan_.buffers.size() - 1);
   }
   // What is turned by position is turned where it lies, when nobody else reads it as it was.
@@ -133,13 +109,13 @@ class Compiler {
     return like(node.inputs[1]);
   }
 
-  // For the products of a decomposed adapter with itself and with the weight, one adapter at a time.
+  // For the products of a decomposed adapter with itself and with the weight, and its lengths as floats; one adapter at a time.
   std::int32_t gains_room(const Node& node) {
     std::int64_t floats = 0;
     for (const AdapterUse& adapter : node.adapters)
       if (adapter.magnitude >= 0) {
         const std::int64_t rank = graph_.values[static_cast<std::size_t>(adapter.down)].rows, width = graph_.values[static_cast<std::size_t>(adapter.up)].rows;
-        floats = std::max(floats, gram_floats(rank) + width * rank);
+        floats = std::max(floats, gram_floats(rank) + width * rank + (graph_.compute == DType::Bf16 ? width : 0));
       }
     return floats == 0 ? -1 : new_buffer(static_cast<std::uint64_t>(floats) * sizeof(float));
   }
@@ -170,7 +146,7 @@ class Compiler {
   }
   void touch_value(std::int32_t value) {
     if (value < 0) return;
-    if (is_later_) is_read_later_[static_cast<std::size_t>(value)] = true;
+    if (is_later_) read_back_[running_].push_back(value);
     touch(buffer_of(value));
   }
   std::int32_t buffer_of(std::int32_t value) const { return (is_later_ ? plan_.later_buffer : plan_.value_buffer)[static_cast<std::size_t>(value)]; }
@@ -179,13 +155,14 @@ class Compiler {
     plan_.steps.push_back(step);
   }
 
-  void forward(std::int32_t index, bool is_again) {
+  void forward(std::int32_t index, Again again) {
     const Node& node = graph_.nodes[static_cast<std::size_t>(index)];
-    Step step{.kind = Step::Kind::Forward, .is_again = is_again, .node = index};
-    for (std::int32_t value : node.inputs) touch_value(value);
+    Step step{.kind = Step::Kind::Forward, .again = again, .node = index};
     touch_value(node.output);
     touch_value(node.second);
     for (std::int32_t value : node.saved) touch_value(value);
+    if (again == Again::Part) return emit(step);
+    for (std::int32_t value : node.inputs) touch_value(value);
     touch_value(node.adapted);
     for (const AdapterUse& adapter : node.adapters) touch_value(adapter.low);
     if (node.kind == OpKind::Linear) {
@@ -390,42 +367,50 @@ class Compiler {
       }
   }
 
-  // Largest first, each at the lowest offset that is free during its whole life.
-  void place() {
-    std::vector<std::size_t> order(plan_.buffers.size());
-    std::iota(order.begin(), order.end(), std::size_t{0});
-    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return plan_.buffers[a].bytes > plan_.buffers[b].bytes; });
-    std::vector<std::size_t> placed;
-    for (std::size_t index : order) {
-      Buffer& buffer = plan_.buffers[index];
-      if (buffer.last < 0) continue;
-      std::vector<std::pair<std::uint64_t, std::uint64_t>> taken;
-      for (std::size_t other : placed) {
-        const Buffer& o = plan_.buffers[other];
-        if (o.first <= buffer.last && buffer.first <= o.last) taken.emplace_back(o.offset, o.offset + o.bytes);
-      }
-      std::sort(taken.begin(), taken.end());
-      std::uint64_t offset = 0;
-      for (const auto& [begin, end] : taken) {
-        if (offset + buffer.bytes <= begin) break;
-        offset = std::max(offset, end);
-      }
-      buffer.offset = offset;
-      placed.push_back(index);
-      plan_.arena_bytes = std::max(plan_.arena_bytes, offset + buffer.bytes);
+  // A gradient lives from the first step that may write to it; one that no step writes to is made after them all.
+  void find_births() {
+    const auto end = static_cast<std::int32_t>(plan_.steps.size());
+    std::vector<std::int32_t> birth(graph_.parameters.size(), end);
+    for (std::int32_t index = end; index-- > 0;) {
+      const Step& step = plan_.steps[static_cast<std::size_t>(index)];
+      if (step.node < 0) continue;
+      const Node& node = graph_.nodes[static_cast<std::size_t>(step.node)];
+      if (step.kind == Step::Kind::Forward && node.kind != OpKind::LinearCrossEntropy) continue;
+      const auto note = [&](std::int32_t value) {
+        if (trains(value)) birth[static_cast<std::size_t>(graph_.values[static_cast<std::size_t>(value)].index)] = index;
+      };
+      for (const std::int32_t value : node.inputs) note(value);
+      for (const AdapterUse& adapter : node.adapters) note(adapter.down), note(adapter.up), note(adapter.magnitude);
     }
+    for (std::size_t i = 0; i < birth.size(); ++i) {
+      const Parameter& parameter = graph_.parameters[i];
+      if (!parameter.trains) continue;
+      plan_.births.push_back({birth[i], parameter.offset, parameter.count});
+      const auto count = static_cast<std::uint64_t>(parameter.count), offset = static_cast<std::uint64_t>(parameter.offset);
+      plan_.buffers.push_back({count * sizeof(float), birth[i], end, offset * sizeof(float), true});
+    }
+    std::sort(plan_.births.begin(), plan_.births.end(), [](const Birth& a, const Birth& b) { return a.step != b.step ? a.step < b.step : a.first < b.first; });
+    std::vector<Birth> joined;
+    for (const Birth& b : plan_.births) {
+      if (!joined.empty() && joined.back().step == b.step && joined.back().first + joined.back().count == b.first) joined.back().count += b.count;
+      else joined.push_back(b);
+    }
+    plan_.births = std::move(joined);
   }
 
   const Graph& graph_;
-  bool trains_, forgets_, is_later_ = false;
+  const Recompute recompute_;
+  const bool trains_, forgets_, shares_gradients_;
+  bool is_later_ = false;
   ExecutionPlan plan_;
   std::vector<std::int32_t> gradient_;  // buffer by value id
   std::vector<bool> is_pending_;        // its producer has yet to read its gradient
   std::vector<bool> needs_;             // by value id
   std::vector<int> readers_;            // how many nodes read it
-  std::vector<bool> is_read_later_;     // by value id: after the forward
-  std::vector<std::int32_t> again_values_;
-  std::vector<bool> is_again_, has_run_again_;  // by node
+  // By node: the values that its backward reads; here, and of a graph that forgets nothing.
+  std::vector<std::vector<std::int32_t>> read_back_, wanted_back_;
+  std::size_t running_ = 0;             // the node whose backward is laid out
+  Rebuilding rebuilding_;
 };
 
 }  // namespace
@@ -442,6 +427,6 @@ std::int64_t logits_rows(const Graph& graph, const Node& node) {
   return std::min(rows, std::max(kSmallestChunk, fitting));
 }
 
-ExecutionPlan compile(const Graph& graph, Mode mode, Recompute recompute) { return Compiler(graph, mode, recompute).run(); }
+ExecutionPlan compile(const Graph& graph, Mode mode, Recompute recompute, Gradients gradients) { return Compiler(graph, mode, recompute, gradients).run(); }
 
 }  // namespace pgtrain::engine::graph

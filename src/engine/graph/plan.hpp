@@ -7,6 +7,7 @@
 
 #include "engine/graph/executor.hpp"
 #include "engine/graph/graph.hpp"
+#include "engine/graph/rebuild.hpp"
 
 namespace pgtrain::engine::graph {
 
@@ -15,12 +16,19 @@ struct Buffer {
   std::uint64_t bytes = 0;
   std::int32_t first = INT32_MAX, last = -1;
   std::uint64_t offset = 0;
+  bool is_placed = false;  // where it has to be
+};
+
+// Gradients [first, first + count) of the flat ones that share the arena: nothing is in them before `step`.
+struct Birth {
+  std::int32_t step = 0;
+  std::int64_t first = 0, count = 0;
 };
 
 struct Step {
   enum class Kind : std::uint8_t { Forward, Backward, AddGradients };
   Kind kind = Kind::Forward;
-  bool is_again = false;  // a forward step that the backward needs once more
+  Again again = Again::No;  // a forward step that the backward needs once more
   std::int32_t node = -1;
   // Buffers of gradients, -1 where there is none. AddGradients: out = a + b.
   std::int32_t dout = -1, dsum = -1, dx = -1, scratch = -1;
@@ -40,6 +48,7 @@ struct ExecutionPlan {
   // Where a value is found once the forward has come to its end: elsewhere when it is computed again.
   std::vector<std::int32_t> later_buffer;
   std::vector<Step> steps;
+  std::vector<Birth> births;  // in order of steps; then the arena begins with the gradients. Empty: they lie elsewhere
   std::uint64_t arena_bytes = 0;
 };
 
@@ -50,6 +59,11 @@ std::int64_t logits_pitch(const Graph& graph, const Node& node);
 // Floats that the products of a decomposed adapter's down matrix with itself take, padded so that what follows is aligned.
 inline std::int64_t gram_floats(std::int64_t rank) { return (rank * rank + 63) / 64 * 64; }
 
-ExecutionPlan compile(const Graph& graph, Mode mode, Recompute recompute = Recompute::None);
+inline std::uint64_t aligned(std::uint64_t bytes) { return (bytes + 255) / 256 * 256; }
+
+// Gives every buffer its offset, and the arena its size.
+void place(ExecutionPlan& plan);
+
+ExecutionPlan compile(const Graph& graph, Mode mode, Recompute recompute = Recompute::None, Gradients gradients = Gradients::Added);
 
 }  // namespace pgtrain::engine::graph

@@ -52,6 +52,7 @@ void Executor::Plan::project_back(const Node& node, const Step& step, const void
 }
 
 void Executor::Plan::linear_forward(const Node& node, const Step& step) {
+  if (step.again == Again::Part) return backend.gelu_forward(graph.compute, value(node.output), value(node.saved[0]), info(node.output).count());
   // With adapters the activation follows their sum, without it is a part of the product.
   const bool has_gelu = node.activation == Activation::Gelu, is_apart = has_gelu && !node.adapters.empty();
   void* sum = value(is_apart ? node.saved[0] : node.output);
@@ -125,12 +126,12 @@ void Executor::Plan::update_gains(const Node& node, const Step& step, const void
     const std::int64_t rank = info(adapter.down).rows, width = info(adapter.up).rows;
     const void* part = columns_from(const_cast<void*>(matrix), is_rows ? adapter.column * x.columns : adapter.column);
     auto* gram = static_cast<float*>(at(step.scratch));
-    float* overlap = gram + gram_floats(rank);
+    float *overlap = gram + gram_floats(rank), *lengths = overlap + width * rank;
     backend.matmul({.m = rank, .n = rank, .k = x.columns, .transpose_b = true, .a = weight(adapter.down), .b = weight(adapter.down), .c = gram, .in = graph.compute, .out = DType::F32});
     backend.matmul({.m = width, .n = rank, .k = x.columns, .transpose_a = !is_rows, .transpose_b = true, .a = part, .b = weight(adapter.down), .c = overlap, .a_pitch = pitch,
                     .in = graph.compute, .out = DType::F32});
     backend.decomposed_gain({.type = graph.compute, .gain = floats(node.gain) + adapter.column, .norm = floats(node.norm) + adapter.column,
-                             .magnitude = store.weights() + parameter(adapter.magnitude).offset, .weight = part, .up = weight(adapter.up), .overlap = overlap, .gram = gram,
+                             .magnitude = store.floats(parameter(adapter.magnitude), lengths), .weight = part, .up = weight(adapter.up), .overlap = overlap, .gram = gram,
                              .out = width, .in = x.columns, .rank = rank, .pitch = pitch, .scale = adapter.scale, .is_in_out = !is_rows});
   }
 }

@@ -19,6 +19,7 @@ static_assert(std::endian::native == std::endian::little, "values are copied as 
 constexpr std::uint64_t kMaxPairs = 1'000'000, kMaxTensors = 1'000'000, kMaxNameBytes = 65535, kMaxAlignment = 1 << 20;
 constexpr std::uint32_t kMaxRank = 4;
 constexpr std::uint64_t kDefaultAlignment = 32;
+constexpr std::uint64_t kElementsAtOnce = std::uint64_t{1} << 20;
 
 struct KindRow {
   const char* name;
@@ -364,7 +365,12 @@ void GgufFile::read_f32(const GgufTensor& tensor, std::uint64_t first, std::uint
   const BlockFormat& format = block_format(tensor.type);
   if (first % format.elements != 0 || count % format.elements != 0 || first > tensor.elements() || count > tensor.elements() - first)
     throw std::logic_error("elements read from a GGUF tensor do not lie on its blocks");
-  dequantize(tensor.type, data(tensor).data() + first / format.elements * format.bytes, count, out);
+  const std::uint64_t at_once = kElementsAtOnce / format.elements * format.elements, begin = header_.data_begin() + tensor.begin;
+  for (const std::uint64_t end = first + count; first < end; first += at_once, out += at_once) {
+    const std::uint64_t now = std::min(at_once, end - first), from = first / format.elements * format.bytes;
+    dequantize(tensor.type, data(tensor).data() + from, now, out);
+    file_.forget(begin + from, begin + from + now / format.elements * format.bytes);
+  }
 }
 
 }  // namespace pgtrain::engine::io

@@ -76,7 +76,7 @@ class GgufFile {
   std::string_view data(const GgufTensor& tensor) const {
     return file_.bytes().substr(header_.data_begin() + tensor.begin, tensor.end - tensor.begin);
   }
-  // Elements first ... first + count - 1 as floats; both ends lie on blocks.
+  // Elements first ... first + count - 1 as floats; both ends lie on blocks. What was read is forgotten, as in SafetensorsFile.
   void read_f32(const GgufTensor& tensor, std::uint64_t first, std::uint64_t count, float* out) const;
 
  private:

@@ -19,6 +19,7 @@ static_assert(std::endian::native == std::endian::little, "tensor data is copied
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
 constexpr std::size_t kMaxTensors = 1'000'000;
 constexpr std::size_t kMaxRank = 16;
+constexpr std::uint64_t kElementsAtOnce = std::uint64_t{1} << 20;
 
 struct TypeRow {
   StoredType type;
@@ -228,9 +229,20 @@ std::string_view SafetensorsFile::data(const StoredTensor& tensor) const {
   return file_.bytes().substr(header_.data_begin + tensor.begin, tensor.end - tensor.begin);
 }
 
+void SafetensorsFile::forget(const StoredTensor& tensor) const { file_.forget(header_.data_begin + tensor.begin, header_.data_begin + tensor.end); }
+
 void SafetensorsFile::read_f32(const StoredTensor& tensor, std::uint64_t first, std::uint64_t count, float* out) const {
   if (first > tensor.elements() || count > tensor.elements() - first) throw std::logic_error("elements read past the end of a tensor");
-  const char* bytes = data(tensor).data() + first * stored_type_bytes(tensor.type);
+  const std::uint64_t wide = stored_type_bytes(tensor.type), begin = header_.data_begin + tensor.begin, end = first + count;
+  do {  // once for none as well: types are refused
+    const std::uint64_t now = std::min(kElementsAtOnce, end - first);
+    convert(tensor, data(tensor).data() + first * wide, now, out);
+    file_.forget(begin + first * wide, begin + (first + now) * wide);
+    first += now, out += now;
+  } while (first < end);
+}
+
+void SafetensorsFile::convert(const StoredTensor& tensor, const char* bytes, std::uint64_t count, float* out) const {
   switch (tensor.type) {
     case StoredType::F32:
       if (count > 0) std::memcpy(out, bytes, 4 * count);

@@ -50,12 +50,17 @@ class SafetensorsFile {
   // The tensor, or model_invalid when it is absent or of another shape.
   const StoredTensor& require(const std::string& name, const std::vector<std::uint64_t>& shape) const;
   std::string_view data(const StoredTensor& tensor) const;
-  // Converts F16, BF16, F32 and F64; refuses other types by name. out holds tensor.elements() values.
+  // The tensor's bytes will not be read soon: they leave this process's memory.
+  void forget(const StoredTensor& tensor) const;
+  // Converts F16, BF16, F32 and F64; refuses other types by name. out holds tensor.elements() values. What was read
+  // is forgotten piece by piece, so that no copy of the file gathers in memory while a model is loaded.
   void read_f32(const StoredTensor& tensor, float* out) const { read_f32(tensor, 0, tensor.elements(), out); }
   void read_f32(const StoredTensor& tensor, std::uint64_t first, std::uint64_t count, float* out) const;  // a part of it
   const std::string& path() const { return file_.path(); }
 
  private:
+  void convert(const StoredTensor& tensor, const char* bytes, std::uint64_t count, float* out) const;
+
   MappedFile file_;
   SafetensorsHeader header_;
   std::unordered_map<std::string, std::size_t> by_name_;

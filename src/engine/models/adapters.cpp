@@ -1,4 +1,8 @@
 // Choosing modules, see adapters.hpp.
+
+// A pattern is a stranger's: its states are matched by recursion, and so many fit on any stack.
+#define _GLIBCXX_REGEX_STATE_LIMIT 5000
+
 #include "engine/models/adapters.hpp"
 
 #include <algorithm>
@@ -24,17 +28,26 @@ std::string list_of(const std::vector<std::string>& names) {
   return out;
 }
 
+constexpr const char* kSpecial = "\\^$*+?()[]{}|";  // of regular expressions, but for the point, which paths have
+
+std::regex compile(const char* field, const std::string& text, const std::string& pattern, const std::string& hint) {
+  try {
+    // Matched in all ways at once: trying them one after the other, a short pattern can take longer than anybody waits.
+    return std::regex(pattern, std::regex::ECMAScript | std::regex_constants::__polynomial);
+  } catch (const std::regex_error& error) {
+    const bool is_large = error.code() == std::regex_constants::error_space;
+    throw core::Error("config_invalid", std::string(field) + ": \"" + core::printable(text) + "\" is " + (is_large ? "too large a pattern" : std::string("no regular expression: ") + error.what()), "",
+                      hint);
+  }
+}
+
 class Target {
  public:
   Target(const std::string& text, const ModelConfig& config) : text_(text) {
     if (text.empty() || text.size() > kLongestTarget)
       throw core::Error("config_invalid", "lora_targets: \"" + core::printable(text.substr(0, 64)) + "\" is no name of a module", "", hint(config));
-    if (text.find_first_of("\\^$*+?()[]{}|") == std::string::npos) return;
-    try {
-      pattern_.emplace(text);
-    } catch (const std::regex_error& error) {
-      throw core::Error("config_invalid", "lora_targets: \"" + core::printable(text) + "\" is no regular expression: " + error.what(), "", hint(config));
-    }
+    if (text.find_first_of(kSpecial) == std::string::npos) return;
+    pattern_ = compile("lora_targets", text, text, hint(config));
   }
   bool matches(const std::string& module) const {
     if (text_ == "all-linear" || module == text_ || ends_with(module, "." + text_)) return true;
@@ -49,9 +62,41 @@ class Target {
   std::optional<std::regex> pattern_;
 };
 
-}  // namespace
+// What a pattern of PEFT gives each module. Adapters of ours name every module: those are compared without an expression.
+template <typename T>
+class Pattern {
+ public:
+  Pattern(const char* field, const std::vector<std::pair<std::string, T>>& entries) {
+    const char* const hint = "Give ends of modules' paths, whole paths or regular expressions of such.";
+    for (const auto& [text, value] : entries) {
+      if (text.empty() || text.size() > kLongestTarget)
+        throw core::Error("config_invalid", std::string(field) + ": \"" + core::printable(text.substr(0, 64)) + "\" names no module", "", hint);
+      const bool is_plain = text.find_first_of(kSpecial) == std::string::npos;
+      entries_.push_back({text, is_plain ? std::nullopt : std::optional<std::regex>(compile(field, text, "(.*\\.)?(" + text + ")", hint)), value});
+    }
+  }
+  T of(const std::string& module, T otherwise) const {
+    for (const Entry& entry : entries_)
+      if (entry.pattern.has_value() ? std::regex_match(module, *entry.pattern) : is_end(module, entry.text)) return entry.value;
+    return otherwise;
+  }
 
-double AdapterOptions::scale() const { return alpha / (is_rank_stabilised ? std::sqrt(static_cast<double>(rank)) : static_cast<double>(rank)); }
+ private:
+  struct Entry {
+    std::string text;
+    std::optional<std::regex> pattern;
+    T value;
+  };
+  static bool is_end(const std::string& module, const std::string& end) {
+    if (end.size() > module.size()) return false;
+    const std::size_t first = module.size() - end.size();
+    const bool are_same = std::equal(end.begin(), end.end(), module.begin() + static_cast<std::ptrdiff_t>(first), [](char a, char b) { return a == '.' || a == b; });
+    return are_same && (first == 0 || module[first - 1] == '.');
+  }
+  std::vector<Entry> entries_;
+};
+
+}  // namespace
 
 std::vector<std::string> linear_modules(const ModelConfig& config) {
   std::vector<std::string> out;
@@ -68,6 +113,8 @@ std::vector<AdapterSpec> adapter_specs(const ModelConfig& config, const AdapterO
   const std::unordered_set<std::string> trains_whole(saved.begin(), saved.end());
   std::vector<AdapterSpec> out;
   std::vector<bool> is_used(options.targets.size(), false);
+  const Pattern<int> ranks("rank_pattern", options.rank_pattern);
+  const Pattern<double> alphas("alpha_pattern", options.alpha_pattern);
   std::vector<Target> targets;
   targets.reserve(options.targets.size());
   for (const std::string& text : options.targets) targets.emplace_back(text, config);
@@ -80,7 +127,12 @@ std::vector<AdapterSpec> adapter_specs(const ModelConfig& config, const AdapterO
       for (std::size_t i = 0; i < targets.size(); ++i)
         if (targets[i].matches(module)) is_chosen = is_used[i] = true;
       const std::int64_t in = weight.shape[weight.is_in_out ? 0 : 1], width = weight.is_in_out ? weight.shape[1] : part.rows;
-      if (is_chosen) out.push_back({module, in, width, column, weight.name, weight.is_in_out});
+      if (is_chosen) {
+        AdapterSpec spec{module, in, width, column, weight.name, weight.is_in_out, ranks.of(module, options.rank), alphas.of(module, options.alpha)};
+        const auto rank = static_cast<double>(spec.rank);
+        spec.scale = spec.alpha / (options.is_rank_stabilised ? std::sqrt(rank) : rank);
+        out.push_back(std::move(spec));
+      }
       column += width;
     }
   }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/models/weights.hpp"
@@ -24,7 +25,10 @@ struct AdapterOptions {
   std::vector<std::string> targets;
   // Modules that train whole beside the adapters: those whose path ends so, as PEFT compares ("lm_head", "embed_tokens", "norm").
   std::vector<std::string> modules_to_save;
-  double scale() const;
+  // PEFT's rank_pattern and alpha_pattern: for a module whose path, or its end behind a dot, is matched by a regular expression, the first
+  // that does, instead of rank and alpha.
+  std::vector<std::pair<std::string, int>> rank_pattern;
+  std::vector<std::pair<std::string, double>> alpha_pattern;
 };
 
 // What is trained and how the rest lies there.
@@ -41,11 +45,14 @@ struct AdapterSpec {
   std::int64_t column = 0;           // where its output begins in the projection that it shares
   std::string weight;                // that projection's name among model_weights()
   bool is_in_out = false;            // its matrix is [in, out]: PEFT's fan_in_fan_out
+  std::int64_t rank = 0;
+  double alpha = 0, scale = 0;       // what it computes counts scale times
 };
 
 // Last names of the modules that adapters can be put beside: every linear layer but the head.
 std::vector<std::string> linear_modules(const ModelConfig& config);
-// The adapters of a model, in the order of model_weights(). config_invalid when a target matches nothing, or is no regular expression.
+// The adapters of a model, in the order of model_weights(). config_invalid when a target matches nothing, or one of targets and patterns is
+// no regular expression.
 std::vector<AdapterSpec> adapter_specs(const ModelConfig& config, const AdapterOptions& options);
 // Names among model_weights() of what modules_to_save chooses. config_invalid when it names nothing, a part of a projection, or a
 // matrix that the embedding and the head share.

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -19,6 +20,9 @@
 #include "engine/models/model_config.hpp"
 
 namespace pgtrain::engine::models {
+
+// The chat template that lies in a folder: in its own file, or in tokenizer_config.json. Nothing where there is none. Errors: model_invalid.
+std::optional<std::string> chat_template_in(const std::string& folder);
 
 struct SourceTensor {
   std::string name;  // transformers'

@@ -1,6 +1,7 @@
 // config.json of transformers 4 and 5. What a field means when it is absent is what transformers takes for that model_type.
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 
 #include "engine/core/error.hpp"
 #include "engine/core/json.hpp"
@@ -128,6 +129,7 @@ class ConfigReader {
     config_.qkv_bias = config_.output_bias = config_.mlp_bias = true;
     config_.rope.kind = RopeKind::None;
     config_.slides.assign(static_cast<std::size_t>(config_.layers), false);
+    for (const char* field : {"attn_pdrop", "embd_pdrop", "resid_pdrop"}) read_dropout(field, 0.1);
     // Two names of one function: the tanh form.
     require_one_of("activation_function", {"gelu_new", "gelu_pytorch_tanh"});
     require("scale_attn_weights", true);
@@ -153,8 +155,17 @@ class ConfigReader {
     config_.output_bias = attention_bias;
     config_.mlp_bias = is_type("llama") && boolean("mlp_bias", false);
     require_one_of("hidden_act", {"silu", "swish"});
+    read_dropout("attention_dropout", 0);
     read_rope();
     read_window();
+  }
+
+  void read_dropout(const char* field, double otherwise) {
+    const double rate = find(field) == nullptr ? otherwise : find(field)->as_number();
+    if (!(rate >= 0 && rate < 1)) refuse(field, "is not at least 0 and below 1");
+    char text[64];
+    std::snprintf(text, sizeof text, "%s %g", field, rate);
+    if (rate > 0) config_.dropped.emplace_back(text);
   }
 
   void read_head_width() {
@@ -178,41 +189,79 @@ class ConfigReader {
     config_.rope = current != nullptr ? rope_of(*current, "rope_parameters", plain)
                    : older != nullptr ? rope_of(*older, "rope_scaling", plain)
                                       : plain;
-    if (current == nullptr || older == nullptr) return;
-    const Rope a = config_.rope, b = rope_of(*older, "rope_scaling", a);
-    if (rope_frequencies(a, 64) != rope_frequencies(b, 64))
-      refuse("rope_scaling", "says something else than rope_parameters", "Remove the one that is wrong.");
+    if (current != nullptr && older != nullptr) {
+      const Rope a = config_.rope, b = rope_of(*older, "rope_scaling", a);
+      if (rope_frequencies(a, 64, kMostContext) != rope_frequencies(b, 64, kMostContext) || a.attention_factor != b.attention_factor)
+        refuse("rope_scaling", "says something else than rope_parameters", "Remove the one that is wrong.");
+    }
+    // A dynamic rotation stretches what max_position_embeddings says.
+    if (config_.rope.kind == RopeKind::Dynamic)
+      config_.context = static_cast<int>(std::min<double>(kMostContext, std::floor(config_.context * config_.rope.factor)));
   }
 
   Rope rope_of(const JsonValue& value, const std::string& field, Rope rope) const {
     value.members();  // refuses what is not an object
-    const auto part = [&](const char* key) {
+    const RopeFields fields{*this, value, field};
+    if (fields.find("full_attention") != nullptr || fields.find("sliding_attention") != nullptr)
+      refuse(field, "a rotation for each kind of layer is not supported");
+    rope.base = fields.positive("rope_theta", rope.base);
+    if (fields.positive("partial_rotary_factor", 1) != 1) refuse_value(field + ".partial_rotary_factor", "a part", "1");
+    const JsonValue* type = fields.find("rope_type") != nullptr ? fields.find("rope_type") : fields.find("type");
+    const std::string kind = type == nullptr ? "default" : type->as_string();
+    rope.kind = RopeKind::Default, rope.factor = rope.attention_factor = 1;
+    if (kind == "default") return rope;
+    std::string known;
+    for (const RopeKind one : {RopeKind::Linear, RopeKind::Dynamic, RopeKind::Yarn, RopeKind::Llama3}) {
+      if (kind == rope_kind_name(one)) rope.kind = one;
+      known += std::string(", ") + rope_kind_name(one);
+    }
+    if (rope.kind == RopeKind::Default) refuse_value(field + ".rope_type", kind, "default" + known);
+    if (rope.kind == RopeKind::Yarn && fields.find("factor") == nullptr)
+      rope.factor = static_cast<double>(config_.context) / fields.extent("original_max_position_embeddings");
+    else
+      rope.factor = fields.positive("factor");
+    if (rope.factor < 1) refuse(field + ".factor", "is below 1");
+    if (rope.kind == RopeKind::Dynamic) rope.original_context = config_.context;
+    if (rope.kind == RopeKind::Yarn) read_yarn(fields, rope);
+    if (rope.kind != RopeKind::Llama3) return rope;
+    rope.low_frequency_factor = fields.positive("low_freq_factor"), rope.high_frequency_factor = fields.positive("high_freq_factor");
+    if (!(rope.low_frequency_factor < rope.high_frequency_factor)) refuse(field + ".high_freq_factor", "is not above low_freq_factor");
+    rope.original_context = fields.extent("original_max_position_embeddings");
+    return rope;
+  }
+
+  // The fields of one description of a rotation.
+  struct RopeFields {
+    const ConfigReader& reader;
+    const JsonValue& value;
+    const std::string& name;
+
+    const JsonValue* find(const char* key) const {
       const JsonValue* found = value.find(key);
       return found == nullptr || found->is_null() ? nullptr : found;
-    };
-    const auto need = [&](const char* key) {
-      if (part(key) == nullptr) refuse(field + "." + key, "is missing");
-      return positive_of(*part(key), field + "." + key);
-    };
-    if (part("full_attention") != nullptr || part("sliding_attention") != nullptr)
-      refuse(field, "a rotation for each kind of layer is not supported");
-    if (part("rope_theta") != nullptr) rope.base = need("rope_theta");
-    if (part("partial_rotary_factor") != nullptr && need("partial_rotary_factor") != 1)
-      refuse_value(field + ".partial_rotary_factor", "a part", "1");
-    const JsonValue* type = part("rope_type") != nullptr ? part("rope_type") : part("type");
-    const std::string kind = type == nullptr ? "default" : type->as_string();
-    rope.kind = RopeKind::Default, rope.factor = 1;
-    if (kind == "default") return rope;
-    if (kind != "linear" && kind != "llama3") refuse_value(field + ".rope_type", kind, "default, linear, llama3");
-    rope.factor = need("factor");
-    if (rope.factor < 1) refuse(field + ".factor", "is below 1");
-    rope.kind = kind == "linear" ? RopeKind::Linear : RopeKind::Llama3;
-    if (rope.kind == RopeKind::Linear) return rope;
-    rope.low_frequency_factor = need("low_freq_factor"), rope.high_frequency_factor = need("high_freq_factor");
-    if (!(rope.low_frequency_factor < rope.high_frequency_factor)) refuse(field + ".high_freq_factor", "is not above low_freq_factor");
-    if (part("original_max_position_embeddings") == nullptr) refuse(field + ".original_max_position_embeddings", "is missing");
-    rope.original_context = extent_of(*part("original_max_position_embeddings"), "original_max_position_embeddings", kMostContext);
-    return rope;
+    }
+    const JsonValue& at(const char* key) const {
+      if (find(key) == nullptr) reader.refuse(name + "." + key, "is missing");
+      return *find(key);
+    }
+    double positive(const char* key) const { return reader.positive_of(at(key), name + "." + key); }
+    double positive(const char* key, double otherwise) const { return find(key) == nullptr ? otherwise : positive(key); }
+    // transformers takes 0 for "not said" where it asks for a truth value.
+    double positive_or_zero(const char* key, double otherwise) const {
+      return find(key) == nullptr || find(key)->as_number() == 0 ? otherwise : positive(key);
+    }
+    int extent(const char* key) const { return reader.extent_of(at(key), key, kMostContext); }
+  };
+
+  void read_yarn(const RopeFields& fields, Rope& rope) const {
+    const char* const original = "original_max_position_embeddings";
+    rope.original_context = fields.find(original) == nullptr ? config_.context : fields.extent(original);
+    rope.fast_turns = fields.positive_or_zero("beta_fast", 32), rope.slow_turns = fields.positive_or_zero("beta_slow", 1);
+    rope.rounds_turns = fields.find("truncate") == nullptr || fields.find("truncate")->as_boolean();
+    const double own = fields.positive_or_zero("mscale", 0), of_all = fields.positive_or_zero("mscale_all_dim", 0);
+    const double inferred = own > 0 && of_all > 0 ? yarn_attention_factor(rope.factor, own) / yarn_attention_factor(rope.factor, of_all)
+                                                  : yarn_attention_factor(rope.factor);
+    rope.attention_factor = fields.positive("attention_factor", inferred);
   }
 
   void read_window() {

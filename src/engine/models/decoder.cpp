@@ -16,7 +16,6 @@ DecoderSize whole(DecoderSize size, const ModelConfig& config) {
 }
 
 bool is_gpt2(const ModelConfig& config) { return config.family == Family::Gpt2; }
-std::int64_t rank_of(const Tuning& tuning) { return tuning.adapters ? tuning.adapters->rank : 0; }
 bool is_decomposed(const Tuning& tuning) { return tuning.adapters && tuning.adapters->is_weight_decomposed; }
 std::string module_of(const std::string& weight) { return weight.substr(0, weight.rfind('.')); }
 
@@ -29,7 +28,7 @@ struct Decoder::Layout {
   std::uint64_t stream, other, normed, wide, hidden, low, last, matrix, statistics, more_statistics, logits, table, ids, positions, slots;
   // Of decomposed weights: each module's gains, and what they are made with.
   std::vector<std::pair<std::string, std::uint64_t>> gains;
-  std::uint64_t norm = 0, overlap = 0, gram = 0;
+  std::uint64_t norm = 0, overlap = 0, gram = 0, lengths = 0;
 
   Layout(const ModelConfig& config, const Tuning& tuning, core::DType type, const DecoderSize& size) {
     const std::uint64_t element = core::size_of(type);
@@ -42,7 +41,10 @@ struct Decoder::Layout {
     stream = rows_of(config.width), other = rows_of(config.width), normed = rows_of(config.width);
     wide = rows_of(std::max<std::int64_t>(q + 2 * kv, config.inner_width * (is_gpt2(config) ? 1 : 2)));
     hidden = rows_of(std::max<std::int64_t>(q, config.inner_width));
-    low = rows_of(rank_of(tuning));
+    std::int64_t highest = 0;
+    if (tuning.adapters)
+      for (const AdapterSpec& spec : adapter_specs(config, *tuning.adapters)) highest = std::max(highest, spec.rank);
+    low = rows_of(highest);
     last = take(static_cast<std::uint64_t>(size.sequences * config.width) * element);
     std::int64_t largest = 0;
     for (const ModelWeight& weight : model_weights(config))
@@ -55,9 +57,9 @@ struct Decoder::Layout {
     ids = take(static_cast<std::uint64_t>(size.rows) * sizeof(std::int32_t));
     positions = take(static_cast<std::uint64_t>(size.rows) * sizeof(std::int32_t));
     slots = take(static_cast<std::uint64_t>(size.rows) * sizeof(std::int32_t));
-    if (is_decomposed(tuning)) place_gains(config, tuning);
+    if (is_decomposed(tuning)) place_gains(config, tuning, highest);
   }
-  void place_gains(const ModelConfig& config, const Tuning& tuning) {
+  void place_gains(const ModelConfig& config, const Tuning& tuning, std::int64_t highest) {
     const auto floats = [&](std::int64_t count) { return take(static_cast<std::uint64_t>(count) * sizeof(float)); };
     std::unordered_map<std::string, std::int64_t> widths;
     for (const ModelWeight& weight : model_weights(config)) widths.emplace(weight.name, weight.is_in_out ? weight.shape.back() : weight.shape[0]);
@@ -66,7 +68,7 @@ struct Decoder::Layout {
       widest = std::max(widest, spec.out);
       if (gains.empty() || gains.back().first != module_of(spec.weight)) gains.emplace_back(module_of(spec.weight), floats(widths.at(spec.weight)));
     }
-    norm = floats(widest), overlap = floats(widest * rank_of(tuning)), gram = floats(rank_of(tuning) * rank_of(tuning));
+    norm = floats(widest), overlap = floats(widest * highest), gram = floats(highest * highest), lengths = floats(widest);
   }
   std::uint64_t take(std::uint64_t size) {
     const std::uint64_t at = bytes;
@@ -80,8 +82,7 @@ std::uint64_t Decoder::planned_bytes(const ModelConfig& config, const Tuning& tu
 }
 
 Decoder::Decoder(const ModelConfig& config, const Tuning& tuning, graph::ParameterStore& store, const DecoderSize& size)
-    : config_(config), size_(whole(size, config)), store_(store), backend_(store.backend()), type_(store.compute()), rank_(rank_of(tuning)),
-      scale_(tuning.adapters ? static_cast<float>(tuning.adapters->scale()) : 0.0f), used_(static_cast<std::size_t>(size.sequences), 0) {
+    : config_(config), size_(whole(size, config)), store_(store), backend_(store.backend()), type_(store.compute()), used_(static_cast<std::size_t>(size.sequences), 0) {
   find_weights(tuning);
   const Layout layout(config_, tuning, type_, size_);
   memory_ = static_cast<char*>(backend_.allocate(layout.bytes));
@@ -122,20 +123,21 @@ void Decoder::find_weights(const Tuning& tuning) {
     if (const auto bias = weights_.find(module + ".bias"); bias != weights_.end()) linear.bias = bias->second;
   }
   if (!tuning.adapters) return;
-  std::unordered_map<std::string, const float*> magnitudes;
+  std::unordered_map<std::string, const graph::Parameter*> magnitudes;
   for (const graph::Parameter& parameter : store_.parameters())
-    if (parameter.name.ends_with(".lora_magnitude_vector")) magnitudes.emplace(parameter.name, store_.weights() + parameter.offset);
+    if (parameter.name.ends_with(".lora_magnitude_vector")) magnitudes.emplace(parameter.name, &parameter);
   for (const AdapterSpec& spec : adapter_specs(config_, *tuning.adapters)) {
     const auto magnitude = magnitudes.find(spec.module + ".lora_magnitude_vector");
     linears_.at(module_of(spec.weight))
         .uses.push_back({weights_.at(spec.module + ".lora_A.weight"), weights_.at(spec.module + ".lora_B.weight"), magnitude == magnitudes.end() ? nullptr : magnitude->second,
-                         spec.out, spec.column});
+                         spec.out, spec.column, spec.rank, static_cast<float>(spec.scale)});
   }
 }
 
 // The gains of decomposed weights stay as they are while the decoder lives.
 void Decoder::find_gains(char* memory, const Layout& layout) {
   auto *norm = reinterpret_cast<float*>(memory + layout.norm), *overlap = reinterpret_cast<float*>(memory + layout.overlap), *gram = reinterpret_cast<float*>(memory + layout.gram);
+  auto* lengths = reinterpret_cast<float*>(memory + layout.lengths);
   for (const auto& [module, place] : layout.gains) {
     Linear& layer = linears_.at(module);
     layer.gain = reinterpret_cast<float*>(memory + place);
@@ -146,11 +148,11 @@ void Decoder::find_gains(char* memory, const Layout& layout) {
     for (const Use& use : layer.uses) {
       const std::int64_t first = layer.is_in_out ? use.column : use.column * layer.in;
       const void* part = static_cast<const char*>(matrix) + static_cast<std::size_t>(first) * core::size_of(type_);
-      backend_.matmul({.m = rank_, .n = rank_, .k = layer.in, .transpose_b = true, .a = use.down, .b = use.down, .c = gram, .in = type_, .out = core::DType::F32});
-      backend_.matmul({.m = use.out, .n = rank_, .k = layer.in, .transpose_a = layer.is_in_out, .transpose_b = true, .a = part, .b = use.down, .c = overlap, .a_pitch = pitch,
+      backend_.matmul({.m = use.rank, .n = use.rank, .k = layer.in, .transpose_b = true, .a = use.down, .b = use.down, .c = gram, .in = type_, .out = core::DType::F32});
+      backend_.matmul({.m = use.out, .n = use.rank, .k = layer.in, .transpose_a = layer.is_in_out, .transpose_b = true, .a = part, .b = use.down, .c = overlap, .a_pitch = pitch,
                        .in = type_, .out = core::DType::F32});
-      backend_.decomposed_gain({.type = type_, .gain = layer.gain + use.column, .norm = norm, .magnitude = use.magnitude, .weight = part, .up = use.up, .overlap = overlap,
-                                .gram = gram, .out = use.out, .in = layer.in, .rank = rank_, .pitch = pitch, .scale = scale_, .is_in_out = layer.is_in_out});
+      backend_.decomposed_gain({.type = type_, .gain = layer.gain + use.column, .norm = norm, .magnitude = store_.floats(*use.magnitude, lengths), .weight = part, .up = use.up, .overlap = overlap,
+                                .gram = gram, .out = use.out, .in = layer.in, .rank = use.rank, .pitch = pitch, .scale = use.scale, .is_in_out = layer.is_in_out});
     }
   }
 }
@@ -169,9 +171,9 @@ void Decoder::linear(const void* x, const std::string& name, std::int64_t rows, 
                    .bias = layer.gain == nullptr ? layer.bias : nullptr,
                    .gelu = has_gelu && !is_apart});
   for (const Use& use : layer.uses) {
-    backend_.matmul({.m = rows, .n = rank_, .k = layer.in, .transpose_b = true, .a = x, .b = use.down, .c = low_, .in = type_, .out = type_});
-    backend_.matmul({.m = rows, .n = use.out, .k = rank_, .transpose_b = true, .a = low_, .b = use.up,
-                     .c = static_cast<char*>(y) + static_cast<std::size_t>(use.column) * core::size_of(type_), .c_pitch = layer.out, .in = type_, .out = type_, .alpha = scale_,
+    backend_.matmul({.m = rows, .n = use.rank, .k = layer.in, .transpose_b = true, .a = x, .b = use.down, .c = low_, .in = type_, .out = type_});
+    backend_.matmul({.m = rows, .n = use.out, .k = use.rank, .transpose_b = true, .a = low_, .b = use.up,
+                     .c = static_cast<char*>(y) + static_cast<std::size_t>(use.column) * core::size_of(type_), .c_pitch = layer.out, .in = type_, .out = type_, .alpha = use.scale,
                      .beta = 1.0f});
   }
   if (layer.gain != nullptr) backend_.scale_columns({.type = type_, .y = y, .x = y, .gain = layer.gain, .bias = layer.bias, .rows = rows, .width = layer.out});

@@ -48,8 +48,9 @@ class Decoder {
   struct Layout;
   struct Use {
     const void *down, *up;
-    const float* magnitude;  // null: the weight is not decomposed
-    std::int64_t out, column;
+    const graph::Parameter* magnitude;  // null: the weight is not decomposed
+    std::int64_t out, column, rank;
+    float scale;
   };
   struct Linear {
     const void* weight = nullptr;
@@ -84,8 +85,6 @@ class Decoder {
   graph::ParameterStore& store_;
   backend::Backend& backend_;
   const core::DType type_;
-  const std::int64_t rank_;
-  const float scale_;
   std::unordered_map<std::string, const void*> weights_;
   std::unordered_map<std::string, Linear> linears_;  // by module of the graph
   std::vector<std::int64_t> used_;                   // by sequence

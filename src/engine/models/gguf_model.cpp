@@ -33,6 +33,18 @@ std::string look_up(const NameRow (&rows)[n], const std::string& module) {
   throw std::logic_error("module " + module + " has no name in GGUF");
 }
 
+// A float32 of the file as the decimal number that it was made from.
+double decimal_of(double stored) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.6g", stored);
+  const double decimal = std::strtod(text, nullptr);
+  return static_cast<float>(decimal) == static_cast<float>(stored) ? decimal : stored;
+}
+
+// The file has by what yarn's own factor is multiplied.
+float stored_attention_factor(const Rope& rope) { return static_cast<float>(rope.attention_factor / yarn_attention_factor(rope.factor)); }
+double attention_factor_of(double factor, double stored) { return decimal_of(static_cast<float>(yarn_attention_factor(factor) * stored)); }
+
 class MetadataReader {
  public:
   explicit MetadataReader(const io::GgufFile& file) : file_(file), header_(file.header()) {}
@@ -85,14 +97,7 @@ class MetadataReader {
     if (!(value > 0 && std::isfinite(value))) refuse(key(field), "is not a number above 0");
     return value;
   }
-  // A float32 of the file as the decimal number that it was made from.
-  double epsilon(const char* field, double otherwise) const {
-    const double stored = positive(field, otherwise);
-    char text[32];
-    std::snprintf(text, sizeof text, "%.6g", stored);
-    const double decimal = std::strtod(text, nullptr);
-    return static_cast<float>(decimal) == static_cast<float>(stored) ? decimal : stored;
-  }
+  double decimal(const char* field, double otherwise) const { return decimal_of(positive(field, otherwise)); }
 
   void read_architecture() {
     const auto value = header_.find_text("general.architecture");
@@ -146,7 +151,7 @@ class MetadataReader {
 
   void read_gpt2() {
     config_.head_width = config_.width / config_.heads;
-    config_.norm_epsilon = epsilon("attention.layer_norm_epsilon", 1e-5);
+    config_.norm_epsilon = decimal("attention.layer_norm_epsilon", 1e-5);
     config_.qkv_bias = config_.output_bias = config_.mlp_bias = true;
     config_.rope.kind = RopeKind::None;
   }
@@ -159,26 +164,33 @@ class MetadataReader {
     if (const int rotated = extent("rope.dimension_count", 65536, key_width); rotated != key_width)
       refuse(key("rope.dimension_count"),
              std::to_string(rotated) + " of " + std::to_string(key_width) + " elements rotated is not supported, all must be");
-    config_.norm_epsilon = epsilon("attention.layer_norm_rms_epsilon", 1e-6);
+    config_.norm_epsilon = decimal("attention.layer_norm_rms_epsilon", 1e-6);
     config_.qkv_bias = has("blk.0.attn_q.bias"), config_.output_bias = has("blk.0.attn_output.bias"),
     config_.mlp_bias = has("blk.0.ffn_up.bias");
     config_.qk_norm = has("blk.0.attn_q_norm.weight");
     read_rope();
     if (header_.find_unsigned(key("attention.sliding_window")).value_or(0) == 0) return;
-    config_.window = extent("attention.sliding_window", 1 << 27);
+    const int window = extent("attention.sliding_window", 1 << 27);
     if (architecture_ != "llama") refuse(key("attention.sliding_window"), "is supported for llama (mistral) only");
+    // llama.cpp passes over it, so a file with a longer context means a model that sees everything.
+    if (window < config_.context) return;
+    config_.window = window;
     config_.model_type = "mistral";
     config_.slides.assign(config_.slides.size(), true);
   }
 
   void read_rope() {
     Rope& rope = config_.rope;
-    rope.base = positive("rope.freq_base", 10000);
+    rope.base = decimal("rope.freq_base", 10000);
     const std::string kind(header_.find_text(key("rope.scaling.type")).value_or("none"));
-    if (kind != "none" && kind != "linear")
-      refuse(key("rope.scaling.type"), core::printable(kind) + " is not supported, supported: none, linear, and llama3's " + kRopeFactors);
-    const double factor = kind == "linear" ? positive("rope.scaling.factor", 1) : positive("rope.scale_linear", 1);
+    if (kind != "none" && kind != "linear" && kind != "yarn")
+      refuse(key("rope.scaling.type"), core::printable(kind) + " is not supported, supported: none, linear, yarn, and llama3's " + kRopeFactors);
+    const double factor = kind == "none" ? decimal("rope.scale_linear", 1) : decimal("rope.scaling.factor", 1);
     if (factor != 1) rope.kind = RopeKind::Linear, rope.factor = factor;
+    if (kind == "yarn")
+      read_yarn();
+    else
+      require_number("rope.scaling.attn_factor", 1);
     const io::GgufTensor* tensor = header_.find_tensor(kRopeFactors);
     if (tensor == nullptr) return;
     const std::string label = std::string("tensor \"") + kRopeFactors + "\"";
@@ -189,13 +201,35 @@ class MetadataReader {
     fit_llama3(factors, label);
   }
 
+  void read_yarn() {
+    Rope& rope = config_.rope;
+    if (rope.factor < 1) refuse(key("rope.scaling.factor"), "is below 1");
+    rope.kind = RopeKind::Yarn;
+    rope.original_context = extent("rope.scaling.original_context_length", 1 << 27, config_.context);
+    rope.attention_factor = yarn_attention_factor(rope.factor);
+    if (const double stored = positive("rope.scaling.attn_factor", 1); stored != 1) rope.attention_factor = attention_factor_of(rope.factor, stored);
+    // llama.cpp passes over these for the architectures here; a file that has others was not meant as it computes it.
+    require_number("rope.scaling.yarn_beta_fast", 32);
+    require_number("rope.scaling.yarn_beta_slow", 1);
+    require_number("rope.scaling.yarn_ext_factor", 1);
+    require_number("rope.scaling.yarn_attn_factor", rope.attention_factor);
+    require_number("rope.scaling.yarn_log_multiplier", 0);
+  }
+  void require_number(const char* field, double wanted) const {
+    const double value = header_.find_number(key(field)).value_or(wanted);
+    if (std::fabs(value - wanted) <= 1e-5) return;
+    char text[96];
+    std::snprintf(text, sizeof text, "%.6g is not supported, supported: %.6g", value, wanted);
+    refuse(key(field), text);
+  }
+
   // The file has the outcome of llama3's scaling, not its numbers. All such models were made with 1 and 4 for the ends; the
   // factor is the largest divisor, and the original context is one of a few.
   void fit_llama3(const std::vector<float>& factors, const std::string& label) {
     if (std::all_of(factors.begin(), factors.end(), [](float factor) { return factor == 1; })) return;
     Rope wanted = config_.rope;
     wanted.kind = RopeKind::Llama3, wanted.factor = *std::max_element(factors.begin(), factors.end());
-    for (int context = 1 << 11; wanted.factor > 1 && context <= 1 << 17; context *= 2) {
+    for (int context = 1 << 4; wanted.factor > 1 && context <= 1 << 17; context *= 2) {
       wanted.original_context = context;
       const std::vector<float> made = rope_factors(wanted, config_.head_width);
       const bool is_same =
@@ -231,18 +265,36 @@ class MetadataReader {
 
 ModelConfig config_from_gguf(const io::GgufFile& file) { return MetadataReader(file).read(); }
 
+std::string gguf_obstacle(const ModelConfig& config) {
+  if (config.window > 0 && config.model_type != "mistral") return "the sliding window of a " + config.model_type + " model has no place in a GGUF file";
+  if (config.rope.kind == RopeKind::Yarn && (config.rope.fast_turns != 32 || config.rope.slow_turns != 1 || !config.rope.rounds_turns))
+    return "llama.cpp computes yarn with beta_fast 32, beta_slow 1 and truncate alone, this model has others";
+  return "";
+}
+
+ModelConfig gguf_config(ModelConfig config) {
+  const auto rounded = [](double value) { return decimal_of(static_cast<float>(value)); };
+  Rope& rope = config.rope;
+  if (config.window > 0) config.context = std::min(config.window, config.context);
+  if (rope.kind == RopeKind::Dynamic) config.context = std::min(config.context, rope.original_context), rope.kind = RopeKind::Default, rope.factor = 1;
+  config.norm_epsilon = rounded(config.norm_epsilon), rope.base = rounded(rope.base), rope.factor = rounded(rope.factor);
+  if (rope.kind != RopeKind::Yarn) return config;
+  const float stored = stored_attention_factor(rope);
+  rope.attention_factor = stored == 1 ? yarn_attention_factor(rope.factor) : attention_factor_of(rope.factor, stored);
+  return config;
+}
+
 void write_gguf_metadata(io::GgufWriter& writer, const ModelConfig& config, const std::string& model_name) {
   const std::string architecture = config.model_type == "mistral" ? "llama" : config.model_type;
-  if (config.window > 0 && config.model_type != "mistral")
-    throw core::Error("model_invalid", "the sliding window of a " + config.model_type + " model has no place in a GGUF file", "",
-                      "Export this model as safetensors.");
+  if (const std::string obstacle = gguf_obstacle(config); !obstacle.empty())
+    throw core::Error("model_invalid", obstacle, "", "Export this model as safetensors.");
   const auto set = [&](const char* field, int value) { writer.set_u32(architecture + "." + field, static_cast<std::uint32_t>(value)); };
   const auto set_number = [&](const char* field, double value) { writer.set_f32(architecture + "." + field, static_cast<float>(value)); };
   writer.set_text("general.architecture", architecture);
   writer.set_text("general.type", "model");
   writer.set_text("general.name", model_name);
   writer.set_u32("general.quantization_version", 2);
-  set("block_count", config.layers), set("context_length", config.context), set("embedding_length", config.width),
+  set("block_count", config.layers), set("context_length", gguf_config(config).context), set("embedding_length", config.width),
       set("feed_forward_length", config.inner_width);
   set("attention.head_count", config.heads);
   if (config.family == Family::Gpt2) {
@@ -256,6 +308,11 @@ void write_gguf_metadata(io::GgufWriter& writer, const ModelConfig& config, cons
   if (config.rope.kind == RopeKind::Linear) {
     writer.set_text(architecture + ".rope.scaling.type", "linear");
     set_number("rope.scaling.factor", config.rope.factor);
+  }
+  if (config.rope.kind == RopeKind::Yarn) {
+    writer.set_text(architecture + ".rope.scaling.type", "yarn");
+    set_number("rope.scaling.factor", config.rope.factor), set("rope.scaling.original_context_length", config.rope.original_context);
+    if (const float stored = stored_attention_factor(config.rope); stored != 1) set_number("rope.scaling.attn_factor", stored);
   }
   if (config.window > 0) set("attention.sliding_window", config.window);
 }
@@ -304,8 +361,8 @@ void to_gguf_layout(const GgufPlace& place, int head_width, const float* values,
 std::vector<float> rope_factors(const Rope& rope, int head_width) {
   Rope plain = rope;
   plain.kind = RopeKind::Default;
-  std::vector<float> out = rope_frequencies(plain, head_width);
-  const std::vector<float> scaled = rope_frequencies(rope, head_width);
+  std::vector<float> out = rope_frequencies(plain, head_width, 0);
+  const std::vector<float> scaled = rope_frequencies(rope, head_width, 0);
   for (std::size_t i = 0; i < out.size(); ++i) out[i] /= scaled[i];
   return out;
 }

@@ -15,6 +15,11 @@ namespace pgtrain::engine::models {
 
 // model_invalid by field, as ModelConfig::from_json. The tokens come from tokenizer.ggml.*_token_id.
 ModelConfig config_from_gguf(const io::GgufFile& file);
+// What llama.cpp has no words for and would compute otherwise; empty when there is nothing.
+std::string gguf_obstacle(const ModelConfig& config);
+// The model as a GGUF file has it: llama.cpp lets every llama model see everything before a token and knows no dynamic rotation, so the
+// context ends with the window, and where such a rotation begins to change something; numbers are floats.
+ModelConfig gguf_config(ModelConfig config);
 // Every field but those of the tokenizer.
 void write_gguf_metadata(io::GgufWriter& writer, const ModelConfig& config, const std::string& model_name);
 

@@ -16,12 +16,11 @@ GraphWeights::GraphWeights(const ModelConfig& config, const Tuning& tuning, grap
     is_in_out_.emplace(weight.name, weight.is_in_out);
   }
   if (!tuning.adapters) return;
-  const auto scale = static_cast<float>(tuning.adapters->scale());
   for (const AdapterSpec& spec : adapter_specs(config, *tuning.adapters)) {
-    const Value down = builder.parameter(spec.module + ".lora_A.weight", {tuning.adapters->rank, spec.in}, true);
-    const Value up = builder.parameter(spec.module + ".lora_B.weight", {spec.out, tuning.adapters->rank}, true);
+    const Value down = builder.parameter(spec.module + ".lora_A.weight", {spec.rank, spec.in}, true);
+    const Value up = builder.parameter(spec.module + ".lora_B.weight", {spec.out, spec.rank}, true);
     const Value magnitude = tuning.adapters->is_weight_decomposed ? builder.parameter(spec.module + ".lora_magnitude_vector", {spec.out}, true) : Value{};
-    uses_[spec.weight].push_back({down, up, spec.column, scale, magnitude});
+    uses_[spec.weight].push_back({down, up, spec.column, static_cast<float>(spec.scale), magnitude});
   }
 }
 

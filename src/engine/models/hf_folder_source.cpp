@@ -15,6 +15,11 @@ bool ends_with(const std::string& text, std::string_view end) {
   return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
+std::string text_in(const std::string& folder, const char* name) {
+  const std::string path = folder + "/" + name;
+  return io::file_exists(path) ? io::read_small_file(path, kMostTokenizerBytes) : std::string();
+}
+
 class HfFolderSource final : public CheckpointSource {
  public:
   explicit HfFolderSource(const std::string& folder) : folder_(folder), files_(checked(folder)) {
@@ -46,19 +51,7 @@ class HfFolderSource final : public CheckpointSource {
   std::string tokenizer_json() const override { return text_of("tokenizer.json"); }
   std::string tokenizer_config_json() const override { return text_of("tokenizer_config.json"); }
 
-  // A file of its own is newer than the field, and wins in transformers too.
-  std::string chat_template() const override {
-    if (io::file_exists(folder_ + "/chat_template.jinja")) return text_of("chat_template.jinja");
-    const std::string text = tokenizer_config_json();
-    if (text.empty()) return {};
-    const core::JsonValue root = core::JsonValue::parse(text, folder_ + "/tokenizer_config.json");
-    const core::JsonValue* value = root.find("chat_template");
-    if (value == nullptr || value->is_null()) return {};
-    if (value->kind() != core::JsonValue::Kind::Array) return value->as_string();
-    for (const core::JsonValue& choice : value->elements())
-      if (choice.at("name").as_string() == "default") return choice.at("template").as_string();
-    return {};
-  }
+  std::string chat_template() const override { return chat_template_in(folder_).value_or(""); }
 
  private:
   // Before weights are looked for: what else people give.
@@ -72,10 +65,7 @@ class HfFolderSource final : public CheckpointSource {
                       "Give the folder of a model as Hugging Face's tools save it, or the path of a GGUF file.");
   }
 
-  std::string text_of(const char* name) const {
-    const std::string path = folder_ + "/" + name;
-    return io::file_exists(path) ? io::read_small_file(path, kMostTokenizerBytes) : std::string();
-  }
+  std::string text_of(const char* name) const { return text_in(folder_, name); }
 
   // Tokens that end an answer stand in generation_config.json when the configuration has only the end of text.
   void add_answer_ends() {
@@ -131,6 +121,20 @@ class HfFolderSource final : public CheckpointSource {
 };
 
 }  // namespace
+
+// A file of its own is newer than the field, and wins in transformers too.
+std::optional<std::string> chat_template_in(const std::string& folder) {
+  if (io::file_exists(folder + "/chat_template.jinja")) return text_in(folder, "chat_template.jinja");
+  const std::string text = text_in(folder, "tokenizer_config.json");
+  if (text.empty()) return {};
+  const core::JsonValue root = core::JsonValue::parse(text, folder + "/tokenizer_config.json");
+  const core::JsonValue* value = root.find("chat_template");
+  if (value == nullptr || value->is_null()) return {};
+  if (value->kind() != core::JsonValue::Kind::Array) return value->as_string();
+  for (const core::JsonValue& choice : value->elements())
+    if (choice.at("name").as_string() == "default") return choice.at("template").as_string();
+  return {};
+}
 
 std::unique_ptr<CheckpointSource> open_hf_folder(const std::string& folder) { return std::make_unique<HfFolderSource>(folder); }
 

@@ -1,9 +1,8 @@
-// Model configurations: consistency, tensors, rotation, writing. Reading is in config_json.cpp and gguf_model.cpp.
+// Model configurations: consistency, tensors, writing. Reading is in config_json.cpp and gguf_model.cpp.
 #include "engine/models/model_config.hpp"
 
 #include <cmath>
 #include <cstdio>
-#include <numbers>
 
 #include "engine/core/error.hpp"
 
@@ -101,15 +100,29 @@ void put_tokens(JsonLines& out, const ModelConfig& config) {
 
 void put_rope(JsonLines& out, const Rope& rope) {
   out.put("rope_theta", number(rope.base));
-  std::string scaling = "null";
-  // transformers before 4.43 knows linear by its older key alone, and llama3 not at all; later ones know both keys.
-  if (rope.kind == RopeKind::Linear) scaling = "{\"type\": \"linear\", \"factor\": " + number(rope.factor);
-  if (rope.kind == RopeKind::Llama3)
-    scaling = "{\"rope_type\": \"llama3\", \"factor\": " + number(rope.factor) +
-              ", \"low_freq_factor\": " + number(rope.low_frequency_factor) +
-              ", \"high_freq_factor\": " + number(rope.high_frequency_factor) +
-              ", \"original_max_position_embeddings\": " + std::to_string(rope.original_context);
-  out.put("rope_scaling", scaling + (scaling == "null" ? "" : "}"));
+  std::string scaling;
+  const auto put = [&](const char* key, const std::string& value) {
+    scaling += (scaling.empty() ? "{" : ", ") + ("\"" + std::string(key) + "\": ") + value;
+  };
+  // transformers before 4.43 knows linear and dynamic by their older key alone, and the others not at all; later ones know both keys.
+  const bool is_old = rope.kind == RopeKind::Linear || rope.kind == RopeKind::Dynamic;
+  if (rope.kind != RopeKind::Default) {
+    put(is_old ? "type" : "rope_type", "\"" + std::string(rope_kind_name(rope.kind)) + "\"");
+    put("factor", number(rope.factor));
+  }
+  if (rope.kind == RopeKind::Llama3) {
+    put("low_freq_factor", number(rope.low_frequency_factor));
+    put("high_freq_factor", number(rope.high_frequency_factor));
+  }
+  if (rope.kind == RopeKind::Llama3 || rope.kind == RopeKind::Yarn) put("original_max_position_embeddings", std::to_string(rope.original_context));
+  if (rope.kind == RopeKind::Yarn) {
+    if (rope.fast_turns != 32) put("beta_fast", number(rope.fast_turns));
+    if (rope.slow_turns != 1) put("beta_slow", number(rope.slow_turns));
+    if (!rope.rounds_turns) put("truncate", "false");
+    // The outcome of mscale and mscale_all_dim too: every version that knows yarn knows this key.
+    if (rope.attention_factor != yarn_attention_factor(rope.factor)) put("attention_factor", number(rope.attention_factor));
+  }
+  out.put("rope_scaling", scaling.empty() ? "null" : scaling + "}");
 }
 
 void put_window(JsonLines& out, const ModelConfig& config) {
@@ -129,20 +142,6 @@ void put_window(JsonLines& out, const ModelConfig& config) {
 
 }  // namespace
 
-const char* rope_kind_name(RopeKind kind) {
-  switch (kind) {
-    case RopeKind::None:
-      return "none";
-    case RopeKind::Default:
-      return "default";
-    case RopeKind::Linear:
-      return "linear";
-    case RopeKind::Llama3:
-      return "llama3";
-  }
-  return "";
-}
-
 void ModelConfig::check(const std::string& name) const {
   const auto refuse = [&](const std::string& reason) {
     throw core::Error("model_invalid", name + ": " + reason, "",
@@ -152,6 +151,8 @@ void ModelConfig::check(const std::string& name) const {
   if (heads % kv_heads != 0) refuse(text(kv_heads) + " key/value heads do not divide " + text(heads) + " heads");
   if (family == Family::Gpt2 && head_width * heads != width) refuse(text(heads) + " heads do not divide the width " + text(width));
   if (family == Family::Llama && head_width % 2 != 0) refuse("heads of " + text(head_width) + " elements cannot be rotated in pairs");
+  if (rope.kind == RopeKind::Dynamic && head_width < 4) refuse("a dynamic rotation of heads of 2 elements has no base");
+  if (rope.kind == RopeKind::Yarn && !(rope.base > 1)) refuse("yarn's rotation needs a base above 1");
   // A GGUF file can have biases that the model's class in transformers has no place for.
   if (family == Family::Llama && model_type != "qwen2" && qkv_bias != output_bias)
     refuse("biases of q, k and v without one of the output, or the other way round, are not supported in a " + model_type + " model");
@@ -181,28 +182,6 @@ std::vector<ParameterShape> parameter_shapes(const ModelConfig& config) {
   return config.family == Family::Llama ? llama_shapes(config) : gpt2_shapes(config);
 }
 
-std::vector<float> rope_frequencies(const Rope& rope, int head_width) {
-  std::vector<float> out(static_cast<std::size_t>(head_width / 2));
-  const auto factor = static_cast<float>(rope.factor), low = static_cast<float>(rope.low_frequency_factor),
-             high = static_cast<float>(rope.high_frequency_factor);
-  const auto original = static_cast<float>(rope.original_context);
-  for (std::size_t i = 0; i < out.size(); ++i) {
-    float frequency = 1.0f / std::pow(static_cast<float>(rope.base), static_cast<float>(2 * i) / static_cast<float>(head_width));
-    if (rope.kind == RopeKind::Linear) frequency /= factor;
-    if (rope.kind == RopeKind::Llama3) {
-      const float length = 2.0f * std::numbers::pi_v<float> / frequency;
-      if (length > original / low)
-        frequency /= factor;
-      else if (length >= original / high) {
-        const float smooth = (original / length - low) / (high - low);
-        frequency = (1.0f - smooth) * frequency / factor + smooth * frequency;
-      }
-    }
-    out[i] = frequency;
-  }
-  return out;
-}
-
 std::string ModelConfig::to_json() const {
   JsonLines out;
   const bool is_gpt2 = family == Family::Gpt2;
@@ -221,7 +200,8 @@ std::string ModelConfig::to_json() const {
   } else {
     out.put("hidden_size", width), out.put("intermediate_size", inner_width), out.put("num_hidden_layers", layers),
         out.put("num_attention_heads", heads);
-    out.put("num_key_value_heads", kv_heads), out.put("head_dim", head_width), out.put("max_position_embeddings", context);
+    out.put("num_key_value_heads", kv_heads), out.put("head_dim", head_width),
+        out.put("max_position_embeddings", rope.kind == RopeKind::Dynamic ? rope.original_context : context);
     out.put_text("hidden_act", "silu");
     out.put("rms_norm_eps", number(norm_epsilon));
     if (model_type == "llama" || model_type == "qwen3") out.put("attention_bias", qkv_bias);
@@ -239,7 +219,7 @@ std::string ModelConfig::to_json() const {
 const std::vector<SupportedModel>& supported_models() {
   static const std::vector<SupportedModel> models = {{"gpt2", "GPT-2 and distilgpt2", "tied or own head; activation gelu_new"},
                                                      {"llama", "Llama 2, Llama 3, 3.1, 3.2, SmolLM, SmolLM2, TinyLlama",
-                                                      "rotation default, linear or llama3; biases of attention and mlp"},
+                                                      "rotation default, linear, dynamic, yarn or llama3, as in all below; biases of attention and mlp"},
                                                      {"mistral", "Mistral 7B and others of its shape", "sliding window"},
                                                      {"qwen2", "Qwen2, Qwen2.5", "biases of q, k and v; sliding window per layer"},
                                                      {"qwen3", "Qwen3 (dense)", "norms of q and k; sliding window per layer"}};

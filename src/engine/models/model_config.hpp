@@ -11,19 +11,11 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/models/rope.hpp"
+
 namespace pgtrain::engine::models {
 
 enum class Family { Llama, Gpt2 };
-enum class RopeKind { None, Default, Linear, Llama3 };
-const char* rope_kind_name(RopeKind kind);  // as config.json has it
-
-struct Rope {
-  RopeKind kind = RopeKind::Default;
-  double base = 10000;
-  double factor = 1;                              // linear and llama3
-  double low_frequency_factor = 1, high_frequency_factor = 4;  // llama3
-  int original_context = 0;                       // llama3
-};
 
 struct ModelConfig {
   Family family = Family::Llama;
@@ -39,6 +31,7 @@ struct ModelConfig {
   std::optional<int> bos, pad;
   std::vector<int> eos;      // the first is the model's own, the others end its answers too
   std::string stored_type;   // float32, float16, bfloat16, or empty
+  std::vector<std::string> dropped;  // dropout rates above 0, as "attn_pdrop 0.1": read for a warning, nothing is dropped by them here
 
   int window_of(int layer) const { return window > 0 && slides[static_cast<std::size_t>(layer)] ? window : 0; }  // 0 = sees everything
 
@@ -58,9 +51,6 @@ struct ParameterShape {
   std::vector<std::uint64_t> shape;
 };
 std::vector<ParameterShape> parameter_shapes(const ModelConfig& config);
-
-// Radians that each pair of a head's elements turns per position, computed in float and in the order of transformers.
-std::vector<float> rope_frequencies(const Rope& rope, int head_width);
 
 // The supported-models table of the documentation and of messages.
 struct SupportedModel {

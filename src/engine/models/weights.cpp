@@ -115,15 +115,15 @@ std::string head_weight(const ModelConfig& config) {
   return config.family == Family::Llama ? "model.embed_tokens.weight" : "transformer.wte.weight";
 }
 
-std::vector<float> rope_table(const ModelConfig& config, std::int64_t context) {
-  const std::vector<float> turns = rope_frequencies(config.rope, config.head_width);
+std::vector<float> rope_table(const ModelConfig& config, std::int64_t positions) {
+  const std::vector<float> turns = rope_frequencies(config.rope, config.head_width, positions);
   std::vector<float> table;
-  table.reserve(static_cast<std::size_t>(context * config.head_width));
-  for (std::int64_t position = 0; position < context; ++position) {
+  table.reserve(static_cast<std::size_t>(positions * config.head_width));
+  for (std::int64_t position = 0; position < positions; ++position) {
     // The angle is rounded to float, as the models were trained with it.
     const auto angle = [&](float turn) { return static_cast<double>(static_cast<float>(position) * turn); };
-    for (const float turn : turns) table.push_back(static_cast<float>(std::cos(angle(turn))));
-    for (const float turn : turns) table.push_back(static_cast<float>(std::sin(angle(turn))));
+    for (const float turn : turns) table.push_back(static_cast<float>(std::cos(angle(turn)) * config.rope.attention_factor));
+    for (const float turn : turns) table.push_back(static_cast<float>(std::sin(angle(turn)) * config.rope.attention_factor));
   }
   return table;
 }

@@ -38,7 +38,8 @@ std::uint64_t count_parameters(const ModelConfig& config);
 // The name of the head's matrix, which may be the embedding's.
 std::string head_weight(const ModelConfig& config);
 
-// [context, head_width]: cosines of half a head, then sines, for positions from 0.
-std::vector<float> rope_table(const ModelConfig& config, std::int64_t context);
+// [positions, head_width]: cosines of half a head, then sines, times yarn's attention factor. A dynamic rotation is that of a text as
+// long as the table, so it is the same for every text of a run and for the whole of an answer.
+std::vector<float> rope_table(const ModelConfig& config, std::int64_t positions);
 
 }  // namespace pgtrain::engine::models

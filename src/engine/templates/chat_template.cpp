@@ -119,25 +119,35 @@ bool is_assistant(const Value& message) {
   return role != nullptr && role->is_text() && role->bytes() == "assistant";
 }
 
+bool is_given(const RenderOptions& options, std::size_t message) {
+  return std::find(options.given_answers.begin(), options.given_answers.end(), message) != options.given_answers.end();
+}
+
 }  // namespace
+
+// What the answer in that message adds to the conversation.
+Range ChatTemplate::find_answer(Input& input, const std::string& whole, const RenderOptions& options, std::size_t message) const {
+  const auto& messages = input.messages;
+  const auto upto = [&](std::size_t count) { return std::vector<Value>(messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(count)); };
+  const std::string before = run(input, upto(message), true, nullptr).bytes;
+  const bool is_end = message + 1 == messages.size() && !options.add_generation_prompt;
+  const std::string after = is_end ? whole : run(input, upto(message + 1), false, nullptr).bytes;
+  if (!after.starts_with(before) || !whole.starts_with(after)) {
+    throw Error("data_invalid", "chat template " + name_ + ": where the answer in message " + std::to_string(message + 1) + " of " + std::to_string(messages.size()) + " lies cannot be told",
+                std::string("The template renders ") + (after.starts_with(before) ? "the conversation up to this answer otherwise when more messages follow." : "the messages before this answer otherwise once the answer follows."),
+                "Make one sample of each answer, with the messages before it, and learn the last answer only; or use a template that marks answers with {% generation %}.");
+  }
+  Range answer{before.size(), after.size()};
+  answer.end = end_of_answer(whole, answer, options);
+  return answer;
+}
 
 std::vector<Range> ChatTemplate::find_answers(Input& input, const std::string& whole, const RenderOptions& options, Answers which) const {
   std::vector<Range> answers;
-  const auto& messages = input.messages;
-  for (std::size_t i = messages.size(); i-- > 0;) {
-    if (!is_assistant(messages[i])) continue;
-    const auto upto = [&](std::size_t count) { return std::vector<Value>(messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(count)); };
-    const std::string before = run(input, upto(i), true, nullptr).bytes;
-    const bool is_end = i + 1 == messages.size() && !options.add_generation_prompt;
-    const std::string after = is_end ? whole : run(input, upto(i + 1), false, nullptr).bytes;
-    if (!after.starts_with(before) || !whole.starts_with(after)) {
-      throw Error("data_invalid", "chat template " + name_ + ": where the answer in message " + std::to_string(i + 1) + " of " + std::to_string(messages.size()) + " lies cannot be told",
-                  std::string("The template renders ") + (after.starts_with(before) ? "the conversation up to this answer otherwise when more messages follow." : "the messages before this answer otherwise once the answer follows."),
-                  "Make one sample of each answer, with the messages before it, and learn the last answer only; or use a template that marks answers with {% generation %}.");
-    }
-    Range answer{before.size(), after.size()};
-    answer.end = end_of_answer(whole, answer, options);
-    if (answer.begin < answer.end) answers.push_back(answer);
+  for (std::size_t i = input.messages.size(); i-- > 0;) {
+    if (!is_assistant(input.messages[i])) continue;
+    if (!is_given(options, i))
+      if (const Range answer = find_answer(input, whole, options, i); answer.begin < answer.end) answers.push_back(answer);
     if (which == Answers::Last) break;
   }
   std::reverse(answers.begin(), answers.end());
@@ -154,6 +164,11 @@ Conversation ChatTemplate::render_with_spans(std::string_view messages, const Re
   if (program_->has_generation) {
     out.answers = std::move(generated);
     if (which == Answers::Last && out.answers.size() > 1) out.answers.erase(out.answers.begin(), out.answers.end() - 1);
+    for (const std::size_t message : options.given_answers) {
+      if (message >= input.messages.size() || !is_assistant(input.messages[message])) continue;
+      const Range given = find_answer(input, out.text, options, message);
+      std::erase_if(out.answers, [&](const Range& answer) { return answer.begin < given.end && given.begin < answer.end; });
+    }
   } else {
     out.answers = find_answers(input, out.text, options, which);
   }

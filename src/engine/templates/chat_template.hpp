@@ -31,6 +31,8 @@ struct RenderOptions {
   std::time_t now = 0;    // what strftime_now prints, in universal time; frozen with the run, so that a resumed one sees the same texts
   // An answer ends with one of these (eos_token besides): white space that the template adds behind it is not learned.
   std::vector<std::string> end_marks = {};
+  // Messages, by their place from 0, whose answers are given and not learned.
+  std::vector<std::size_t> given_answers = {};
 };
 
 struct Rendered {
@@ -55,7 +57,7 @@ class ChatTemplate {
   // The conversation, and the answers in it: {% generation %} blocks where the template has them, else, for each message of the
   // assistant, what it adds to the conversation up to it with the generation prompt. Fails with data_invalid when the template
   // renders that beginning otherwise once more messages follow (Qwen3 drops earlier reasoning); Answers::Last asks for the last
-  // answer alone, for which only the conversation before it counts.
+  // answer alone, for which only the conversation before it counts. options.given_answers are left out, and not looked for.
   Conversation render_with_spans(std::string_view messages, const RenderOptions& options, Answers which = Answers::All) const;
 
   const std::string& name() const { return name_; }
@@ -66,6 +68,7 @@ class ChatTemplate {
   struct Input;
   Input read(std::string_view messages, const RenderOptions& options) const;
   Text run(Input& input, const std::vector<Value>& messages, bool add_generation_prompt, std::vector<Range>* generated) const;
+  Range find_answer(Input& input, const std::string& whole, const RenderOptions& options, std::size_t message) const;
   std::vector<Range> find_answers(Input& input, const std::string& whole, const RenderOptions& options, Answers which) const;
 
   std::string name_;

@@ -171,6 +171,7 @@ Value filter_items(const Value& value, const Arguments& arguments, Budget& budge
 }
 
 Value filter_map(const Value& value, const Arguments& arguments, Budget& budget) {
+  if (!is_true(value)) return make_generator({});
   std::vector<Value> items = iterate(value, budget);
   if (arguments.positional.empty()) {
     const Bound bound = bind("map", arguments, {"attribute", "default"}, 1);
@@ -186,7 +187,9 @@ Value filter_map(const Value& value, const Arguments& arguments, Budget& budget)
   return make_generator(std::move(items));
 }
 
+// Whatever counts as false has nothing to go through, even where it is no list: jinja2 asks that first, here and in map.
 Value pick(const Value& value, const Arguments& arguments, bool by_attribute, bool keeps, Budget& budget) {
+  if (!is_true(value)) return make_generator({});
   const std::size_t name_at = by_attribute ? 1 : 0;
   if (by_attribute && arguments.positional.empty()) throw Failure("the name of an attribute is missing");
   const AttributePath path(by_attribute ? arguments.positional[0] : Value::text(""));

@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <set>
 
 #include "engine/core/error.hpp"
 #include "engine/core/json.hpp"
 #include "engine/io/safetensors_set.hpp"
+#include "engine/train/export_parts.hpp"
 
 namespace pgtrain::engine::train {
 namespace {
@@ -16,6 +18,7 @@ namespace {
 using core::JsonValue;
 
 constexpr std::uint64_t kMostConfigBytes = 1 << 20;
+constexpr std::size_t kMostPatterns = 4096;
 const std::string kPrefix = "base_model.model.";
 const std::string kDown = ".lora_A.weight", kUp = ".lora_B.weight", kLengths = ".lora_magnitude_vector";
 
@@ -54,12 +57,21 @@ std::vector<std::string> target_modules(const models::ModelConfig& config, const
   return {out.begin(), out.end()};
 }
 
+// Whole paths, which PEFT takes for themselves whatever its version makes of ends.
+template <typename F>
+std::string pattern_text(const std::vector<models::AdapterSpec>& specs, const F& value_of) {
+  std::string out = "{";
+  for (const models::AdapterSpec& spec : specs)
+    if (const std::string value = value_of(spec); !value.empty()) out += (out.size() > 1 ? ", " : "") + core::json_quote(spec.module) + ": " + value;
+  return out + "}";
+}
+
 std::string config_text(const models::ModelConfig& config, const models::AdapterOptions& options,
                         const std::vector<models::AdapterSpec>& specs, const std::string& base_name) {
   const auto boolean = [](bool value) { return std::string(value ? "true" : "false"); };
   const bool is_in_out = std::any_of(specs.begin(), specs.end(), [](const models::AdapterSpec& spec) { return spec.is_in_out; });
   const std::pair<const char*, std::string> fields[] = {
-      {"alpha_pattern", "{}"},
+      {"alpha_pattern", pattern_text(specs, [&](const models::AdapterSpec& spec) { return spec.alpha == options.alpha ? "" : number_text(spec.alpha); })},
       {"auto_mapping", "null"},
       {"base_model_name_or_path", base_name.empty() ? "null" : core::json_quote(base_name)},
       {"bias", "\"none\""},
@@ -73,7 +85,7 @@ std::string config_text(const models::ModelConfig& config, const models::Adapter
       {"modules_to_save", options.modules_to_save.empty() ? "null" : list_text(options.modules_to_save)},
       {"peft_type", "\"LORA\""},
       {"r", std::to_string(options.rank)},
-      {"rank_pattern", "{}"},
+      {"rank_pattern", pattern_text(specs, [&](const models::AdapterSpec& spec) { return spec.rank == options.rank ? "" : std::to_string(spec.rank); })},
       {"revision", "null"},
       {"target_modules", list_text(target_modules(config, specs))},
       {"task_type", "\"CAUSAL_LM\""},
@@ -87,21 +99,23 @@ std::string config_text(const models::ModelConfig& config, const models::Adapter
 }  // namespace
 
 std::vector<Artifact> write_adapter(const std::string& folder, const models::ModelConfig& config, const models::AdapterOptions& options,
-                                    const std::string& base_name, const graph::ParameterStore& store) {
+                                    const std::string& base_name, const graph::ParameterStore& store, io::StoredType type) {
   const std::string path = path_in(folder, kAdapterFile), config_path = path_in(folder, kAdapterConfigFile);
   std::map<std::string, models::ModelWeight> whole;  // modules_to_save
   for (models::ModelWeight& weight : models::model_weights(config)) whole.emplace(weight.name, std::move(weight));
   std::vector<io::TensorToWrite> tensors;
+  std::vector<float> values;  // those that are being written
   const auto add = [&](const std::string& name, std::vector<std::uint64_t> shape, const graph::Parameter& parameter, std::int64_t begin) {
-    const auto fetch = [&store, &parameter, name, begin](std::uint64_t first, std::size_t bytes, void* to) {
-      auto* values = static_cast<float*>(to);
-      const std::size_t count = bytes / sizeof(float);
-      store.download_weight(parameter, begin + static_cast<std::int64_t>(first / sizeof(float)), static_cast<std::int64_t>(count), values);
-      if (!std::all_of(values, values + count, [](float value) { return std::isfinite(value); }))
+    const auto fetch = [&store, &parameter, &values, name, begin, type](std::uint64_t first, std::size_t bytes, void* to) {
+      const std::uint64_t size = io::stored_type_bytes(type);
+      values.resize(bytes / size);
+      store.download_weight(parameter, begin + static_cast<std::int64_t>(first / size), static_cast<std::int64_t>(values.size()), values.data());
+      if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }))
         throw core::Error("non_finite_loss", "weight " + name + " is not finite after training", "",
                           "Lower learning_rate, or train in precision => fp32.");
+      store_values(type, values.data(), values.size(), name, "adapter_precision", static_cast<char*>(to));
     };
-    tensors.push_back({kPrefix + name, io::StoredType::F32, std::move(shape), nullptr, fetch});
+    tensors.push_back({kPrefix + name, type, std::move(shape), nullptr, fetch});
   };
   for (const graph::Parameter& parameter : store.parameters()) {
     std::vector<std::uint64_t> shape(parameter.shape.begin(), parameter.shape.end());
@@ -147,13 +161,16 @@ class AdapterConfigReader {
       refuse("peft_type", core::printable(type) + " is not supported, supported: LORA");
     for (const auto& [key, value] : root_.members()) check(key, value);
     models::AdapterOptions out;
-    const std::int64_t rank = root_.at("r").as_integer();
-    if (rank < 1 || rank > 4096) refuse("r", std::to_string(rank) + " is not between 1 and 4096");
-    out.rank = static_cast<int>(rank);
-    out.alpha = number("lora_alpha", 8);
+    out.rank = rank_of(root_.at("r"), "r");
+    out.alpha = find("lora_alpha") == nullptr ? 8 : alpha_of(*find("lora_alpha"), "lora_alpha");
     out.dropout = number("lora_dropout", 0);
     if (!(out.dropout >= 0 && out.dropout < 1)) refuse("lora_dropout", "is not at least 0 and below 1");
     out.is_rank_stabilised = boolean("use_rslora"), out.is_weight_decomposed = boolean("use_dora");
+    if (const JsonValue* pattern = find("rank_pattern"))
+      for (const auto& [module, rank] : pattern->members()) out.rank_pattern.emplace_back(module, rank_of(rank, "rank_pattern"));
+    if (const JsonValue* pattern = find("alpha_pattern"))
+      for (const auto& [module, alpha] : pattern->members()) out.alpha_pattern.emplace_back(module, alpha_of(alpha, "alpha_pattern"));
+    if (out.rank_pattern.size() + out.alpha_pattern.size() > kMostPatterns) refuse("rank_pattern", "has more entries than a model has modules");
     if (const JsonValue* saved = find("modules_to_save"))
       for (const JsonValue& module : saved->elements()) out.modules_to_save.push_back(module.as_string());
     return out;
@@ -166,12 +183,23 @@ class AdapterConfigReader {
  private:
   [[noreturn]] void refuse(const std::string& field, const std::string& reason) const {
     throw core::Error("model_invalid", path_ + ": " + core::printable(field) + ": " + reason, "",
-                      "Adapters are read as plain LoRA, rsLoRA or DoRA of one rank for all modules; save it so, or merge it with PEFT and "
+                      "Adapters are read as plain LoRA, rsLoRA or DoRA; save it so, or merge it with PEFT and "
                       "give the merged model.");
   }
   const JsonValue* find(const char* field) const {
     const JsonValue* value = root_.find(field);
     return value == nullptr || value->is_null() ? nullptr : value;
+  }
+  int rank_of(const JsonValue& value, const char* field) const {
+    const std::int64_t rank = value.as_integer();
+    if (rank < 1 || rank > 4096) refuse(field, std::to_string(rank) + " is not between 1 and 4096");
+    return static_cast<int>(rank);
+  }
+  // Weights are multiplied by it in fp32, where more is infinity.
+  double alpha_of(const JsonValue& value, const char* field) const {
+    const double alpha = value.as_number();
+    if (!(std::fabs(alpha) <= std::numeric_limits<float>::max())) refuse(field, "is too large for a number of 32 bits");
+    return alpha;
   }
   double number(const char* field, double otherwise) const {
     const double value = find(field) == nullptr ? otherwise : find(field)->as_number();
@@ -191,6 +219,7 @@ class AdapterConfigReader {
                                                 "peft_version",    "target_modules",
                                                 "exclude_modules", "layers_to_transform",
                                                 "layers_pattern",  "fan_in_fan_out",
+                                                "rank_pattern",    "alpha_pattern",
                                                 "megatron_core",   "qalora_group_size",
                                                 "runtime_config",  "ensure_weight_tying"};
     if (std::find(std::begin(kHarmless), std::end(kHarmless), key) != std::end(kHarmless)) return;
@@ -276,9 +305,8 @@ void AdapterFolder::read_names() {
 
 void AdapterFolder::check_shapes() {
   std::map<std::string, std::vector<std::uint64_t>> wanted;
-  const auto rank = static_cast<std::uint64_t>(options_.rank);
   for (const models::AdapterSpec& spec : models::adapter_specs(config_, options_)) {
-    const auto in = static_cast<std::uint64_t>(spec.in), out = static_cast<std::uint64_t>(spec.out);
+    const auto in = static_cast<std::uint64_t>(spec.in), out = static_cast<std::uint64_t>(spec.out), rank = static_cast<std::uint64_t>(spec.rank);
     wanted[kPrefix + spec.module + kDown] = {rank, in};
     wanted[kPrefix + spec.module + kUp] = {out, rank};
     wanted[kPrefix + spec.module + kLengths] = {out};

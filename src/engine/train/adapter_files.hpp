@@ -19,9 +19,9 @@ namespace pgtrain::engine::train {
 inline constexpr const char* kAdapterFile = "adapter_model.safetensors";
 inline constexpr const char* kAdapterConfigFile = "adapter_config.json";
 
-// base_name: what PEFT is to load the base model by; may be empty.
+// base_name: what PEFT is to load the base model by; may be empty. type: F32, BF16 or F16.
 std::vector<Artifact> write_adapter(const std::string& folder, const models::ModelConfig& config, const models::AdapterOptions& options,
-                                    const std::string& base_name, const graph::ParameterStore& store);
+                                    const std::string& base_name, const graph::ParameterStore& store, io::StoredType type = io::StoredType::F32);
 
 class AdapterFolder {
  public:
@@ -41,7 +41,6 @@ class AdapterFolder {
     std::string parameter;  // in the graph
     std::vector<std::string> tensors;
   };
-  void read_config(const std::string& path);
   void read_names();
   void check_shapes();
 

@@ -1,6 +1,8 @@
 // Opens and describes base models, see base_model.hpp.
 #include "engine/train/base_model.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <set>
 #include <vector>
@@ -8,6 +10,7 @@
 #include "engine/core/error.hpp"
 #include "engine/core/json.hpp"
 #include "engine/train/model_tokenizer.hpp"
+#include "engine/train/open_model.hpp"
 
 namespace pgtrain::engine::train {
 namespace {
@@ -34,16 +37,29 @@ std::unique_ptr<models::CheckpointSource> open_base(const std::string& folder) {
   return models::CheckpointSource::open(gguf.empty() ? folder : gguf[0]);
 }
 
-std::optional<templates::ChatTemplate> open_chat_template(const models::CheckpointSource& source, const std::string& given) {
-  if (!given.empty()) return templates::ChatTemplate::parse(given, "chat_template", templates::Origin::Config);
-  const std::string own = source.chat_template();
-  if (own.empty()) return std::nullopt;
-  return templates::ChatTemplate::parse(own, "the model's chat template");
+FoundTemplate find_chat_template(const std::string& own, const std::string& given) {
+  if (!given.empty()) return {templates::ChatTemplate::parse(given, "chat_template", templates::Origin::Config), {}};
+  if (own.empty()) return {};
+  try {
+    return {templates::ChatTemplate::parse(own, "the model's chat template"), {}};
+  } catch (const core::Error& error) {
+    return {std::nullopt, error.message + (error.detail.empty() ? "" : ": " + error.detail)};
+  }
 }
 
-std::string describe_base(const std::string& folder) {
-  const auto source = open_base(folder);
+std::string describe_base(const std::string& folder, const std::string& adapter_folder) {
+  const FoundModel model = find_model({adapter_folder, folder}, "");
+  const models::CheckpointSource* source = model.source.get();
   const models::ModelConfig& config = source->config();
+  std::string base_name;
+  if (model.adapter) {
+    model.adapter->visit([&](const std::string& parameter, const std::vector<float>& values) {
+      if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }))
+        throw core::Error("model_invalid", adapter_folder + "/" + kAdapterFile + ": the values of \"" + core::printable(parameter) + "\" are not all finite", "",
+                          "Its training diverged, or the file is damaged; get it again, or take an earlier checkpoint.");
+    });
+    base_name = ",\"base_name\":" + core::json_quote(core::printable(model.adapter->base_name(), 200));
+  }
   std::uint64_t parameters = 0;
   std::set<std::string> types;
   for (const models::SourceTensor& tensor : source->tensors()) {
@@ -52,18 +68,16 @@ std::string describe_base(const std::string& folder) {
   }
   std::vector<std::string> warnings;
   const tokenizers::Tokenizer tokenizer = open_tokenizer(*source);
-  // A template that is not understood is no reason to refuse the model: text can be learned without one.
-  bool has_template = false;
-  try {
-    has_template = open_chat_template(*source, "").has_value();
-  } catch (const core::Error& error) {
-    warnings.push_back("chat template: " + error.message + (error.detail.empty() ? "" : ": " + error.detail));
-  }
+  const FoundTemplate found = find_chat_template(model.chat_template, "");
+  if (!found.problem.empty()) warnings.push_back("conversations need a chat_template of their own: " + found.problem);
+  std::string rates;
+  for (const std::string& rate : config.dropped) rates += (rates.empty() ? "" : ", ") + rate;
+  if (!rates.empty() && !model.adapter) warnings.push_back("runs do not apply the dropout of config.json (" + rates + "); adapters have lora_dropout");
   const auto number = [](const char* name, std::uint64_t value) { return std::string("\"") + name + "\":" + std::to_string(value) + ","; };
   return "{\"model_type\":" + core::json_quote(config.model_type) + "," + number("parameters", parameters) +
          number("context_length", static_cast<std::uint64_t>(config.context)) + number("vocab_size", static_cast<std::uint64_t>(config.vocab_size)) +
          number("tokenizer_size", static_cast<std::uint64_t>(tokenizer.vocab_size())) + "\"stored_types\":" + json_list({types.begin(), types.end()}) +
-         ",\"has_chat_template\":" + (has_template ? "true" : "false") + ",\"warnings\":" + json_list(warnings) + ",\"architecture\":" + config.to_json() + "}";
+         ",\"has_chat_template\":" + (found.parsed ? "true" : "false") + ",\"chat_template_problem\":" + core::json_quote(found.problem) + ",\"warnings\":" + json_list(warnings) + ",\"architecture\":" + config.to_json() + base_name + "}";
 }
 
 }  // namespace pgtrain::engine::train

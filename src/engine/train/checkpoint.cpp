@@ -15,15 +15,12 @@ namespace pgtrain::engine::train {
 namespace {
 
 constexpr const char* kFormat = "pgtrain-checkpoint-1";
+const std::string kWeights = "weights/";
 
-// Everything on the device that the next step depends on.
-std::vector<StateTensor> device_state(graph::ParameterStore& store, const Optimizer& optimizer) {
-  std::vector<StateTensor> out = optimizer.state();
-  for (const graph::Parameter& parameter : store.parameters())
-    out.push_back({"weights/" + parameter.name, io::StoredType::F32, {parameter.shape.begin(), parameter.shape.end()}, store.weights() + parameter.offset,
-                   static_cast<std::uint64_t>(parameter.count) * sizeof(float)});
-  return out;
-}
+constexpr std::uint64_t kElementsAtOnce = std::uint64_t{1} << 20;
+
+std::string name_of_weight(const graph::Parameter& parameter) { return kWeights + parameter.name; }
+std::vector<std::uint64_t> shape_of(const graph::Parameter& parameter) { return {parameter.shape.begin(), parameter.shape.end()}; }
 
 [[noreturn]] void refuse(const std::string& path, const std::string& reason) {
   throw core::Error("model_invalid", path + ": " + reason, "", "Resume from a checkpoint that this run wrote.");
@@ -62,9 +59,13 @@ std::vector<T> read_numbers(const io::SafetensorsFile& file, const std::string& 
 
 io::WrittenFile write_checkpoint(const std::string& path, const RunIdentity& identity, const RunState& state, graph::ParameterStore& store, const Optimizer& optimizer) {
   std::vector<io::TensorToWrite> tensors;
-  for (const StateTensor& part : device_state(store, optimizer))
+  for (const StateTensor& part : optimizer.state())
     tensors.push_back({part.name, part.type, part.shape, nullptr, [&store, part](std::uint64_t first, std::size_t bytes, void* to) {
                          store.backend().download(to, static_cast<const char*>(part.memory) + first, bytes);
+                       }});
+  for (const graph::Parameter& parameter : store.parameters())
+    tensors.push_back({name_of_weight(parameter), io::StoredType::F32, shape_of(parameter), nullptr, [&store, &parameter](std::uint64_t first, std::size_t bytes, void* to) {
+                         store.download_weight(parameter, static_cast<std::int64_t>(first / sizeof(float)), static_cast<std::int64_t>(bytes / sizeof(float)), static_cast<float*>(to));
                        }});
   const std::vector<std::int64_t> counts = {state.step, static_cast<std::int64_t>(state.tokens), state.has_loss_before ? 1 : 0,
                                             state.evaluations_without_gain, state.evaluated_step};
@@ -124,16 +125,50 @@ void CheckpointReader::check(const RunIdentity& identity) const {
 }
 
 void CheckpointReader::load(graph::ParameterStore& store, const Optimizer& optimizer) const {
-  const std::vector<StateTensor> parts = device_state(store, optimizer);
+  const io::SafetensorsFile& file = file_->tensors;
   // All of it is looked at before any of it is taken.
+  const auto look = [&](const std::string& name, const std::vector<std::uint64_t>& shape, io::StoredType type) {
+    const io::StoredTensor& tensor = file.require(name, shape);
+    if (tensor.type != type)
+      refuse(file.path(), "tensor \"" + name + "\" is of type " + io::stored_type_name(tensor.type) + ", this run has " + io::stored_type_name(type));
+    if (!is_finite(file.data(tensor), type)) refuse(file.path(), "tensor \"" + name + "\" holds a value that is not finite");
+    file.forget(tensor);
+  };
+  const std::vector<StateTensor> parts = optimizer.state();
+  for (const StateTensor& part : parts) look(part.name, part.shape, part.type);
+  for (const graph::Parameter& parameter : store.parameters()) look(name_of_weight(parameter), shape_of(parameter), io::StoredType::F32);
   for (const StateTensor& part : parts) {
-    const io::StoredTensor& tensor = file_->tensors.require(part.name, part.shape);
-    if (tensor.type != part.type)
-      refuse(file_->tensors.path(), "tensor \"" + part.name + "\" is of type " + io::stored_type_name(tensor.type) + ", this run has " + io::stored_type_name(part.type));
-    if (!is_finite(file_->tensors.data(tensor), part.type)) refuse(file_->tensors.path(), "tensor \"" + part.name + "\" holds a value that is not finite");
+    const io::StoredTensor& tensor = *file.find(part.name);
+    store.backend().upload(part.memory, file.data(tensor).data(), part.bytes);
+    file.forget(tensor);
   }
-  for (const StateTensor& part : parts) store.backend().upload(part.memory, file_->tensors.data(*file_->tensors.find(part.name)).data(), part.bytes);
-  store.refresh_shadow();
+  std::vector<float> values;
+  for (const graph::Parameter& parameter : store.parameters()) {
+    const io::StoredTensor& tensor = *file.find(name_of_weight(parameter));
+    for (std::uint64_t first = 0; first < tensor.elements(); first += values.size()) {
+      values.resize(std::min(kElementsAtOnce, tensor.elements() - first));
+      file.read_f32(tensor, first, values.size(), values.data());
+      store.upload_weight(parameter, static_cast<std::int64_t>(first), static_cast<std::int64_t>(values.size()), values.data());
+    }
+  }
+}
+
+void CheckpointReader::load_weights(graph::ParameterStore& store, bool are_all, const std::function<void()>& poll) const {
+  std::vector<float> values;
+  const auto read = [&](const graph::Parameter& parameter) {
+    const io::StoredTensor& tensor = file_->tensors.require(name_of_weight(parameter), shape_of(parameter));
+    const std::string_view bytes = file_->tensors.data(tensor);
+    if (tensor.type != io::StoredType::F32) refuse(file_->tensors.path(), "tensor \"" + tensor.name + "\" is of type " + io::stored_type_name(tensor.type) + ", weights are of type F32");
+    if (!is_finite(bytes, tensor.type)) refuse(file_->tensors.path(), "tensor \"" + tensor.name + "\" holds a value that is not finite");
+    values.resize(static_cast<std::size_t>(parameter.count));
+    std::memcpy(values.data(), bytes.data(), bytes.size());
+    file_->tensors.forget(tensor);
+    if (poll) poll();
+    return values.data();
+  };
+  for (const graph::Parameter& parameter : store.parameters()) store.upload_weight(parameter, read(parameter));
+  if (!are_all) return;
+  for (const graph::Parameter& parameter : store.frozen()) store.upload_frozen(parameter, read(parameter));
 }
 
 }  // namespace pgtrain::engine::train

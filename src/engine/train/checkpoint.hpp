@@ -1,11 +1,12 @@
 // The state of a run between two steps, as one safetensors file: weights, the optimiser's state, the place in the data, counts.
 //
-// A run continued from it takes the same steps, bit for bit. Reading refuses (config_invalid, model_invalid) a checkpoint
+// A run continued from it takes the same steps, bit for bit; and its weights alone are a model that can be used. Reading refuses (config_invalid, model_invalid) a checkpoint
 // of other options, other data or another model, naming what differs. What lies on the device goes by in pieces: no copy of the model is
 // made on the host.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -19,7 +20,7 @@ namespace pgtrain::engine::train {
 struct RunIdentity {
   std::string options;      // describe_for_resume()
   std::string precision;    // fp32 | bf16
-  std::string data_sha256;  // of the samples file
+  std::string data_sha256;  // of the samples file, and of the validation samples' where there is one
 };
 
 struct RunState {
@@ -48,6 +49,9 @@ class CheckpointReader {
   const RunState& state() const { return state_; }
   void check(const RunIdentity& identity) const;
   void load(graph::ParameterStore& store, const Optimizer& optimizer) const;
+  // The weights alone, into a store of a graph for use; `are_all`: each weight of the graph is in the file, else what is not stays as it
+  // is. What has no adapters is all frozen there. poll is called between weights.
+  void load_weights(graph::ParameterStore& store, bool are_all, const std::function<void()>& poll) const;
 
  private:
   struct File;

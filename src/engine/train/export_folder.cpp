@@ -11,7 +11,7 @@
 namespace pgtrain::engine::train {
 namespace {
 
-constexpr std::uint64_t kMostTokenizerBytes = std::uint64_t{64} << 20;
+constexpr std::uint64_t kMostTokenizerBytes = std::uint64_t{64} << 20, kMostConfigBytes = std::uint64_t{1} << 20;
 
 std::string path_in(const ExportRequest& request, const std::string& name) { return request.folder + "/" + name; }
 
@@ -39,17 +39,7 @@ models::ModelConfig stored_config(const ExportRequest& request) {
 // The bytes of values in a type, in place of what out held.
 void store(io::StoredType type, const std::vector<float>& values, const std::string& name, std::string& out) {
   out.resize(values.size() * io::stored_type_bytes(type));
-  if (type == io::StoredType::F32) {
-    std::memcpy(out.data(), values.data(), out.size());
-    return;
-  }
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    const std::uint16_t bits = type == io::StoredType::BF16 ? core::to_bf16(values[i]).bits : core::float_to_half(values[i]);
-    if (type == io::StoredType::F16 && (bits & 0x7C00u) == 0x7C00u)
-      throw core::Error("model_invalid", "weight " + name + " has a value that fp16 cannot hold", "",
-                        "Choose artifact_precision => bf16 or fp32.");
-    std::memcpy(out.data() + 2 * i, &bits, 2);
-  }
+  store_values(type, values.data(), values.size(), name, "artifact_precision", out.data());
 }
 
 // Tensors of each file, filled in the model's order; one that is larger than a shard has its own.
@@ -83,6 +73,19 @@ std::string generation_config(const models::ModelConfig& config) {
 }
 
 }  // namespace
+
+void store_values(io::StoredType type, const float* values, std::size_t count, const std::string& name, const char* setting, char* to) {
+  if (type == io::StoredType::F32) {
+    std::memcpy(to, values, count * sizeof(float));
+    return;
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::uint16_t bits = type == io::StoredType::BF16 ? core::to_bf16(values[i]).bits : core::float_to_half(values[i]);
+    if (type == io::StoredType::F16 && (bits & 0x7C00u) == 0x7C00u)
+      throw core::Error("model_invalid", "weight " + name + " has a value that fp16 cannot hold", "", "Choose " + std::string(setting) + " => bf16 or fp32.");
+    std::memcpy(to + 2 * i, &bits, 2);
+  }
+}
 
 void write_merged(const ExportRequest& request, const MergedWeights& weights, std::vector<Artifact>& out) {
   const io::StoredType type = stored_type(request);
@@ -126,6 +129,8 @@ void check_merged(const ExportRequest& request, const MergedWeights& weights) {
   // Opening compares all names and shapes with the configuration.
   const auto source = models::CheckpointSource::open(request.folder);
   if (source->config().to_json() != stored_config(request).to_json()) fail_export_check(path_in(request, kConfigFile), "a field differs");
+  if (io::read_small_file(path_in(request, kGenerationConfigFile), kMostConfigBytes) != generation_config(request.config))
+    fail_export_check(path_in(request, kGenerationConfigFile), "it differs");
   const io::StoredType type = stored_type(request);
   std::string wanted, found;
   std::vector<float> read;

@@ -115,11 +115,13 @@ void check_gguf(const ExportRequest& request, const MergedWeights& weights, Expo
   const std::string path = path_of(request, kind);
   // Opening compares all names and shapes with the configuration.
   const auto source = models::CheckpointSource::open(path);
-  models::ModelConfig found = source->config(), wanted = request.config;
+  models::ModelConfig found = source->config(), wanted = models::gguf_config(request.config);
   // What GGUF has no words for.
   found.stored_type = wanted.stored_type, found.initializer_range = wanted.initializer_range;
   found.bos = wanted.bos, found.pad = wanted.pad;
   if (wanted.eos.size() > 3) wanted.eos.resize(3);
+  // What the configuration leaves out the vocabulary says.
+  if (wanted.eos.empty() && request.tokenizer.special_ids().eos >= 0) wanted.eos = {static_cast<int>(request.tokenizer.special_ids().eos)};
   if (request.base != nullptr && request.base->gguf() != nullptr) found.eos = wanted.eos;
   if (found.to_json() != wanted.to_json()) fail_export_check(path, "the configuration differs");
   if (source->chat_template() != request.chat_template) fail_export_check(path, "the chat template differs");

@@ -27,6 +27,11 @@ bool has(const ExportRequest& request, ExportKind kind) {
   return std::find(request.kinds.begin(), request.kinds.end(), kind) != request.kinds.end();
 }
 
+io::StoredType adapter_type(const ExportRequest& request) {
+  const std::string& precision = request.adapter_precision;
+  return precision == "bf16" ? io::StoredType::BF16 : precision == "fp16" ? io::StoredType::F16 : io::StoredType::F32;
+}
+
 }  // namespace
 
 std::vector<ExportKind> parse_exports(std::string_view list) {
@@ -64,7 +69,7 @@ std::vector<Artifact> write_exports(const ExportRequest& request) {
     if (!request.tuning.adapters)
       throw core::Error("config_invalid", "exports: peft needs an adapter, and the whole model was trained", "",
                         "Choose merged or a gguf format, or train with method => lora.");
-    out = write_adapter(request.folder, request.config, *request.tuning.adapters, request.base_name, request.store);
+    out = write_adapter(request.folder, request.config, *request.tuning.adapters, request.base_name, request.store, adapter_type(request));
   }
   const MergedWeights weights(request.config, request.tuning, request.base, request.store);
   if (has(request, ExportKind::Merged)) write_merged(request, weights, out);
@@ -83,17 +88,22 @@ void check_exports(const ExportRequest& request) {
   if (has(request, ExportKind::Peft) || has(request, ExportKind::Merged)) check_tokenizer(request);
 }
 
-// The reader knows every name of the file and misses none; then all that trained is in it, bit for bit.
+// The reader knows every name of the file and misses none; then all that trained is in it, bit for bit as the file's type rounds it.
 void check_adapter(const ExportRequest& request) {
   const std::string path = request.folder + "/" + kAdapterFile;
   const models::AdapterOptions& wanted = *request.tuning.adapters;
   const AdapterFolder folder(request.folder, request.config);
   const models::AdapterOptions& found = folder.options();
-  if (found.rank != wanted.rank || found.alpha != wanted.alpha || found.dropout != wanted.dropout ||
+  const auto specs = models::adapter_specs(request.config, wanted), read = models::adapter_specs(request.config, found);
+  const bool are_same = std::equal(specs.begin(), specs.end(), read.begin(), read.end(), [](const models::AdapterSpec& a, const models::AdapterSpec& b) {
+    return a.module == b.module && a.rank == b.rank && a.scale == b.scale;
+  });
+  if (!are_same || found.dropout != wanted.dropout ||
       found.is_rank_stabilised != wanted.is_rank_stabilised || found.is_weight_decomposed != wanted.is_weight_decomposed ||
       found.modules_to_save != wanted.modules_to_save || folder.base_name() != request.base_name)
     fail_export_check(request.folder + "/" + kAdapterConfigFile, "a field differs");
   std::size_t expected = 0;
+  const io::StoredType type = adapter_type(request);
   std::vector<float> trained;
   folder.visit([&](const std::string& name, const std::vector<float>& values) {
     poll_export(request);
@@ -104,7 +114,10 @@ void check_adapter(const ExportRequest& request) {
       fail_export_check(path, name + " did not train");
     trained.resize(values.size());
     request.store.download_weight(*parameter, 0, parameter->count, trained.data());
-    if (std::memcmp(trained.data(), values.data(), 4 * values.size()) != 0) fail_export_check(path, name + " differs");
+    std::string bytes(values.size() * io::stored_type_bytes(type), '\0'), found_bytes(bytes);
+    store_values(type, trained.data(), trained.size(), name, "adapter_precision", bytes.data());
+    store_values(type, values.data(), values.size(), name, "adapter_precision", found_bytes.data());
+    if (bytes != found_bytes) fail_export_check(path, name + " differs");
     ++expected;
   });
   if (expected != request.store.parameters().size()) fail_export_check(path, "something that trained is missing");

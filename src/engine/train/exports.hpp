@@ -42,6 +42,7 @@ struct ExportRequest {
   std::string model_name = {};     // stands in GGUF files
   // Of merged safetensors: fp32 | bf16 | fp16; auto: the base's own, bf16 for a GGUF base, else fp32.
   std::string stored_precision = "auto";
+  std::string adapter_precision = "fp32";  // fp32 | bf16 | fp16; of adapters and of what trained beside them
   std::vector<ExportKind> kinds = {};
   std::uint64_t shard_bytes = 5'000'000'000;  // a merged checkpoint above it is cut, as transformers does
   std::function<void()> poll = {};            // between tensors; may throw

@@ -25,12 +25,12 @@ std::vector<GenerateResult> generate(const ModelFiles& files, const std::vector<
   std::vector<std::vector<std::int32_t>> encoded;
   std::size_t longest = 0;
   for (const std::string& prompt : prompts) {
-    encoded.push_back(encode_prompt(prompt, options, model.config(), model.tokenizer, chat_template));
+    encoded.push_back(encode_prompt(prompt, options, model.config, model.tokenizer, chat_template));
     longest = std::max(longest, encoded.back().size());
   }
   const auto sequences = static_cast<std::int64_t>(std::min(prompts.size(), kMostAtOnce));
-  models::Decoder decoder(model.config(), model.tuning, *model.store, {.sequences = sequences, .positions = static_cast<std::int64_t>(longest) + options.max_tokens, .rows = kRowsAtOnce});
-  return write_texts(decoder, sequences, model.config(), model.tokenizer, std::move(encoded), options, stop_since_then, observer);
+  models::Decoder decoder(model.config, model.tuning, *model.store, {.sequences = sequences, .positions = static_cast<std::int64_t>(longest) + options.max_tokens, .rows = kRowsAtOnce});
+  return write_texts(decoder, sequences, model.config, model.tokenizer, std::move(encoded), options, stop_since_then, observer);
 }
 
 }  // namespace pgtrain::engine::train

@@ -18,9 +18,8 @@ class MeasuredBackend : public backend::Backend {
 
   const backend::DeviceInfo& info() const override { return inner_.info(); }
   std::uint64_t workspace_bytes() const override { return inner_.workspace_bytes(); }
-  std::uint64_t attention_workspace_bytes(std::int64_t length, std::int64_t head_size) const override {
-    return inner_.attention_workspace_bytes(length, head_size);
-  }
+  void choose_attention(const backend::AttentionShape& a) const override { inner_.choose_attention(a); }
+  std::uint64_t attention_workspace_bytes(const backend::AttentionShape& a) const override { return inner_.attention_workspace_bytes(a); }
   std::uint64_t matmul_workspace_bytes(const backend::Matmul& a) const override { return inner_.matmul_workspace_bytes(a); }
 
   void* allocate(std::size_t bytes) override {
@@ -42,6 +41,8 @@ class MeasuredBackend : public backend::Backend {
   void copy(void* to, const void* from, std::size_t bytes) override { inner_.copy(to, from, bytes); }
   void zero(void* memory, std::size_t bytes) override { inner_.zero(memory, bytes); }
   void synchronize() override { inner_.synchronize(); }
+  std::unique_ptr<backend::Recording> record(const std::function<void()>& calls) override { return inner_.record(calls); }
+  void forget(void* memory, std::size_t bytes) override { inner_.forget(memory, bytes); }
 
   void matmul(const backend::Matmul& a) override {
     count_workspace(matmul_, inner_.matmul_workspace_bytes(a));
@@ -62,11 +63,11 @@ class MeasuredBackend : public backend::Backend {
   void scale_columns(const backend::ScaleColumns& a) override { inner_.scale_columns(a); }
   void column_dot(const backend::ColumnDot& a) override { inner_.column_dot(a); }
   void attention_forward(const backend::AttentionForward& a) override {
-    count_workspace(attention_, inner_.attention_workspace_bytes(a.length, a.head_size));
+    count_workspace(attention_, inner_.attention_workspace_bytes(backend::shape_of(a)));
     inner_.attention_forward(a);
   }
   void attention_backward(const backend::AttentionBackward& a) override {
-    count_workspace(attention_, inner_.attention_workspace_bytes(a.length, a.head_size));
+    count_workspace(attention_, inner_.attention_workspace_bytes(backend::shape_of(a)));
     inner_.attention_backward(a);
   }
   void attention_decode(const backend::AttentionDecode& a) override { inner_.attention_decode(a); }
@@ -76,6 +77,8 @@ class MeasuredBackend : public backend::Backend {
   void add(backend::DType type, void* y, const void* a, const void* b, std::int64_t count) override { inner_.add(type, y, a, b, count); }
   void scale(backend::DType type, void* x, float factor, std::int64_t count) override { inner_.scale(type, x, factor, count); }
   void cast(backend::DType to_type, void* to, backend::DType from_type, const void* from, std::int64_t count) override { inner_.cast(to_type, to, from_type, from, count); }
+  void split(const backend::Halves& to, const float* from, std::int64_t count) override { inner_.split(to, from, count); }
+  void join(float* to, const backend::Halves& from, std::int64_t count) override { inner_.join(to, from, count); }
   void column_sum(backend::DType type, float* out, const void* x, std::int64_t rows, std::int64_t width) override { inner_.column_sum(type, out, x, rows, width); }
   void sum(float* out, const float* x, std::int64_t count, bool accumulate) override { inner_.sum(out, x, count, accumulate); }
   void sum_of_squares(float* out, const float* x, std::int64_t count, bool accumulate) override { inner_.sum_of_squares(out, x, count, accumulate); }

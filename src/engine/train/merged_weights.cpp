@@ -14,7 +14,7 @@ MergedWeights::MergedWeights(const models::ModelConfig& config, const models::Tu
     : base_(base), store_(store), shapes_(models::parameter_shapes(config)) {
   for (const graph::Parameter& parameter : store.parameters()) trained_.emplace(parameter.name, &parameter);
   if (tuning.adapters) {
-    scale_ = tuning.adapters->scale(), rank_ = tuning.adapters->rank, is_weight_decomposed_ = tuning.adapters->is_weight_decomposed;
+    is_weight_decomposed_ = tuning.adapters->is_weight_decomposed;
     adapters_ = models::adapter_specs(config, *tuning.adapters);
   }
   std::unordered_map<std::string, Place> by_name;
@@ -61,9 +61,9 @@ std::vector<float> MergedWeights::read(std::size_t index) const {
 void MergedWeights::add_adapter(const models::AdapterSpec& spec, std::vector<float>& values) const {
   const std::vector<float> down = trained(spec.module + ".lora_A.weight"), up = trained(spec.module + ".lora_B.weight");
   const std::vector<float> lengths = is_weight_decomposed_ ? trained(spec.module + ".lora_magnitude_vector") : std::vector<float>{};
-  const auto in = static_cast<std::size_t>(spec.in), out = static_cast<std::size_t>(spec.out), rank = static_cast<std::size_t>(rank_);
+  const auto in = static_cast<std::size_t>(spec.in), out = static_cast<std::size_t>(spec.out), rank = static_cast<std::size_t>(spec.rank);
   const std::size_t row_step = spec.is_in_out ? 1 : in, column_step = spec.is_in_out ? out : 1;
-  const auto scale = static_cast<float>(scale_);
+  const auto scale = static_cast<float>(spec.scale);
   std::vector<float> change(in);
   for (std::size_t row = 0; row < out; ++row) {
     std::fill(change.begin(), change.end(), 0.0f);

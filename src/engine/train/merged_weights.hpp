@@ -38,8 +38,6 @@ class MergedWeights {
 
   const models::CheckpointSource* base_;
   const graph::ParameterStore& store_;
-  double scale_ = 0;
-  std::int64_t rank_ = 0;
   bool is_weight_decomposed_ = false;
   std::vector<models::ParameterShape> shapes_;
   std::vector<models::AdapterSpec> adapters_;

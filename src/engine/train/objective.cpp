@@ -22,8 +22,21 @@ std::int64_t steps_of(const TrainingOptions& options, const std::function<std::u
   return static_cast<std::int64_t>(std::max<std::uint64_t>(1, (batches + accumulation - 1) / accumulation));
 }
 
+DataFacts data_facts(const data::SplitTokens& tokens, const data::Fit& fit, std::int64_t steps) {
+  DataFacts facts;
+  facts.held_out_samples = tokens.held_out_samples;
+  facts.tokens = fit.predictions, facts.learned_tokens = fit.learned;
+  facts.truncated_samples = fit.documents, facts.truncated_tokens = fit.tokens;
+  facts.steps = steps;
+  return facts;
+}
+
 std::uint64_t whole_epochs(const TrainingOptions& options) {
   return options.steps == 0 && options.epochs == std::floor(options.epochs) ? static_cast<std::uint64_t>(options.epochs) : 0;
+}
+
+std::uint64_t most_evaluation_batches(const TrainingOptions& options) {
+  return options.evaluation_batches == 0 ? UINT64_MAX : static_cast<std::uint64_t>(options.evaluation_batches);
 }
 
 void set_inputs(graph::Executor& executor, const data::Batch& batch) {
@@ -59,16 +72,12 @@ class NextToken final : public Objective {
   NextToken(const TrainingOptions& options, const data::SplitTokens& tokens)
       : options_(options), tokens_(tokens), fit_(data::fit_samples(tokens.training, options.context, data::parse_long_samples(options.long_samples))),
         steps_(steps_of(options, [&](std::uint64_t epochs) { return data::count_batches(tokens.training, stream_options(options, epochs)); })),
-        stream_(tokens.training, stream_options(options, whole_epochs(options))) {}
-
-  DataFacts facts() const override {
-    DataFacts facts;
-    facts.held_out_samples = tokens_.held_out_samples;
-    facts.tokens = fit_.predictions, facts.learned_tokens = fit_.learned;
-    facts.truncated_samples = fit_.documents, facts.truncated_tokens = fit_.tokens;
-    facts.steps = steps_;
-    return facts;
+        stream_(tokens.training, stream_options(options, whole_epochs(options))) {
+    if (options.validation_path.empty()) return;
+    data::about_validation([&] { data::fit_samples(tokens.held_out, options.context, data::parse_long_samples(options.long_samples)); });
   }
+
+  DataFacts facts() const override { return data_facts(tokens_, fit_, steps_); }
 
   StepOutcome accumulate(graph::Executor& executor, std::int64_t step, const std::function<void()>& poll) override {
     // All batches of the step first: the mean is over what is learned in them together.
@@ -83,7 +92,7 @@ class NextToken final : public Objective {
     const double share = learned > 0 ? 1.0 / static_cast<double>(learned) : 0;
     for (std::size_t micro = 0; micro < batches_.size(); ++micro) {
       poll();
-      if (batches_[micro].predictions == 0) continue;
+      if (batches_[micro].predictions == 0 && batches_.size() > 1) continue;  // the only one makes the gradients, zeros
       set_inputs(executor, batches_[micro]);
       executor.set_dropout(options_.seed, static_cast<std::uint64_t>(step) * batches_.size() + micro);
       executor.forward_backward(static_cast<float>(share));
@@ -99,7 +108,7 @@ class NextToken final : public Objective {
 
   std::optional<Evaluation> evaluate(graph::Executor& executor, const std::function<void()>& poll) override {
     data::EvaluationStream stream(tokens_.held_out, options_.batch_size, options_.context, data::parse_long_samples(options_.long_samples));
-    Evaluation found = measure(executor, stream, static_cast<std::uint64_t>(options_.evaluation_batches), poll);
+    Evaluation found = measure(executor, stream, most_evaluation_batches(options_), poll);
     if (found.tokens == 0) return std::nullopt;
     found.samples = stream.samples();
     return found;

@@ -7,6 +7,7 @@
 
 #include "engine/backend/dynamic_map.hpp"
 #include "engine/core/error.hpp"
+#include "engine/core/philox.hpp"
 
 namespace pgtrain::engine::train {
 namespace {
@@ -184,8 +185,8 @@ void Optimizer::fill(Call& call, const Place& place, std::int64_t step, double l
   call.clip = static_cast<float>(options_.gradient_clip);
   call.squared_norm = options_.gradient_clip > 0 ? reinterpret_cast<const float*>(at(layout_->squared_norm)) : nullptr;
   const std::int64_t begin = place.parameter.offset;
-  call.parameter = store_.weights() + begin, call.gradient = store_.gradients() + begin;
-  call.shadow = store_.shadow() != nullptr ? static_cast<core::Bf16*>(store_.shadow()) + begin : nullptr;
+  call.parameter = store_.weights() != nullptr ? store_.weights() + begin : nullptr;
+  call.halves = store_.halves(begin), call.gradient = store_.gradients() + begin;
   call.count = place.parameter.count;
   call.weight_decay = place.parameter.decays ? static_cast<float>(options_.weight_decay) : 0.0f;
 }
@@ -196,6 +197,9 @@ void Optimizer::update_adamw(std::size_t first, std::size_t next, std::int64_t s
   fill(call, from, step, learning_rate);
   call.m = at(from.m), call.v = at(from.v), call.moments_type = from.moments;
   call.count = last.parameter.offset + last.parameter.count - from.parameter.offset;
+  // A function of step and place, so that a run that goes on rounds as the whole one.
+  call.chance = core::philox({static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(static_cast<std::uint64_t>(step) >> 32)},
+                             {static_cast<std::uint32_t>(from.parameter.offset), static_cast<std::uint32_t>(static_cast<std::uint64_t>(from.parameter.offset) >> 32), 0, 0})[0];
   store_.backend().adamw(call);
 }
 
@@ -234,7 +238,7 @@ void Optimizer::update_muon(double learning_rate) {
   for (const Place& place : layout_->places) {
     if (place.rule != Place::Rule::Muon) continue;
     const std::int64_t count = place.parameter.count, rows = place.rows(), columns = place.columns();
-    float *x = store_.gradients() + place.parameter.offset, *weights = store_.weights() + place.parameter.offset;
+    float* x = store_.gradients() + place.parameter.offset;
     device.scale(core::DType::F32, x, 1.0f / (std::sqrt(squares[matrix++]) + 1e-7f), count);
     if (type == core::DType::F32) {
       orthogonalize(x, spare, rows, columns);
@@ -246,10 +250,11 @@ void Optimizer::update_muon(double learning_rate) {
     const bool is_out_first = place.parameter.role == graph::Parameter::Role::OutIn;
     const double outputs = static_cast<double>(is_out_first ? rows : columns), inputs = static_cast<double>(is_out_first ? columns : rows);
     const double rate = learning_rate * options_.muon_rate_ratio, scale = std::sqrt(std::max(1.0, outputs / inputs));
+    float* weights = store_.floats(place.parameter, static_cast<float*>(spare));
     if (place.parameter.decays && options_.weight_decay > 0) device.scale(core::DType::F32, weights, static_cast<float>(1.0 - rate * options_.weight_decay), count);
     device.scale(core::DType::F32, x, static_cast<float>(-rate * scale), count);
     device.add(core::DType::F32, weights, weights, x, count);
-    if (store_.shadow() != nullptr) device.cast(core::DType::Bf16, static_cast<core::Bf16*>(store_.shadow()) + place.parameter.offset, core::DType::F32, weights, count);
+    store_.keep_floats(place.parameter, weights);
   }
 }
 

@@ -8,6 +8,7 @@
 #include "engine/core/json.hpp"
 #include "engine/core/sha256.hpp"
 #include "engine/core/utf8.hpp"
+#include "engine/train/base_model.hpp"
 #include "engine/train/options.hpp"
 
 namespace pgtrain::engine::train {
@@ -76,7 +77,7 @@ void check_ranges(const TrainingOptions& o) {
   check_range("epsilon", o.epsilon, 1e-16, 1.0);
   check_range("gradient_clip", o.gradient_clip, 0.0, 1e6);
   check_range("held_out_fraction", o.held_out_fraction, 0.0, 0.9);
-  check_range("evaluation_batches", o.evaluation_batches, 1, 1000000);
+  check_range("evaluation_batches", o.evaluation_batches, 0, 1000000);
   check_range("evaluate_every", o.evaluate_every, 0, 1000000000);
   check_range("checkpoint_every", o.checkpoint_every, 0, 1000000000);
   check_range("samples", o.samples, 0, 1000);
@@ -131,15 +132,18 @@ TrainingOptions resolve(const TrainingOptions& options) {
   check_choice("loss_on", o.loss_on, {"answers", "all"});
   check_choice("precision", o.precision, {"auto", "fp32", "bf16"});
   check_choice("artifact_precision", o.artifact_precision, {"fp32", "bf16"});
+  check_choice("adapter_precision", o.adapter_precision, {"fp32", "bf16", "fp16"});
   check_choice("schedule", o.schedule, {"cosine", "linear", "constant"});
   check_choice("optimizer", o.optimizer, {"adamw", "adamw_8bit", "muon"});
   check_choice("moments", o.moments, {"fp32", "bf16"});
-  check_choice("recompute", o.recompute, {"auto", "none", "blocks"});
+  check_choice("recompute", o.recompute, {"auto", "none", "cheap", "blocks"});
   check_choice("long_samples", o.long_samples, {"error", "split", "truncate"});
   for (const std::string& form : o.exports) check_choice("exports", form, {"peft", "merged", "gguf_f16", "gguf_q8_0", "gguf_q4_k"});
   check_ranges(o);
+  if (!o.validation_path.empty()) o.held_out_fraction = 0;
   if (core::first_invalid_utf8(o.sample_prompt) != std::string::npos) refuse("sample_prompt", "is not valid UTF-8", "Store the prompt as UTF-8.");
   if (!has_base(o) && (o.method != "full" || o.objective != "supervised")) refuse("method", "adapters and preferences need a base model", "Name a base model.");
+  if (!o.chat_template.empty()) find_chat_template("", o.chat_template);
   if (has_base(o)) resolve_base(o);
   else resolve_shape(o);
   if ((o.steps > 0) == (o.epochs > 0)) refuse("steps", "either steps or epochs say how long the run is", "Give one of them.");

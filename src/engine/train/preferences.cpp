@@ -3,10 +3,23 @@
 #include <algorithm>
 #include <cmath>
 
-#include "engine/data/pairs.hpp"
 #include "engine/train/objective_kinds.hpp"
 
 namespace pgtrain::engine::train {
+
+std::vector<double> log_probabilities(graph::Executor& executor, const data::PairBatch& batch, std::vector<float>& losses) {
+  executor.download_losses(losses);
+  std::vector<double> out(2 * batch.pairs.size(), 0.0);
+  for (std::size_t cell = 0; cell < batch.sequences.size(); ++cell)
+    if (batch.sequences[cell] >= 0) out[static_cast<std::size_t>(batch.sequences[cell])] -= static_cast<double>(losses[cell]);
+  return out;
+}
+
+void add_margin(double margin, double& loss, double& accuracy) {
+  loss += std::max(-margin, 0.0) + std::log1p(std::exp(-std::abs(margin)));
+  accuracy += margin > 0 ? 1 : 0;
+}
+
 namespace {
 
 class Preferences final : public Objective {
@@ -14,16 +27,12 @@ class Preferences final : public Objective {
   Preferences(const TrainingOptions& options, const data::SplitTokens& tokens)
       : options_(options), tokens_(tokens), fit_(data::fit_pairs(tokens.training, pair_options(0))),
         steps_(steps_of(options, [&](std::uint64_t epochs) { return data::count_batches(tokens.training, pair_options(epochs)); })),
-        stream_(tokens.training, pair_options(whole_epochs(options))) {}
-
-  DataFacts facts() const override {
-    DataFacts facts;
-    facts.held_out_samples = tokens_.held_out_samples;
-    facts.tokens = fit_.predictions, facts.learned_tokens = fit_.learned;
-    facts.truncated_samples = fit_.documents, facts.truncated_tokens = fit_.tokens;
-    facts.steps = steps_;
-    return facts;
+        stream_(tokens.training, pair_options(whole_epochs(options))) {
+    if (options.validation_path.empty()) return;
+    data::about_validation([&] { data::fit_pairs(tokens.held_out, held_out_options()); });
   }
+
+  DataFacts facts() const override { return data_facts(tokens_, fit_, steps_); }
 
   void begin(graph::Executor& executor, const std::function<void()>& poll) override {
     notes_.assign(tokens_.training.size() + tokens_.held_out.size(), 0.0f);
@@ -32,7 +41,7 @@ class Preferences final : public Objective {
     // Of what the run will see: one epoch, or fewer batches.
     const std::int64_t most = steps_ * options_.gradient_accumulation;
     for (std::int64_t i = 0; i < most && training.next(batch); ++i) note(executor, batch, 0, poll);
-    for (int i = 0; i < options_.evaluation_batches && tokens_.held_out.size() > 0 && held_out.next(batch); ++i) note(executor, batch, tokens_.training.size(), poll);
+    for (std::uint64_t i = 0; i < most_evaluation_batches(options_) && tokens_.held_out.size() > 0 && held_out.next(batch); ++i) note(executor, batch, tokens_.training.size(), poll);
   }
   const std::vector<float>& notes() const override { return notes_; }
   void restore_notes(std::vector<float> notes) override {
@@ -55,11 +64,11 @@ class Preferences final : public Objective {
     for (std::size_t micro = 0; micro < batches_.size(); ++micro) {
       const data::PairBatch& batch = batches_[micro];
       poll();
-      if (batch.pairs.empty()) continue;
+      if (batch.pairs.empty() && batches_.size() > 1) continue;  // the only one makes the gradients, zeros
       set_inputs(executor, batch);
       executor.set_dropout(options_.seed, static_cast<std::uint64_t>(step) * batches_.size() + micro);
       executor.forward(true);
-      const std::vector<double> margins = margins_of(batch, log_probabilities(executor, batch), 0);
+      const std::vector<double> margins = margins_of(batch, log_probabilities(executor, batch, losses_), 0);
       // How the loss of each row moves the loss of its pair.
       weights_.assign(batch.sequences.size(), 0.0f);
       for (std::size_t cell = 0; cell < weights_.size(); ++cell) {
@@ -71,7 +80,7 @@ class Preferences final : public Objective {
       poll();
       executor.set_row_weights(weights_.data());
       executor.forward_backward(1.0f);
-      for (const double margin : margins) add(margin, out.loss, out.accuracy);
+      for (const double margin : margins) add_margin(margin, out.loss, out.accuracy);
     }
     executor.set_row_weights(nullptr);
     out.loss *= share, out.accuracy *= share;
@@ -86,11 +95,11 @@ class Preferences final : public Objective {
     data::PairStream stream(tokens_.held_out, held_out_options());
     data::PairBatch batch;
     Evaluation found;
-    for (int i = 0; i < options_.evaluation_batches && stream.next(batch); ++i) {
+    for (std::uint64_t i = 0; i < most_evaluation_batches(options_) && stream.next(batch); ++i) {
       poll();
       set_inputs(executor, batch);
       executor.forward();
-      for (const double margin : margins_of(batch, log_probabilities(executor, batch), tokens_.training.size())) add(margin, found.loss, found.accuracy);
+      for (const double margin : margins_of(batch, log_probabilities(executor, batch, losses_), tokens_.training.size())) add_margin(margin, found.loss, found.accuracy);
       found.tokens += batch.pairs.size();
     }
     if (found.tokens == 0) return std::nullopt;
@@ -109,26 +118,11 @@ class Preferences final : public Objective {
     return out;
   }
 
-  // -log sigmoid(margin), and whether the chosen answer is preferred.
-  static void add(double margin, double& loss, double& accuracy) {
-    loss += std::max(-margin, 0.0) + std::log1p(std::exp(-std::abs(margin)));
-    accuracy += margin > 0 ? 1 : 0;
-  }
-
-  // Of each sequence of the batch, in nats.
-  std::vector<double> log_probabilities(graph::Executor& executor, const data::PairBatch& batch) {
-    executor.download_losses(losses_);
-    std::vector<double> out(2 * batch.pairs.size(), 0.0);
-    for (std::size_t cell = 0; cell < batch.sequences.size(); ++cell)
-      if (batch.sequences[cell] >= 0) out[static_cast<std::size_t>(batch.sequences[cell])] -= static_cast<double>(losses_[cell]);
-    return out;
-  }
-
   void note(graph::Executor& executor, const data::PairBatch& batch, std::size_t first, const std::function<void()>& poll) {
     poll();
     set_inputs(executor, batch);
     executor.forward();
-    const std::vector<double> found = log_probabilities(executor, batch);
+    const std::vector<double> found = log_probabilities(executor, batch, losses_);
     for (std::size_t k = 0; k < batch.pairs.size(); ++k)
       for (std::size_t side = 0; side < 2; ++side) notes_[first + 2 * batch.pairs[k] + side] = static_cast<float>(found[2 * k + side]);
   }
@@ -138,7 +132,9 @@ class Preferences final : public Objective {
     std::vector<double> out(batch.pairs.size());
     for (std::size_t k = 0; k < out.size(); ++k) {
       const std::size_t at = first + 2 * batch.pairs[k];
-      out[k] = options_.dpo_beta * ((found[2 * k] - static_cast<double>(notes_[at])) - (found[2 * k + 1] - static_cast<double>(notes_[at + 1])));
+      // Rounded as the notes are: a model that has not moved has gained nothing.
+      const auto gained = [&](std::size_t side) { return static_cast<double>(static_cast<float>(found[2 * k + side])) - static_cast<double>(notes_[at + side]); };
+      out[k] = options_.dpo_beta * (gained(0) - gained(1));
     }
     return out;
   }

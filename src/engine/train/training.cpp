@@ -3,6 +3,7 @@
 
 #include "engine/core/error.hpp"
 #include "engine/models/decoder.hpp"
+#include "engine/models/gguf_model.hpp"
 #include "engine/models/model.hpp"
 #include "engine/train/base_model.hpp"
 #include "engine/train/generation.hpp"
@@ -21,7 +22,10 @@ core::DType choose_precision(const TrainingOptions& options, const backend::Back
   return options.precision == "bf16" ? core::DType::Bf16 : core::DType::F32;
 }
 
-graph::Recompute recompute_of(const MemoryPlan& plan) { return plan.recompute == "blocks" ? graph::Recompute::Blocks : graph::Recompute::None; }
+graph::Recompute recompute_of(const MemoryPlan& plan) {
+  return plan.recompute == "blocks" ? graph::Recompute::Blocks : plan.recompute == "cheap" ? graph::Recompute::Cheap : graph::Recompute::None;
+}
+graph::Gradients gradients_of(const TrainingOptions& options) { return options.gradient_accumulation == 1 ? graph::Gradients::Replaced : graph::Gradients::Added; }
 
 namespace {
 
@@ -29,12 +33,16 @@ MemoryPlan plan_with(const TrainingOptions& resolved, const models::ModelConfig&
   if (resolved.context > config.context)
     throw core::Error("config_invalid", "context: " + std::to_string(resolved.context) + " is more than the " + std::to_string(config.context) + " tokens that the model sees", "",
                       "Give at most " + std::to_string(config.context) + ".");
+  for (const std::string& form : resolved.exports)
+    if (const std::string obstacle = models::gguf_obstacle(config); form.starts_with("gguf_") && !obstacle.empty())
+      throw core::Error("config_invalid", "exports: " + form + ": " + obstacle, "", "Choose merged or peft.");
   const models::Tuning tuning = tuning_of(resolved);
   const graph::Graph graph = models::build_model(config, tuning, compute, resolved.batch_size, resolved.context);
   MemoryPlan plan;
   plan.recompute = recompute;
   const graph::MemoryUse use =
-      graph::plan_memory(graph, graph::Mode::Train, backend, optimizer_memory(graph, optimizer_of(resolved), backend), recompute_of(plan));
+      graph::plan_memory(graph, graph::Mode::Train, backend, optimizer_memory(graph, optimizer_of(resolved), backend), recompute_of(plan),
+                         gradients_of(resolved));
   plan.parameters = models::count_parameters(config);
   plan.trained_parameters = static_cast<std::uint64_t>(graph.parameter_count());
   plan.weight_bytes = use.weight_bytes;
@@ -64,9 +72,10 @@ std::uint64_t memory_limit(const TrainingOptions& resolved, const backend::Backe
 MemoryPlan plan_model(const TrainingOptions& resolved, const models::ModelConfig& config, core::DType compute, const backend::Backend& backend) {
   if (resolved.recompute != "auto") return plan_with(resolved, config, compute, backend, resolved.recompute);
   // The least that fits.
-  const MemoryPlan plan = plan_with(resolved, config, compute, backend, "none");
   const std::uint64_t limit = memory_limit(resolved, backend);
-  return limit == 0 || plan.peak_bytes <= limit ? plan : plan_with(resolved, config, compute, backend, "blocks");
+  for (const char* recompute : {"none", "cheap"})
+    if (MemoryPlan plan = plan_with(resolved, config, compute, backend, recompute); limit == 0 || plan.peak_bytes <= limit) return plan;
+  return plan_with(resolved, config, compute, backend, "blocks");
 }
 
 void check_fits(const TrainingOptions& resolved, const MemoryPlan& plan, const backend::Backend& backend) {
@@ -79,21 +88,20 @@ void check_fits(const TrainingOptions& resolved, const MemoryPlan& plan, const b
                     "Choose a smaller batch_size (with more gradient_accumulation), context or size.");
 }
 
+models::ModelConfig planned_model(const TrainingOptions& resolved) {
+  if (!resolved.base_config.empty()) return models::ModelConfig::from_json(resolved.base_config, "base_config");
+  if (!resolved.base_folder.empty()) return open_base(resolved.base_folder)->config();
+  return model_config(resolved, resolved.vocab_size, 256);
+}
+
 MemoryPlan plan_training(const TrainingOptions& options, const backend::Backend& backend) {
   const TrainingOptions resolved = resolve(options);
-  const models::ModelConfig config = !options.base_config.empty()  ? models::ModelConfig::from_json(options.base_config, "base_config")
-                                     : !options.base_folder.empty() ? open_base(options.base_folder)->config()
-                                                                    : model_config(resolved, resolved.vocab_size, 256);
-  return plan_model(resolved, config, choose_precision(resolved, backend), backend);
+  return plan_model(resolved, planned_model(resolved), choose_precision(resolved, backend), backend);
 }
 
 TrainingResult train(const TrainingOptions& options, const std::string& documents_path, const std::string& checkpoint_path,
                      const std::string& work_folder, backend::Backend& backend, Observer& observer) {
   return TrainingRun(resolve(options), documents_path, checkpoint_path, work_folder, backend, observer).run();
-}
-
-GenerateResult generate(const std::string& model_folder, const GenerateOptions& options, backend::Backend& backend, const std::function<bool()>& stop) {
-  return generate({model_folder, ""}, {options.prompt}, options, backend, stop)[0];
 }
 
 }  // namespace pgtrain::engine::train

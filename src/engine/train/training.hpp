@@ -1,4 +1,4 @@
-// The door of the engine: plan a run, train it, draw text from what it left behind.
+// The door of the engine: plan a run, try out how fast it is, train it; generation.hpp asks what it left behind.
 //
 // Called by src/trainer (and by the tests). Nothing here knows of Postgres, jobs or pipes. Failures are
 // core::Error exceptions with one of the codes config_invalid, data_invalid, out_of_memory, device_fault,
@@ -24,6 +24,7 @@ struct TrainingOptions {
   // The model to start from: a folder with what a Hugging Face folder holds, or with one GGUF file. Empty: a new model. To plan,
   // its config.json is enough. The name is what adapters call it.
   std::string base_folder, base_config, base_name;
+  std::string validation_path;           // samples to evaluate on, all of them; empty: a part of the run's own is held out
   std::string method = "full";           // full | lora | qlora
   std::string objective = "supervised";  // supervised | dpo
   double dpo_beta = 0.1;
@@ -41,6 +42,7 @@ struct TrainingOptions {
   int vocab_size = 0;              // bpe: tokens wanted, 0 = 2048; byte is always 257
   std::string precision = "auto";  // auto | fp32 | bf16
   std::string artifact_precision = "fp32";  // fp32 | bf16; of whole weights
+  std::string adapter_precision = "fp32";   // fp32 | bf16 | fp16
   std::vector<std::string> exports = {"merged"};  // peft | merged | gguf_f16 | gguf_q8_0 | gguf_q4_k
   std::int64_t steps = 500;        // 0 = by epochs
   double epochs = 0;
@@ -56,13 +58,13 @@ struct TrainingOptions {
   double weight_decay = 0.1;
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;
   double gradient_clip = 1.0;      // 0 = off
-  double held_out_fraction = 0.05; // 0 = no evaluation
-  int evaluation_batches = 16;     // at most this many micro-batches of held-out text per evaluation
+  double held_out_fraction = 0.05; // 0 = no evaluation; always 0 with validation_path
+  int evaluation_batches = 16;     // at most this many micro-batches of held-out text per evaluation, 0 = all
   int evaluate_every = 0;          // 0 = before and after only
   int checkpoint_every = 0;        // 0 = only when asked to leave
   int early_stopping_patience = 0; // evaluations without a lower loss after which training ends; 0 = never
   double early_stopping_threshold = 0;
-  std::string recompute = "auto";  // auto | none | blocks
+  std::string recompute = "auto";  // auto | none | cheap | blocks
   int samples = 0;                 // texts drawn after training (and after each evaluation in between)
   int sample_tokens = 64;
   std::string sample_prompt;
@@ -86,10 +88,20 @@ struct MemoryPlan {
   std::uint64_t peak_bytes = 0;
   std::uint64_t tokens_per_step = 0;
   std::string precision;  // what auto became: fp32 | bf16
-  std::string recompute;  // what auto became: none | blocks
+  std::string recompute;  // what auto became: none | cheap | blocks
   std::uint64_t trained_parameters = 0;  // of `parameters`
 };
 MemoryPlan plan_training(const TrainingOptions& options, const backend::Backend& backend);
+
+// What a run takes on a device that others may use too, measured in a second or so.
+struct Speed {
+  double step_seconds = 0;
+  double evaluation_seconds = 0;  // of each micro-batch of held-out samples
+  int layers = 0;                 // of the model that was tried out
+};
+// poll() is called between the things that are timed, and may throw. out_of_memory and config_invalid where even a
+// few layers take too much memory or time.
+Speed measure_speed(const TrainingOptions& options, backend::Backend& backend, const std::function<void()>& poll);
 
 enum class StopRequest { None, Cancel, Pause };
 enum class EvaluationPhase { Before, During, After };
@@ -170,8 +182,8 @@ TrainingResult train(const TrainingOptions& options, const std::string& document
                      const std::string& checkpoint_path, const std::string& work_folder,
                      backend::Backend& backend, Observer& observer);
 
+// How generate() of generation.hpp writes.
 struct GenerateOptions {
-  std::string prompt;        // of the function below; generation.hpp takes many
   bool is_chat = false;      // prompts are JSON lists of messages
   std::string chat_template; // empty: the model's own
   int max_tokens = 64;
@@ -188,13 +200,9 @@ struct GenerateOptions {
 struct GenerateResult {
   std::string text;        // valid UTF-8, without the prompt
   int tokens = 0, prompt_tokens = 0;
+  int left_out = 0;        // tokens at the beginning of a prompt that is longer than the model sees
   std::string end_reason;  // end_of_text | stop | max_tokens | context_full | stopped
 };
-
-// Reads model.safetensors, config.json and tokenizer.json of model_folder. The text ends when the model says so, at
-// max_tokens, when the context is full (the prompt keeps its end if it is longer), or when stop() says true.
-GenerateResult generate(const std::string& model_folder, const GenerateOptions& options, backend::Backend& backend,
-                        const std::function<bool()>& stop = {});
 
 inline constexpr const char* kModelFile = "model.safetensors";
 inline constexpr const char* kConfigFile = "config.json";

@@ -40,6 +40,7 @@ TrainingResult TrainingRun::run() {
     steps_until_done();
     evaluate(EvaluationPhase::After);
     draw_samples();
+    executor_.reset();  // exports take copies of tensors on the host, which may be the device's memory
     save_artifacts();
     result_.status = TrainingStatus::Completed;
   } catch (const Leave& leave) {
@@ -91,7 +92,7 @@ std::uint64_t TrainingRun::tokens_of_a_step() const {
 }
 
 StepOutcome TrainingRun::take_step() {
-  store_->zero_gradients();
+  if (gradients_of(options_) == graph::Gradients::Added) store_->zero_gradients();
   const StepOutcome outcome = objective_->accumulate(*executor_, state_.step, [this] { poll(); });
   check_finite(outcome.loss, "loss");
   gradient_norm_ = optimizer_->gradient_norm();
@@ -146,9 +147,13 @@ void TrainingRun::evaluate(EvaluationPhase phase) {
     const bool is_lower = phase == EvaluationPhase::Before || found->loss < state_.lowest_loss - options_.early_stopping_threshold;
     if (is_lower) state_.lowest_loss = found->loss;
     state_.evaluations_without_gain = is_lower ? 0 : state_.evaluations_without_gain + 1;
-    result_.stopped_early = options_.early_stopping_patience > 0 && state_.evaluations_without_gain >= options_.early_stopping_patience;
+    result_.stopped_early = has_stopped_gaining();
   }
   observer_.evaluation(phase, *found, state_.step);
+}
+
+bool TrainingRun::has_stopped_gaining() const {
+  return options_.early_stopping_patience > 0 && state_.evaluations_without_gain >= options_.early_stopping_patience;
 }
 
 void TrainingRun::draw_samples() {
@@ -157,13 +162,12 @@ void TrainingRun::draw_samples() {
   models::Decoder decoder(config_, tuning_, *store_, {.positions = options_.context});
   for (int sample = 0; sample < options_.samples; ++sample) {
     GenerateOptions options;
-    options.prompt = options_.sample_prompt;
     options.max_tokens = options_.sample_tokens;
     options.temperature = options_.sample_temperature;
     options.top_k = options_.sample_top_k;
     options.top_p = options_.sample_top_p;
     options.seed = data::draw_bits(options_.seed, data::Stream::Sample, static_cast<std::uint64_t>(state_.step), static_cast<std::uint64_t>(sample));
-    const GenerateResult written = write_text(decoder, config_, *tokenizer_, options, [this] { poll(); return false; });
+    const GenerateResult written = write_text(decoder, config_, *tokenizer_, options_.sample_prompt, options, [this] { poll(); return false; });
     observer_.sample(state_.step, options_.sample_prompt, written.text);
   }
   observer_.task("sample", "done");
@@ -179,7 +183,7 @@ void TrainingRun::save_artifacts() {
   ExportRequest request{.folder = work_folder_, .config = config_, .tuning = tuning_, .base = base_.get(), .store = *store_, .tokenizer = *tokenizer_};
   request.chat_template = chat_template_;
   request.base_name = options_.base_name;
-  request.stored_precision = options_.artifact_precision;
+  request.stored_precision = options_.artifact_precision, request.adapter_precision = options_.adapter_precision;
   for (const std::string& form : options_.exports) request.kinds.push_back(parse_exports(form).front());
   request.poll = [this] { poll(); };
   observer_.task("save", "started");

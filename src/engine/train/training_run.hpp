@@ -26,8 +26,11 @@
 namespace pgtrain::engine::train {
 
 core::DType choose_precision(const TrainingOptions& options, const backend::Backend& backend);
+// The model of a run whose data has not been read: with a vocabulary as large as it may become.
+models::ModelConfig planned_model(const TrainingOptions& resolved);
 MemoryPlan plan_model(const TrainingOptions& resolved, const models::ModelConfig& config, core::DType compute, const backend::Backend& backend);
 graph::Recompute recompute_of(const MemoryPlan& plan);
+graph::Gradients gradients_of(const TrainingOptions& options);
 // out_of_memory with the numbers when the plan is over the limit of the options or of the device.
 void check_fits(const TrainingOptions& resolved, const MemoryPlan& plan, const backend::Backend& backend);
 
@@ -45,15 +48,18 @@ class TrainingRun {
 
   void open_base_model();
   void prepare_data();
+  std::string hash_samples(const io::MappedFile& file);
+  data::Documents read_samples(const io::MappedFile& file);
   void prepare_tokenizer(const data::Documents& documents);
   void learn_tokenizer(const data::Documents& documents);
-  void tokenize(const data::Documents& documents);
+  void tokenize(const data::Documents& documents, const data::Documents* validation);
   void prepare_model();
   void begin_anew();
   void resume();
   void steps_until_done();              // or until max_seconds or early stopping ends them
   StepOutcome take_step();
   void evaluate_if_due();
+  bool has_stopped_gaining() const;
   std::uint64_t tokens_of_a_step() const;
   void evaluate(EvaluationPhase phase);
   void draw_samples();

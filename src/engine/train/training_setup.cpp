@@ -21,10 +21,7 @@ void TrainingRun::open_base_model() {
   observer_.task("open_base_model", "done");
 }
 
-void TrainingRun::prepare_data() {
-  observer_.task("read_data", "started");
-  const io::MappedFile file(documents_path_);
-  const data::Documents documents(file.bytes(), [this] { poll(); }, [&](std::size_t begin, std::size_t end) { file.forget(begin, end); });
+std::string TrainingRun::hash_samples(const io::MappedFile& file) {
   core::Sha256 hash;
   constexpr std::size_t kHashedAtOnce = std::size_t{16} << 20;
   for (std::size_t at = 0; at < file.bytes().size(); at += kHashedAtOnce) {
@@ -32,7 +29,25 @@ void TrainingRun::prepare_data() {
     file.forget(at, at + kHashedAtOnce);
     poll();
   }
-  data_sha256_ = hash.hex();
+  return hash.hex();
+}
+
+data::Documents TrainingRun::read_samples(const io::MappedFile& file) {
+  return data::Documents(file.bytes(), [this] { poll(); }, [&file](std::size_t begin, std::size_t end) { file.forget(begin, end); });
+}
+
+void TrainingRun::prepare_data() {
+  observer_.task("read_data", "started");
+  const io::MappedFile file(documents_path_);
+  const data::Documents documents = read_samples(file);
+  data_sha256_ = hash_samples(file);
+  std::optional<io::MappedFile> validation_file;
+  std::optional<data::Documents> validation;
+  if (!options_.validation_path.empty()) {
+    validation_file.emplace(options_.validation_path);
+    validation = data::about_validation([&] { return read_samples(*validation_file); });
+    data_sha256_ += "+" + hash_samples(*validation_file);
+  }
   result_.documents = documents.size();
   observer_.task("read_data", "done");
 
@@ -43,7 +58,7 @@ void TrainingRun::prepare_data() {
 
   prepare_tokenizer(documents);
   observer_.task("tokenize", "started");
-  tokenize(documents);
+  tokenize(documents, validation ? &*validation : nullptr);
   result_.held_out_documents = tokens_->held_out_samples;
   objective_ = make_objective(options_, *tokens_);
   DataFacts facts = objective_->facts();
@@ -57,15 +72,14 @@ void TrainingRun::prepare_data() {
   observer_.task("tokenize", "done");
 }
 
-void TrainingRun::tokenize(const data::Documents& documents) {
-  const data::LoadOptions load{options_.held_out_fraction, options_.seed, work_folder_, [this] { poll(); }};
+void TrainingRun::tokenize(const data::Documents& documents, const data::Documents* validation) {
+  const data::LoadOptions load{options_.held_out_fraction, options_.seed, work_folder_, [this] { poll(); }, validation};
   if (base_ == nullptr) {
     tokens_.emplace(data::tokenize_texts(documents, *tokenizer_, load));
     return;
   }
-  std::optional<templates::ChatTemplate> chat_template;
-  if (!chat_template_.empty()) chat_template = open_chat_template(*base_, options_.chat_template);
-  const data::RecordReader reader(*tokenizer_, std::move(chat_template), {data::parse_loss_on(options_.loss_on), options_.template_time});
+  FoundTemplate found = find_chat_template(base_->chat_template(), options_.chat_template);
+  const data::RecordReader reader(*tokenizer_, std::move(found.parsed), {data::parse_loss_on(options_.loss_on), options_.template_time, found.problem});
   tokens_.emplace(data::tokenize_records(documents, *tokenizer_, reader, options_.objective == "dpo", load));
 }
 
@@ -107,8 +121,8 @@ void TrainingRun::prepare_model() {
   check_fits(options_, plan, backend_);
   result_.parameters = plan.parameters;
   const graph::Graph graph = models::build_model(config_, tuning_, compute_, options_.batch_size, options_.context);
-  store_ = std::make_unique<graph::ParameterStore>(graph, backend_, graph::Mode::Train);
-  executor_ = std::make_unique<graph::Executor>(graph, *store_, graph::Mode::Train, recompute_of(plan));
+  store_ = std::make_unique<graph::ParameterStore>(graph, backend_, graph::Mode::Train, gradients_of(options_));
+  executor_ = std::make_unique<graph::Executor>(graph, *store_, graph::Mode::Train, recompute_of(plan), gradients_of(options_));
   optimizer_ = std::make_unique<Optimizer>(*store_, optimizer_of(options_));
   if (base_ != nullptr) models::load_weights(*base_, tuning_, options_.seed, *store_, [this] { poll(); });
   else if (resumed_ == nullptr) models::draw_weights(config_, options_.seed, *store_, [this] { poll(); });
@@ -135,6 +149,8 @@ void TrainingRun::resume() {
                       std::to_string(steps_) + " steps of " + std::to_string(tokens_of_a_step()), "", "Resume from a checkpoint that this run wrote.");
   objective_->restore(state_.cursor);
   objective_->restore_notes(state_.notes);
+  // It may have left after the evaluation that ended its training.
+  result_.stopped_early = has_stopped_gaining();
   resumed_.reset();
 }
 

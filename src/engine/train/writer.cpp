@@ -86,7 +86,10 @@ class Writer {
     const std::int64_t room = std::clamp<std::int64_t>(options.max_tokens, 1, std::max<std::int64_t>(1, decoder.positions() / 2));
     const auto most = static_cast<std::size_t>(decoder.positions() - std::min(room, decoder.positions() - 1));
     for (std::size_t i = 0; i < prompts_.size(); ++i) {
-      if (prompts_[i].size() > most) prompts_[i].erase(prompts_[i].begin(), prompts_[i].end() - static_cast<std::ptrdiff_t>(most));
+      if (prompts_[i].size() > most) {
+        results_[i].left_out = static_cast<int>(prompts_[i].size() - most);
+        prompts_[i].erase(prompts_[i].begin(), prompts_[i].end() - static_cast<std::ptrdiff_t>(most));
+      }
       results_[i].prompt_tokens = static_cast<int>(prompts_[i].size());
     }
   }
@@ -234,9 +237,9 @@ std::vector<GenerateResult> write_texts(models::Decoder& decoder, std::int64_t s
   return Writer(decoder, config, tokenizer, std::move(prompts), options, observer).run(sequences, stop);
 }
 
-GenerateResult write_text(models::Decoder& decoder, const models::ModelConfig& config, const tokenizers::Tokenizer& tokenizer, const GenerateOptions& options,
-                          const std::function<bool()>& stop) {
-  return write_texts(decoder, 1, config, tokenizer, {encode_prompt(options.prompt, options, config, tokenizer, std::nullopt)}, options, stop)[0];
+GenerateResult write_text(models::Decoder& decoder, const models::ModelConfig& config, const tokenizers::Tokenizer& tokenizer, const std::string& prompt,
+                          const GenerateOptions& options, const std::function<bool()>& stop) {
+  return write_texts(decoder, 1, config, tokenizer, {encode_prompt(prompt, options, config, tokenizer, std::nullopt)}, options, stop)[0];
 }
 
 }  // namespace pgtrain::engine::train

@@ -33,7 +33,7 @@ std::vector<GenerateResult> write_texts(models::Decoder& decoder, std::int64_t s
                                         const PieceObserver& observer = {});
 
 // One prompt on the decoder's first sequence.
-GenerateResult write_text(models::Decoder& decoder, const models::ModelConfig& config, const tokenizers::Tokenizer& tokenizer, const GenerateOptions& options,
-                          const std::function<bool()>& stop);
+GenerateResult write_text(models::Decoder& decoder, const models::ModelConfig& config, const tokenizers::Tokenizer& tokenizer, const std::string& prompt,
+                          const GenerateOptions& options, const std::function<bool()>& stop);
 
 }  // namespace pgtrain::engine::train

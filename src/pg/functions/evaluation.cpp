@@ -1,4 +1,4 @@
-// evaluate_model: what a model's loss and accuracy are on the samples of a dataset, measured by a trainer that is a child of this backend,
+// evaluate_model: what a model's loss and accuracy are, or with preferences those of DPO, on the samples of a dataset, measured by a trainer that is a child of this backend,
 // on the CPU. Called by pgtrain.evaluate, which has checked the rights.
 #include "pg/compat.hpp"
 
@@ -28,31 +28,41 @@ using namespace pgtrain::pg;
 using namespace pgtrain::protocol;
 using call::Type;
 
-call::Statement longest_statement{"select longest_bytes from pgtrain.datasets where id = $1", {Type::Int8}};
+call::Statement dataset_statement{"select longest_bytes, 'preference' = any (kinds) from pgtrain.datasets where id = $1", {Type::Int8}};
 
-// The first so many samples of a dataset as the job's data.
-void write_data(const call::Spi &spi, int64_t dataset_id, int64_t samples, const worker::JobFolder &folder, down::Job &job) {
-  const int64_t at_once = worker::samples_at_once(longest_statement.execute(spi, {dataset_id})[0].int64(0));
+// The samples say by which objective they are measured, not the run that made the model.
+void set_objective(bool are_preferences, down::Job &job) {
+  std::erase_if(job.config, [](const ConfigPair &pair) { return pair.first == "objective"; });
+  job.config.emplace_back("objective", are_preferences ? "dpo" : "supervised");
+}
+
+// The first so many samples of a dataset as the job's data. Returns whether they are preferences.
+bool write_data(const call::Spi &spi, int64_t dataset_id, int64_t samples, const worker::JobFolder &folder, down::Job &job) {
+  const call::Rows dataset = dataset_statement.execute(spi, {dataset_id});
+  const int64_t at_once = worker::samples_at_once(dataset[0].int64(0));
   worker::DataFile file(folder, worker::takes_records(job));
   for (int64_t last = 0; last < samples; last += at_once) (void)file.add_samples(spi, dataset_id, last, std::min(last + at_once, samples));
   job.data = file.finish();
-}
-
-std::optional<int64_t> optional_int64(FunctionCallInfo fcinfo, int index) {
-  return PG_ARGISNULL(index) ? std::nullopt : std::optional<int64_t>(PG_GETARG_INT64(index));
+  set_objective(dataset[0].boolean(1), job);
+  return dataset[0].boolean(1);
 }
 
 }  // namespace
 
-// evaluate_model(run_id, model_id, dataset_id, samples) returns jsonb
+// evaluate_model(choice, dataset_id, samples) returns jsonb
 PGTRAIN_FUNCTION(pgtrain_evaluate_model) {
+  const char *choice = call::guarded([&] {
+    Jsonb *value = PG_GETARG_JSONB_P(0);
+    return JsonbToCString(nullptr, &value->root, VARSIZE(value));
+  });
   down::Job job = worker::session_job(JobKind::Evaluate, "cpu");
   job.threads = static_cast<uint32_t>(worker::worker_settings.trainer_threads);
   const worker::JobFolder folder(MyDatabaseId, worker::session_folder_name());
+  bool are_preferences = false;
   {
     const call::Spi spi;
-    worker::add_model(spi, {optional_int64(fcinfo, 0), optional_int64(fcinfo, 1)}, folder, job);
-    write_data(spi, PG_GETARG_INT64(2), PG_GETARG_INT64(3), folder, job);
+    worker::add_model(spi, worker::read_choice(spi, choice), folder, job);
+    are_preferences = write_data(spi, PG_GETARG_INT64(1), PG_GETARG_INT64(2), folder, job);
   }
   std::optional<up::Evaluation> measured;
   std::string others;
@@ -63,7 +73,7 @@ PGTRAIN_FUNCTION(pgtrain_evaluate_model) {
                 std::to_string(metric->samples);
   });
   if (!measured) throw Error(code::TrainerFailed, "the trainer was done without having measured anything");
-  const std::string json = "{\"loss\":" + worker::json_number(measured->loss) + ",\"token_accuracy\":" + worker::json_number(measured->accuracy) +
-                           ",\"tokens\":" + std::to_string(measured->tokens) + ",\"samples\":" + std::to_string(measured->samples) + others + "}";
+  const std::string json = "{\"loss\":" + worker::json_number(measured->loss) + (are_preferences ? ",\"reward_accuracy\":" : ",\"token_accuracy\":") + worker::json_number(measured->accuracy) +
+                           (are_preferences ? ",\"pairs\":" : ",\"tokens\":") + std::to_string(measured->tokens) + ",\"samples\":" + std::to_string(measured->samples) + others + "}";
   return call::guarded([&json] { return DirectFunctionCall1(jsonb_in, CStringGetDatum(json.c_str())); });
 }

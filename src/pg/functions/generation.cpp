@@ -31,7 +31,7 @@ using call::Type;
 
 call::Statement options_statement{
     "select ($1->>'is_chat')::boolean, ($1->>'max_tokens')::bigint, ($1->>'temperature')::float8, ($1->>'top_k')::bigint, ($1->>'top_p')::float8,"
-    " ($1->>'min_p')::float8, ($1->>'repetition_penalty')::float8, ($1->>'seed')::bigint, ($1->>'run_id')::bigint, ($1->>'model_id')::bigint",
+    " ($1->>'min_p')::float8, ($1->>'repetition_penalty')::float8, ($1->>'seed')::bigint",
     {Type::Jsonb}};
 call::Statement prompts_statement{"select p from pg_catalog.jsonb_array_elements_text($1->'prompts') p", {Type::Jsonb}};
 call::Statement stop_statement{"select s from pg_catalog.jsonb_array_elements_text($1->'stop') s", {Type::Jsonb}};
@@ -40,6 +40,7 @@ call::Statement stop_statement{"select s from pg_catalog.jsonb_array_elements_te
 struct Stream {
   worker::JobFolder folder{MyDatabaseId, worker::session_folder_name()};
   std::optional<worker::Conversation> conversation;
+  bool has_written = false;
 };
 
 std::unique_ptr<Stream> begin(const char *request) {
@@ -60,7 +61,7 @@ std::unique_ptr<Stream> begin(const char *request) {
     job.generate.seed = static_cast<uint64_t>(row.int64(7));
     for (const call::Row &prompt : prompts_statement.execute(spi, {request})) job.generate.prompts.push_back(prompt.text(0));
     for (const call::Row &stop : stop_statement.execute(spi, {request})) job.generate.stop.push_back(stop.text(0));
-    worker::add_model(spi, {row.optional_int64(8), row.optional_int64(9)}, stream->folder, job);
+    worker::add_model(spi, worker::read_choice(spi, request), stream->folder, job);
   }
   stream->conversation.emplace("pgtrain trainer of generate", stream->folder.path(), job);
   return stream;
@@ -112,10 +113,15 @@ PGTRAIN_FUNCTION(pgtrain_generate_pieces) {
   }
   FuncCallContext *context = call::guarded([&] { return SRF_PERCALL_SETUP(); });
   auto *stream = static_cast<Stream *>(context->user_fctx);
-  while (const std::optional<UpMessage> message = stream->conversation->next())
+  while (const std::optional<UpMessage> message = stream->conversation->next()) {
     if (const auto *piece = std::get_if<up::Piece>(&*message)) {
+      stream->has_written = true;
       const Datum row = row_of(context, *piece);
       SRF_RETURN_NEXT(context, row);
     }
+    // About the prompts; what comes before the first word is about the trainer itself, and is in the server log.
+    if (const auto *log = std::get_if<up::Log>(&*message); log != nullptr && log->level == LogLevel::Warning && stream->has_written)
+      call::guarded([log] { ereport(NOTICE, errmsg("%s", log->text.c_str())); });
+  }
   SRF_RETURN_DONE(context);
 }

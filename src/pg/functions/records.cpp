@@ -82,21 +82,24 @@ void require_string(const Member &member, const Place &place, bool may_be_empty,
   if (!may_be_empty && member.value.val.string.len == 0) refuse(place, "is empty", hint);
 }
 
-bool is_one(const Member &member) {
+bool equals(const Member &member, int32 number) {
   return member.value.type == jbvNumeric &&
-         DatumGetBool(DirectFunctionCall2(numeric_eq, NumericGetDatum(member.value.val.numeric), DirectFunctionCall1(int4_numeric, Int32GetDatum(1))));
+         DatumGetBool(DirectFunctionCall2(numeric_eq, NumericGetDatum(member.value.val.numeric), DirectFunctionCall1(int4_numeric, Int32GetDatum(number))));
 }
 
-// A message without text is one that calls tools.
-void check_message(JsonbContainer *message, const Place &place, bool *is_answer) {
+// A message without text is one that calls tools. An answer of weight 0 is not learned.
+void check_message(JsonbContainer *message, const Place &place, bool *is_learned) {
   const Member role = member(message, "role"), content = member(message, "content"), calls = member(message, "tool_calls");
   require_string(role, place.inside("role"), false, message_shape);
-  *is_answer = role.value.val.string.len == 9 && memcmp(role.value.val.string.val, "assistant", 9) == 0;
+  const bool is_answer = role.value.val.string.len == 9 && memcmp(role.value.val.string.val, "assistant", 9) == 0;
   const bool has_calls = calls.array() != nullptr && JsonContainerSize(calls.array()) > 0;
   if (!(has_calls && (!content.is_there || content.is_null()))) require_string(content, place.inside("content"), true, message_shape);
   const Member weight = member(message, "weight");
-  if (weight.is_there && !is_one(weight))
-    refuse(place.inside("weight"), "is not 1, and answers without weight are not supported", "Leave such answers out of the sample, or weight out of the message.");
+  const bool has_weight = weight.is_there && !weight.is_null();
+  if (has_weight && !is_answer) refuse(place.inside("weight"), "is of a message that is no answer", "Only messages of role assistant have a weight; leave it out of the others.");
+  if (has_weight && !equals(weight, 0) && !equals(weight, 1))
+    refuse(place.inside("weight"), "is neither 0 nor 1", "Give 0 to an answer that is not to be learned, or leave weight out.");
+  *is_learned = is_answer && !(has_weight && equals(weight, 0));
 }
 
 void check_messages(const Member &list, const Place &place, bool needs_answer) {
@@ -111,11 +114,11 @@ void check_messages(const Member &list, const Place &place, bool needs_answer) {
     item.is_there = true;
     item.value = *value;
     if (item.object() == nullptr) refuse(place.at(i), "is not an object", message_shape);
-    bool is_answer = false;
-    check_message(item.object(), place.at(i), &is_answer);
-    has_answer = has_answer || is_answer;
+    bool is_learned = false;
+    check_message(item.object(), place.at(i), &is_learned);
+    has_answer = has_answer || is_learned;
   }
-  if (needs_answer && !has_answer) refuse(place, "has no message of the role assistant, so there is nothing to learn", message_shape);
+  if (needs_answer && !has_answer) refuse(place, "has no message of the role assistant whose weight is not 0, so there is nothing to learn", message_shape);
 }
 
 void check_preference(JsonbContainer *record, const Place &place) {

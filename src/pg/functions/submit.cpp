@@ -44,9 +44,9 @@ call::Statement enter_statement{
     " run as ("
     "  insert into pgtrain.training_runs (id, owner_id, training_id, image_group_id, name, description, config, config_hash, data_hash,"
     "         data_bytes, planned_steps, planned_tokens, peak_bytes_planned, parameters, idempotency_key, priority, max_attempts,"
-    "         available_at, publish_as, metadata, base_model_id, base_model_hash)"
+    "         available_at, publish_as, metadata, base_model_id, base_model_hash, validation_hash)"
     "  overriding system value"
-    "  select id, $1, $2, $3, coalesce($4, 'run ' || id), $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, coalesce($19, '{}'), $24, $25"
+    "  select id, $1, $2, $3, coalesce($4, 'run ' || id), $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, coalesce($19, '{}'), $24, $25, $27"
     "    from new on conflict (owner_id, idempotency_key) where idempotency_key is not null do nothing returning id),"
     " job as ("
     "  update pgtrain.user_usage_limits l set used_value = l.used_value + 1, held_value = l.held_value + 1, updated_at = pg_catalog.now() from run"
@@ -62,8 +62,8 @@ call::Statement enter_statement{
     "  insert into pgtrain.usage_entries (user_id, resource_type, kind, amount, run_id)"
     "  select $1, h.resource_type, 'hold', h.amount, run.id from run, (select * from job union all select * from tokens) h),"
     " data as ("
-    "  insert into pgtrain.training_run_datasets (training_run_id, owner_id, dataset_id, content_hash, sample_count, text_bytes)"
-    "  select run.id, $1, d.id, pg_catalog.decode(d.hash, 'hex'), d.samples, d.bytes"
+    "  insert into pgtrain.training_run_datasets (training_run_id, owner_id, dataset_id, content_hash, sample_count, text_bytes, is_validation)"
+    "  select run.id, $1, d.id, pg_catalog.decode(d.hash, 'hex'), d.samples, d.bytes, d.id is not distinct from $26"
     "    from run, rows from (pg_catalog.unnest($20::bigint[]), pg_catalog.unnest($21::text[]), pg_catalog.unnest($22::bigint[]),"
     "                         pg_catalog.unnest($23::bigint[])) d (id, hash, samples, bytes)),"
     " queued as ("
@@ -80,7 +80,7 @@ call::Statement enter_statement{
     "   from run",
     {Type::Int8, Type::Int8, Type::Int8, Type::Text, Type::Text, Type::Jsonb, Type::Bytea, Type::Bytea, Type::Int8, Type::Int8,
      Type::Int8, Type::Int8, Type::Int8, Type::Text, Type::Int4, Type::Int4, Type::TimestampTz, Type::Text, Type::Jsonb,
-     Type::Int8Array, Type::TextArray, Type::Int8Array, Type::Int8Array, Type::Int8, Type::Bytea}};
+     Type::Int8Array, Type::TextArray, Type::Int8Array, Type::Int8Array, Type::Int8, Type::Bytea, Type::Int8, Type::Bytea}};
 
 call::Statement hold_statement{"select pgtrain_private.hold_usage($1, $2, $3, $4)", {Type::Int8, Type::Text, Type::Int8, Type::Int8}};
 
@@ -94,14 +94,19 @@ call::Statement full_statement{
 call::Statement describe_statement{
     "select p.plan || pg_catalog.jsonb_build_object('device_kind', $2, 'fits', (p.plan->>'peak_bytes')::bigint <= $4, 'largest_device_bytes', $4,"
     " 'steps', $5, 'planned_tokens', $6, 'data_bytes', $7, 'config', $8,"
-    " 'datasets', (select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('id', d.id, 'hash', d.hash, 'samples', d.samples, 'bytes', d.bytes) order by d.n)"
-    "                from rows from (pg_catalog.unnest($9::bigint[]), pg_catalog.unnest($10::text[]), pg_catalog.unnest($11::bigint[]),"
-    "                                pg_catalog.unnest($12::bigint[])) with ordinality d (id, hash, samples, bytes, n)),"
+    " 'datasets', f.training, 'validation_dataset', f.validation,"
     " 'base_model', (select pg_catalog.jsonb_build_object('id', m.id, 'name', m.name, 'hash', pg_catalog.encode($15, 'hex')) from pgtrain.models m where m.id = $14))"
+    " || pgtrain_private.estimate_run($16, $8, $15, $17, (p.plan->>'parameters')::bigint, $5, $6, $7, coalesce((f.validation->>'bytes')::bigint, 0), $18, (p.plan->>'peak_bytes')::bigint <= $4)"
     " from (select coalesce($13, (select c.plan from pgtrain_private.plan_cache c"
-    "                              where c.config_hash = $1 and c.device_kind = $2::pgtrain.device_kind and c.data_bytes = $3)) as plan) p",
+    "                              where c.config_hash = $1 and c.device_kind = $2::pgtrain.device_kind and c.data_bytes = $3)) as plan) p,"
+    "      (select pg_catalog.jsonb_agg(x.frozen order by x.n) filter (where not x.is_validation) as training,"
+    "              pg_catalog.jsonb_agg(x.frozen) filter (where x.is_validation) -> 0 as validation"
+    "         from (select pg_catalog.jsonb_build_object('id', d.id, 'hash', d.hash, 'samples', d.samples, 'bytes', d.bytes) as frozen, d.n,"
+    "                      d.id is not distinct from $19 as is_validation"
+    "                 from rows from (pg_catalog.unnest($9::bigint[]), pg_catalog.unnest($10::text[]), pg_catalog.unnest($11::bigint[]),"
+    "                                 pg_catalog.unnest($12::bigint[])) with ordinality d (id, hash, samples, bytes, n)) x) f",
     {Type::Bytea, Type::Text, Type::Int8, Type::Int8, Type::Int8, Type::Int8, Type::Int8, Type::Jsonb, Type::Int8Array, Type::TextArray,
-     Type::Int8Array, Type::Int8Array, Type::Jsonb, Type::Int8, Type::Bytea}};
+     Type::Int8Array, Type::Int8Array, Type::Jsonb, Type::Int8, Type::Bytea, Type::Int8, Type::Text, Type::Int8, Type::Int8}};
 
 // ---------------------------------------------------------------- arguments
 
@@ -156,7 +161,7 @@ struct Options {
 };
 
 // The order of the arguments of pgtrain.submit_run.
-enum SubmitArgument { kTraining, kDataset, kConfig, kName, kPriority, kKey, kDatasets, kStartAt, kMaxAttempts, kPublishAs, kDescription, kImageGroup, kMetadata };
+enum SubmitArgument { kTraining, kDataset, kConfig, kName, kPriority, kKey, kDatasets, kStartAt, kMaxAttempts, kPublishAs, kDescription, kImageGroup, kMetadata, kValidation };
 
 Options read_options(FunctionCallInfo fcinfo) {
   Options options;
@@ -213,7 +218,8 @@ int64_t enter_run(const call::Spi &spi, const ResolvedRun &run, std::optional<in
             metadata == nullptr ? call::Parameter(nullptr) : call::Parameter(metadata), std::span<const int64_t>(run.data.ids),
             std::span<const std::string>(run.data.content_hashes), std::span<const int64_t>(run.data.sample_counts),
             std::span<const int64_t>(run.data.text_bytes), run.base ? call::Parameter(run.base->model_id) : call::Parameter(nullptr),
-            run.base ? call::Parameter(run.base->content_hash) : call::Parameter(nullptr)});
+            run.base ? call::Parameter(run.base->content_hash) : call::Parameter(nullptr), run.data.validation_id,
+            run.data.validation_id ? call::Parameter(run.data.validation_hash) : call::Parameter(nullptr)});
   if (rows.empty()) {
     const std::optional<int64_t> theirs = run_of_key(spi, run.owner_id, options.idempotency_key.value_or(""));
     if (!theirs) throw Error(code::Internal, "a run was neither written nor there already");
@@ -240,26 +246,27 @@ PGTRAIN_FUNCTION(pgtrain_submit_run) {
   if (options.idempotency_key)
     if (const std::optional<int64_t> made = run_of_key(spi, rbac::require_user(), *options.idempotency_key)) PG_RETURN_INT64(*made);
   check_options(spi, options);
-  const ResolvedRun run = submit::resolve_run(spi, training_id, dataset_list(fcinfo, kDatasets, kDataset), config);
+  const ResolvedRun run = submit::resolve_run(spi, training_id, dataset_list(fcinfo, kDatasets, kDataset), optional_int64(fcinfo, kValidation), config);
   submit::require_fit(run.plan);
   PG_RETURN_INT64(enter_run(spi, run, training_id, options));
 }
 
-// plan_run(training_id, dataset_id, config, dataset_ids) returns jsonb
+// plan_run(training_id, dataset_id, config, dataset_ids, validation_dataset_id) returns jsonb
 PGTRAIN_FUNCTION(pgtrain_plan_run) {
   require_writable("plan_run");
   Jsonb *config = optional_jsonb(fcinfo, 2);
   std::string description;
   {
     const call::Spi spi;
-    const ResolvedRun run = submit::resolve_run(spi, optional_int64(fcinfo, 0), dataset_list(fcinfo, 3, 1), config);
+    const ResolvedRun run = submit::resolve_run(spi, optional_int64(fcinfo, 0), dataset_list(fcinfo, 3, 1), optional_int64(fcinfo, 4), config);
     const call::Rows rows = describe_statement.execute(
         spi, {run.config.hash, run.plan.device_kind, run.plan.size_class, run.plan.largest_device_bytes, run.steps, run.tokens,
               run.data.bytes, run.config.json, std::span<const int64_t>(run.data.ids), std::span<const std::string>(run.data.content_hashes),
               std::span<const int64_t>(run.data.sample_counts), std::span<const int64_t>(run.data.text_bytes),
               run.plan.made.empty() ? call::Parameter(nullptr) : call::Parameter(run.plan.made),
               run.base ? call::Parameter(run.base->model_id) : call::Parameter(nullptr),
-              run.base ? call::Parameter(run.base->content_hash) : call::Parameter(nullptr)});
+              run.base ? call::Parameter(run.base->content_hash) : call::Parameter(nullptr), run.owner_id,
+              run.base ? call::Parameter(run.base->architecture) : call::Parameter(nullptr), run.plan.device_id, run.data.validation_id});
     description = rows[0].text(0);
   }
   return call::guarded([&description] { return DirectFunctionCall1(jsonb_in, CStringGetDatum(description.c_str())); });
@@ -267,6 +274,6 @@ PGTRAIN_FUNCTION(pgtrain_plan_run) {
 
 // check_run_config(config) returns void
 PGTRAIN_FUNCTION(pgtrain_check_run_config) {
-  submit::freeze_config(PG_GETARG_JSONB_P(0));
+  submit::freeze_config(PG_GETARG_JSONB_P(0), {0, std::nullopt});
   PG_RETURN_VOID();
 }

@@ -120,6 +120,16 @@ PGTRAIN_FUNCTION(pgtrain_read_stored_file) {
   return result;
 }
 
+// read_stored_part(file_id, position, bytes) returns bytea
+PGTRAIN_FUNCTION(pgtrain_read_stored_part) {
+  std::string content;
+  {
+    const call::Spi spi;
+    content = worker::read_stored_part(spi, PG_GETARG_INT64(0), PG_GETARG_INT64(1), PG_GETARG_INT32(2));
+  }
+  return call::guarded([&content] { return bytes_datum(content.data(), content.size()); });
+}
+
 PGTRAIN_FUNCTION(pgtrain_wake_for_run) {
   worker::note_queued(PG_GETARG_INT64(0), PG_GETARG_INT16(1), PG_GETARG_BOOL(2));
   PG_RETURN_VOID();

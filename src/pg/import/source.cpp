@@ -34,6 +34,8 @@ namespace {
 
 constexpr char whole_name[] = "model.safetensors", index_name[] = "model.safetensors.index.json", gguf_name[] = "model.gguf";
 constexpr std::array small_names{"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"};
+// Of an adapter; for its chat template, which older saves keep in the second.
+constexpr std::array template_names{"chat_template.jinja", "tokenizer_config.json"};
 constexpr uint64_t most_small_bytes = 64 << 20;
 constexpr size_t most_shards = 1024;
 constexpr size_t chunk_bytes = 1 << 20;
@@ -52,6 +54,12 @@ bool is_pickle_name(const std::string &name) {
 [[noreturn]] void refuse_pickle(const std::string &path) {
   refuse(path, "pickled weights are not read",
          "A pickle runs code of its author when it is opened. Take the model's safetensors, or make them: load it where you trust it and call save_pretrained.");
+}
+
+// `base`: as adapter_config.json has it, where it was read.
+[[noreturn]] void refuse_adapter(const std::string &path, const std::string &base) {
+  refuse(path, "holds an adapter, not a model",
+         "Import the model first that it was trained on, which " + (base.empty() ? "adapter_config.json names" : "it calls \"" + base + "\"") + ", and give that one's id or name here as base_model.");
 }
 
 // The server's administrator, and roles that may read the server's files by SQL anyway. A superuser who acts for a user is bound as that
@@ -86,12 +94,20 @@ Descriptor &Descriptor::operator=(Descriptor &&other) noexcept {
   return *this;
 }
 
-void check_file_name(const std::string &name) {
+bool check_file_name(const std::string &name, Kind kind) {
   if (is_pickle_name(name)) refuse_pickle(name);
-  const bool is_known = name == index_name || std::any_of(small_names.begin(), small_names.end(), [&name](const char *known) { return name == known; });
+  const auto is_one_of = [&name](const auto &names) { return std::any_of(names.begin(), names.end(), [&name](const char *known) { return name == known; }); };
+  if (kind == Kind::Adapter) {
+    if (name == adapter_name || name == adapter_config_name || is_one_of(template_names)) return true;
+    if (is_one_of(small_names)) return false;
+    throw Error(code::InvalidData, "\"" + protocol::clean_utf8(name) + "\" is no file of an adapter", {}, adapter_hint);
+  }
+  if (name == adapter_config_name || name == adapter_name) refuse_adapter(name, "");
+  const bool is_known = name == index_name || is_one_of(small_names);
   if (!protocol::is_safe_file_name(name) || !(is_known || ends_with(name, ".safetensors")))
     throw Error(code::InvalidData, "\"" + protocol::clean_utf8(name) + "\" is no file of a model", {},
                 "Files: config.json, generation_config.json, tokenizer.json, tokenizer_config.json, chat_template.jinja, model.safetensors or its shards and their index.");
+  return true;
 }
 
 void check_gguf(std::string_view beginning, const std::string &name) {
@@ -104,7 +120,7 @@ void check_gguf(std::string_view beginning, const std::string &name) {
   refuse(name, "is no GGUF file", "Give a GGUF file, or the folder of a model as Hugging Face's tools save it.");
 }
 
-Source::Source(const std::string &path, const ShardNames &shards_of) : is_bound_(!may_read_server_files()), path_(path) {
+Source::Source(const std::string &path, Kind kind, const Readers &readers) : is_bound_(!may_read_server_files()), path_(path) {
   if (is_bound_) {
     std::string folder = worker::worker_settings.import_folder == nullptr ? "" : worker::worker_settings.import_folder;
     while (folder.size() > 1 && folder.back() == '/') folder.pop_back();
@@ -123,7 +139,10 @@ Source::Source(const std::string &path, const ShardNames &shards_of) : is_bound_
   const Descriptor place = find(path_, about);
   if (place.number() < 0) throw Error(code::NotFound, "\"" + path_ + "\" does not exist on the server");
   if (S_ISDIR(about.st_mode)) {
-    open_folder(path_, shards_of);
+    if (kind == Kind::Adapter) open_adapter(path_);
+    else open_folder(path_, readers);
+  } else if (kind == Kind::Adapter) {
+    refuse(path_, "is no folder of an adapter", adapter_hint);
   } else if (S_ISREG(about.st_mode)) {
     files_.push_back(SourceFile{gguf_name, path_, static_cast<uint64_t>(about.st_size)});
     check_gguf(read_beginning(files_.back(), 8), path_);
@@ -190,23 +209,33 @@ bool Source::take(const std::string &folder, const std::string &name, uint64_t m
   return true;
 }
 
-void Source::refuse_folder(const std::string &folder) const {
-  if (has(folder + "/adapter_config.json"))
-    refuse(folder, "holds an adapter, not a model", "Give the folder of the base model; its name stands in adapter_config.json.");
+void Source::refuse_folder(const std::string &folder, const Readers &readers) {
+  files_.clear();
+  if (take(folder, adapter_config_name, most_small_bytes)) refuse_adapter(folder, readers.base_of(read_beginning(files_.back(), chunk_bytes)));
   for (const char *name : {"pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth", "model.ckpt"})
     if (has(folder + "/" + name)) refuse_pickle(folder + "/" + name);
   refuse(folder, has(folder + "/config.json") ? "has neither model.safetensors nor its shards" : "config.json is missing",
          "Give the folder of a model as Hugging Face's tools save it, or the path of a GGUF file.");
 }
 
-void Source::open_folder(const std::string &folder, const ShardNames &shards_of) {
-  if (!has(folder + "/config.json")) refuse_folder(folder);
+// The tokenizer is the base model's, also where a copy lies here.
+void Source::open_adapter(const std::string &folder) {
+  if (!take(folder, adapter_config_name, most_small_bytes)) refuse(folder, "holds no adapter: adapter_config.json is missing", adapter_hint);
+  if (!take(folder, adapter_name, UINT64_MAX)) {
+    if (has(folder + "/adapter_model.bin")) refuse_pickle(folder + "/adapter_model.bin");
+    refuse(folder, "adapter_model.safetensors is missing", adapter_hint);
+  }
+  for (const char *name : template_names) take(folder, name, most_small_bytes);
+}
+
+void Source::open_folder(const std::string &folder, const Readers &readers) {
+  if (!has(folder + "/config.json")) refuse_folder(folder, readers);
   for (const char *name : small_names) take(folder, name, most_small_bytes);
   // As transformers chooses where both are there.
   if (take(folder, whole_name, UINT64_MAX)) return;
-  if (!take(folder, index_name, most_small_bytes)) refuse_folder(folder);
+  if (!take(folder, index_name, most_small_bytes)) refuse_folder(folder, readers);
   const std::string index = folder + "/" + index_name;
-  const std::vector<std::string> shards = shards_of(read_beginning(files_.back(), most_small_bytes));
+  const std::vector<std::string> shards = readers.shards_of(read_beginning(files_.back(), most_small_bytes));
   if (shards.empty() || shards.size() > most_shards)
     refuse(index, "names " + std::to_string(shards.size()) + " files, 1 to " + std::to_string(most_shards) + " are allowed", "Get the folder again.");
   for (const std::string &shard : shards) {

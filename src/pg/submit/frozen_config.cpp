@@ -77,7 +77,7 @@ protocol::ConfigPairs pairs_of(Jsonb *object) {
   char not_plain[128];
   const int count = call::guarded([&] { return read_pairs(object, pairs, not_plain, sizeof not_plain); });
   if (not_plain[0] != '\0')
-    throw Error(code::InvalidData, std::string("config: \"") + not_plain + "\" must be a plain value or a list of texts", {},
+    throw Error(code::InvalidData, std::string("config: \"") + not_plain + "\" must be a plain value or a list of one text or more", {},
                 "pgtrain.config_fields() lists what there is.");
   if (count == most_fields) throw Error(code::InvalidData, "config has too many keys", {}, "pgtrain.config_fields() lists what there is.");
   protocol::ConfigPairs result;
@@ -101,17 +101,16 @@ std::string json_of(const protocol::RunConfig &config) {
   return text + "}";
 }
 
-
 FrozenConfig last_frozen;
 
 }  // namespace
 
-const FrozenConfig &freeze_config(Jsonb *object) {
+const FrozenConfig &freeze_config(Jsonb *object, const protocol::RunFacts &facts) {
   const std::string_view given(reinterpret_cast<const char *>(object), VARSIZE(object));
-  if (!last_frozen.given.empty() && last_frozen.given == given) return last_frozen;
+  if (!last_frozen.given.empty() && last_frozen.given == given && last_frozen.facts == facts) return last_frozen;
   protocol::RunConfig config;
   protocol::ConfigError error;
-  if (!protocol::freeze_config(pairs_of(object), config, error))
+  if (!protocol::freeze_config(pairs_of(object), config, error, facts))
     throw Error(code::InvalidData, "config: " + error.message, error.key.empty() ? std::string() : "The key is \"" + error.key + "\".", error.hint);
   FrozenConfig frozen;
   const crypto::Digest hash = crypto::sha256(config.canonical_text());
@@ -121,6 +120,7 @@ const FrozenConfig &freeze_config(Jsonb *object) {
   if (config.text("long_samples") == "error" && config.text("tokenizer") == "byte") frozen.sample_bytes = config.integer("context");
   frozen.config = std::move(config);
   frozen.given = given;
+  frozen.facts = facts;
   last_frozen = std::move(frozen);
   return last_frozen;
 }

@@ -36,11 +36,13 @@ class Attempt {
     int64_t dataset_id;
     int64_t sample_count;
     int64_t samples_at_once;  // so few that their text does not fill the memory
+    bool is_validation;
   };
 
   // Preparing.
   void load_job();
   void write_data();
+  protocol::InputFile write_samples(const char *name, bool is_validation);
   void fetch_checkpoint();
   std::string fetch(int64_t file_id);
   void fetch_base();
@@ -58,6 +60,7 @@ class Attempt {
   void on(const protocol::up::Data &message);
   void on(const protocol::up::Piece &) {}
   void on(const protocol::up::Description &) {}
+  void on(const protocol::up::Speed &) {}
   void on(const protocol::up::Task &message) { relay_.add(message); }
   void on(const protocol::up::Progress &message) { relay_.add(message); }
   void on(const protocol::up::Metric &message) { relay_.add(message); }

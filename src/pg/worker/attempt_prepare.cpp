@@ -33,27 +33,19 @@ call::Statement job_statement{
     {Type::Int8, Type::Int4, Type::Int4, Type::Int8}};
 call::Statement pairs_statement{"select p.key, coalesce(p.value, '') from jsonb_each_text($1) p", {Type::Jsonb}};
 call::Statement parts_statement{
-    "select p.dataset_id, p.sample_count, (select d.longest_bytes from pgtrain.datasets d where d.id = p.dataset_id)"
+    "select p.dataset_id, p.sample_count, (select d.longest_bytes from pgtrain.datasets d where d.id = p.dataset_id), p.is_validation"
     " from pgtrain.training_run_datasets p where p.training_run_id = $1 order by p.id", {Type::Int8}};
 call::Statement origin_statement{
     "select extract(epoch from r.created_at)::bigint, coalesce((select m.name from pgtrain.models m where m.id = r.base_model_id), '')"
     " from pgtrain.training_runs r where r.id = $1", {Type::Int8}};
 call::Statement lost_statement{"select pgtrain_private.give_checkpoint_up($1, $2, $3, $4)", {Type::Int8, Type::Int4, Type::Int8, Type::Text}};
 
-int threads_of_trainer() {
-  if (worker_settings.trainer_threads > 0) return worker_settings.trainer_threads;
-  Guard lock(shared()->lock);
-  int cpu_devices = 0;
-  for (int i = 0; i < shared()->device_count; ++i) cpu_devices += shared()->devices[i].is_cuda ? 0 : 1;
-  return std::max(1, shared()->cpu_count / std::max(1, cpu_devices));
-}
-
 }  // namespace
 
 void Attempt::load_job() {
   bool is_limited = false;
   in_transaction("loading a job", [this, &is_limited](const call::Spi &spi) {
-    const call::Rows rows = job_statement.execute(spi, {claim_.run_id, claim_.attempt, threads_of_trainer(), device_id_});
+    const call::Rows rows = job_statement.execute(spi, {claim_.run_id, claim_.attempt, trainer_threads(), device_id_});
     const call::Row &row = rows[0];
     if (row.is_null(0)) throw Error(code::InvalidState, "run " + std::to_string(claim_.run_id) + " is not running any more");
     job_.threads = static_cast<uint32_t>(row.int64(2));
@@ -66,10 +58,10 @@ void Attempt::load_job() {
     job_.base_name = origin[0].text(1);
     for (const call::Row &part : parts_statement.execute(spi, {claim_.run_id})) {
       if (part.is_null(0)) {
-        end_as(Ending::Failed, "data_invalid", "a dataset of this run was deleted", {}, "Submit a new run with a dataset that exists.");
+        end_as(Ending::Failed, "data_invalid", part.boolean(3) ? "validation data: its dataset was deleted" : "a dataset of this run was deleted", {}, "Submit a new run with a dataset that exists.");
         return;
       }
-      datasets_.push_back(DatasetPart{part.int64(0), part.int64(1), samples_at_once(part.optional_int64(2).value_or(1))});
+      datasets_.push_back(DatasetPart{part.int64(0), part.int64(1), samples_at_once(part.optional_int64(2).value_or(1)), part.boolean(3)});
     }
   });
   if (is_limited) wish(StopWish::Limit);
@@ -135,9 +127,15 @@ std::string Attempt::fetch(int64_t file_id) {
 }
 
 void Attempt::write_data() {
-  if (ending_ != Ending::None) return;
-  DataFile file(*folder_, takes_records(job_));
+  if (ending_ == Ending::None) job_.data = write_samples(data_name, false);
+  const bool has_validation = std::any_of(datasets_.begin(), datasets_.end(), [](const DatasetPart &part) { return part.is_validation; });
+  if (ending_ == Ending::None && has_validation) job_.validation = write_samples(validation_name, true);
+}
+
+protocol::InputFile Attempt::write_samples(const char *name, bool is_validation) {
+  DataFile file(*folder_, takes_records(job_), name);
   for (const DatasetPart &part : datasets_) {
+    if (part.is_validation != is_validation) continue;
     int64_t last = 0, rows_read = 0;
     while (last < part.sample_count && ending_ == Ending::None) {
       const int64_t until = std::min(last + part.samples_at_once, part.sample_count);
@@ -149,10 +147,10 @@ void Attempt::write_data() {
     }
     if (ending_ == Ending::None && rows_read != part.sample_count)
       // Tried again, because the rest may just be on its way from a dump.
-      return end_as(Ending::QueuedAgain, "data_invalid", "dataset " + std::to_string(part.dataset_id) + " is not what was frozen",
+      end_as(Ending::QueuedAgain, "data_invalid", "dataset " + std::to_string(part.dataset_id) + " is not what was frozen",
                     std::to_string(part.sample_count) + " samples were frozen, " + std::to_string(rows_read) + " are there.");
   }
-  job_.data = file.finish();
+  return file.finish();
 }
 
 }  // namespace pgtrain::pg::worker

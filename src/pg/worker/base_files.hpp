@@ -1,5 +1,6 @@
-// The base model of a run: which stored files it is now, by the content that the run was frozen on, and putting them into a job's
-// folder `base` for the trainer to read. Called by device workers and by functions that start a trainer for a run.
+// The base model of a run or of an imported adapter: which stored files it is now, by the content that the run was frozen on or the
+// adapter was imported over, and putting them into a job's folder `base` for the trainer to read. Called by device workers and by
+// functions that start a trainer for a run or an adapter.
 #pragma once
 
 #include <cstdint>
@@ -32,6 +33,8 @@ struct Base {
 // The files of the model that a run starts from. A model that was imported again, or given to the run's owner otherwise, stands in
 // for one of the same content that is gone. Within a transaction.
 Base find_base(const call::Spi &spi, int64_t run_id);
+// The same of an imported adapter. No files and no problem: the model is none.
+Base find_base_of_adapter(const call::Spi &spi, int64_t model_id);
 
 // The first half of putting them into the job's folder, in the transaction in which the base was found: files that are kept in rows.
 void place_base_rows(const call::Spi &spi, const Base &base, const JobFolder &folder);

@@ -10,6 +10,7 @@
 
 #include "pg/compat.hpp"
 
+#include "pg/worker/session_place.hpp"
 #include "pg/worker/trainer.hpp"
 #include "protocol/message.hpp"
 
@@ -33,6 +34,7 @@ class Conversation {
  private:
   void listen();
 
+  SessionPlace place_;
   Trainer trainer_;
   std::vector<protocol::UpMessage> messages_;
   size_t at_ = 0;

@@ -17,7 +17,6 @@ using call::Type;
 
 constexpr int64_t most_at_once = 2000;
 constexpr int64_t bytes_at_once = 16 << 20;  // or one sample, where that is longer
-constexpr char data_name[] = "data.samples";
 
 call::Statement texts_statement{
     "select pgtrain_private.sample_text(s.content) from pgtrain.dataset_samples s"
@@ -35,8 +34,8 @@ bool takes_records(const protocol::down::Job &job) {
 
 int64_t samples_at_once(int64_t longest_bytes) { return std::clamp<int64_t>(bytes_at_once / std::max<int64_t>(1, longest_bytes), 1, most_at_once); }
 
-DataFile::DataFile(const JobFolder &folder, bool are_records)
-    : path_(folder.file(data_name)), are_records_(are_records), descriptor_(open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) {
+DataFile::DataFile(const JobFolder &folder, bool are_records, const char *name)
+    : name_(name), path_(folder.file(name)), are_records_(are_records), descriptor_(open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) {
   if (descriptor_ < 0) throw Error(code::Unavailable, text_of_system_error("cannot make", path_));
 }
 
@@ -53,7 +52,7 @@ int64_t DataFile::add_samples(const call::Spi &spi, int64_t dataset_id, int64_t 
 
 protocol::InputFile DataFile::finish() {
   flush();
-  return protocol::InputFile{data_name, bytes_, {}};
+  return protocol::InputFile{name_, bytes_, {}};
 }
 
 void DataFile::add(const std::string &text) {

@@ -19,9 +19,12 @@ bool takes_records(const protocol::down::Job &job);
 // So many samples are read at a time that their text does not fill the memory, where the longest has so many bytes.
 int64_t samples_at_once(int64_t longest_bytes);
 
+inline constexpr char data_name[] = "data.samples";
+inline constexpr char validation_name[] = "validation.samples";
+
 class DataFile {
  public:
-  DataFile(const JobFolder &folder, bool are_records);
+  DataFile(const JobFolder &folder, bool are_records, const char *name = data_name);
   ~DataFile();
   DataFile(const DataFile &) = delete;
   DataFile &operator=(const DataFile &) = delete;
@@ -35,6 +38,7 @@ class DataFile {
   void add(const std::string &text);
   void flush();
 
+  const char *name_;
   std::string path_;
   bool are_records_;
   int descriptor_;

@@ -35,6 +35,10 @@ size_t File::read(char *buffer, size_t most) {
   return total;
 }
 
+void File::seek(uint64_t position) {
+  if (lseek(descriptor_, static_cast<off_t>(position), SEEK_SET) < 0) throw Error(code::Unavailable, text_of_system_error("cannot read", path_));
+}
+
 void File::write(std::string_view bytes) {
   while (!bytes.empty()) {
     const ssize_t put = ::write(descriptor_, bytes.data(), bytes.size());

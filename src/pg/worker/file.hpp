@@ -22,6 +22,7 @@ class File {
 
   // So many bytes, or fewer at the end of the file.
   size_t read(char *buffer, size_t most);
+  void seek(uint64_t position);  // from the beginning
   void write(std::string_view bytes);
   void sync();
   // Refuses what is no plain file.

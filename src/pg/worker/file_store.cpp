@@ -42,6 +42,8 @@ call::Statement read_chunk{"select content from pgtrain_private.file_chunks wher
 call::Statement all_files{"select id from pgtrain_private.stored_files where storage = 'file'"};
 call::Statement add_model_file{"select pgtrain_private.add_model_file($1, $2, $3, $4, $5::text::pgtrain_private.storage_kind, $6, $7)",
                                {Type::Int8, Type::Int8, Type::Int8, Type::Text, Type::Text, Type::Int8, Type::Text}};
+call::Statement add_export_file{"select pgtrain_private.add_export_file($1, $2, $3, $4::text::pgtrain_private.storage_kind, $5, $6)",
+                                {Type::Int8, Type::Int8, Type::Int8, Type::Text, Type::Int8, Type::Text}};
 // The oldest transaction of others that has added or removed stored files and is still open: its begin in seconds, 0 where that is not
 // known (a prepared one), null for none.
 call::Statement oldest_writer{
@@ -115,6 +117,13 @@ void forget_file_at_rollback(int64_t file_id) {
   uncommitted_files().push_back(file_id);
 }
 
+// Checked against what a trainer said.
+void put_content(const call::Spi &spi, int64_t file_id, bool in_rows, const FileClaim &claim) {
+  if (in_rows) return add_chunks(spi, file_id, claim);
+  verify_file(claim);
+  put_file(claim.path, stored_path(file_id));
+}
+
 struct Stored {
   bool is_in_rows;
   int64_t bytes;
@@ -163,12 +172,16 @@ int64_t store_file(const call::Spi &spi, int64_t run_id, int32_t attempt, const 
   const int64_t file_id = next_id.execute(spi)[0].int64(0);
   const bool in_rows = claim.bytes <= static_cast<uint64_t>(worker_settings.row_storage_limit_kb) * 1024;
   add_file.execute(spi, {run_id, attempt, file_id, in_rows ? "rows" : "file", static_cast<int64_t>(claim.bytes), claim.sha256});
-  if (in_rows) {
-    add_chunks(spi, file_id, claim);
-  } else {
-    verify_file(claim);
-    put_file(claim.path, stored_path(file_id));
-  }
+  put_content(spi, file_id, in_rows, claim);
+  return file_id;
+}
+
+int64_t store_export(const call::Spi &spi, int64_t run_id, int64_t owner_id, const FileClaim &claim) {
+  const int64_t file_id = next_id.execute(spi)[0].int64(0);
+  const bool in_rows = claim.bytes <= static_cast<uint64_t>(worker_settings.row_storage_limit_kb) * 1024;
+  add_export_file.execute(spi, {run_id, owner_id, file_id, in_rows ? "rows" : "file", static_cast<int64_t>(claim.bytes), claim.sha256});
+  if (!in_rows) forget_file_at_rollback(file_id);
+  put_content(spi, file_id, in_rows, claim);
   return file_id;
 }
 
@@ -213,7 +226,8 @@ bool link_from_disk(const FileClaim &stored, const std::string &target, const Go
 std::string read_stored_file(const call::Spi &spi, int64_t file_id) {
   const Stored stored = look_up(spi, file_id);
   if (stored.bytes > largest_value)
-    throw Error(code::InvalidParameter, "the file has " + std::to_string(stored.bytes) + " bytes, more than one value can hold");
+    throw Error(code::InvalidParameter, "the file has " + std::to_string(stored.bytes) + " bytes, more than one value can hold", {},
+                "Ask for it in parts, with first_byte and bytes.");
   std::string content;
   content.reserve(static_cast<size_t>(stored.bytes));
   Sha256 hash;
@@ -224,6 +238,34 @@ std::string read_stored_file(const call::Spi &spi, int64_t file_id) {
   if (stored.is_in_rows) stream_rows(spi, file_id, stored.bytes, sink);
   else read_checked(claim_on_disk(file_id, stored), sink);
   if (hash.hex() != stored.sha256) throw Error(code::InvalidData, "the stored bytes do not have the hash that was stored with them");
+  return content;
+}
+
+std::string read_stored_part(const call::Spi &spi, int64_t file_id, int64_t position, int64_t bytes) {
+  const Stored stored = look_up(spi, file_id);
+  const int64_t end = std::min(stored.bytes, position + bytes);
+  std::string content;
+  if (position >= end) return content;
+  if (!stored.is_in_rows) {
+    const FileClaim claim = claim_on_disk(file_id, stored);
+    File file(claim.path, O_RDONLY);
+    if (file.size() != claim.bytes) throw Error(code::InvalidData, "stored file " + std::to_string(file_id) + " has not the length that was stored with it");
+    file.seek(static_cast<uint64_t>(position));
+    content.resize(static_cast<size_t>(end - position));
+    size_t done = 0;
+    for (size_t got; done < content.size() && (got = file.read(content.data() + done, std::min(chunk_bytes, content.size() - done))) > 0; done += got)
+      call::guarded([] { CHECK_FOR_INTERRUPTS(); });
+    content.resize(done);
+    return content;
+  }
+  const auto chunk = static_cast<int64_t>(chunk_bytes);
+  for (int64_t ordinal = position / chunk; ordinal * chunk < end; ++ordinal) {
+    const call::Rows rows = read_chunk.execute(spi, {file_id, static_cast<int>(ordinal)});
+    if (rows.empty()) throw Error(code::InvalidData, "stored file " + std::to_string(file_id) + " lacks its part " + std::to_string(ordinal));
+    const std::string text = rows[0].text(0);
+    const int64_t begin = std::max<int64_t>(0, position - ordinal * chunk);
+    content.append(text, static_cast<size_t>(begin), static_cast<size_t>(end - ordinal * chunk - begin));
+  }
   return content;
 }
 

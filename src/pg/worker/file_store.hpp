@@ -33,6 +33,9 @@ bool verify_file(const FileClaim &claim, const GoOn &go_on = {});
 // Stores a file within the open transaction and returns its id.
 int64_t store_file(const call::Spi &spi, int64_t run_id, int32_t attempt, const FileClaim &claim);
 
+// The same for a file of a run that has ended; a rollback removes it again.
+int64_t store_export(const call::Spi &spi, int64_t run_id, int64_t owner_id, const FileClaim &claim);
+
 struct ModelFile {
   int64_t model_id = 0;
   std::optional<int64_t> owner_id;  // nothing: the platform
@@ -60,6 +63,9 @@ bool is_stored_here(const call::Spi &spi, int64_t file_id);
 
 // Bytes of a stored file, checked against the hash. At most what a value of the server can hold.
 std::string read_stored_file(const call::Spi &spi, int64_t file_id);
+
+// So many bytes of it from `position` (from 0), fewer at the end; not checked against the hash, which is of the whole.
+std::string read_stored_part(const call::Spi &spi, int64_t file_id, int64_t position, int64_t bytes);
 
 // Removes a stored file from the disk once its row is gone for good.
 void remove_stored_file(int64_t file_id);

@@ -83,6 +83,7 @@ void sweep(const std::string &folder, Test &&is_garbage) {
 }  // namespace
 
 std::string jobs_root() { return root("jobs"); }
+std::string places_folder() { return root("places"); }
 
 std::string artifacts_folder(Oid database) { return make_folder(root("artifacts") + "/" + std::to_string(database)); }
 

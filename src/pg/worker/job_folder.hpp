@@ -12,6 +12,7 @@ namespace pgtrain::pg::worker {
 // Absolute paths; made when missing.
 std::string jobs_root();
 std::string artifacts_folder(Oid database);
+std::string places_folder();
 
 class JobFolder {
  public:

@@ -84,6 +84,8 @@ void define_settings() {
              GUC_UNIT_MS);
   define_int("pgtrain.trainer_threads", "CPU threads of a trainer; 0 divides the cores among the CPU workers.", &s.trainer_threads, 0, 1024,
              PGC_SIGHUP, 0);
+  define_int("pgtrain.session_trainers", "Trainers that the sessions of one user may have at work at the same time; more wait.", &s.session_trainers, 1, 1024,
+             PGC_SIGHUP, 0);
   define_int("pgtrain.trainer_start_timeout", "Time in which a trainer must say hello and plan.", &s.trainer_start_timeout_ms, 100, no_limit,
              PGC_SIGHUP, GUC_UNIT_MS);
   define_int("pgtrain.trainer_silence_timeout", "A trainer that says nothing for so long is killed as hung.", &s.trainer_silence_timeout_ms,

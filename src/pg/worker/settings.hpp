@@ -18,6 +18,7 @@ struct WorkerSettings {
   int trainer_grace_period_ms = 20000;
   int trainer_cancel_grace_ms = 1000;
   int heartbeat_interval_ms = 1000;
+  int session_trainers = 4;          // of one user at the same time
   // Queue.
   int lease_duration_ms = 60000;
   int lock_patience_ms = 10000;      // then who blocks a device worker is ended

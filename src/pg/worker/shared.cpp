@@ -8,7 +8,10 @@ extern "C" {
 #include "utils/timestamp.h"
 }
 
+#include <algorithm>
+
 #include "pg/worker/queue.hpp"
+#include "pg/worker/settings.hpp"
 #include "pg/worker/shared.hpp"
 
 namespace pgtrain::pg::worker {
@@ -86,6 +89,14 @@ void wake_device_workers(Oid database) {
 
 void wake_workers_of_device(int device) {
   wake_where([device](const WorkerSlot &slot) { return slot.kind == WorkerKind::Device && slot.device == device; });
+}
+
+int trainer_threads() {
+  if (worker_settings.trainer_threads > 0) return worker_settings.trainer_threads;
+  Guard lock(shared()->lock);
+  int cpu_devices = 0;
+  for (int i = 0; i < shared()->device_count; ++i) cpu_devices += shared()->devices[i].is_cuda ? 0 : 1;
+  return std::max(1, shared()->cpu_count / std::max(1, cpu_devices));
 }
 
 const char *name_of(WorkerKind kind) {

@@ -110,6 +110,9 @@ void wake_launcher();
 void wake_device_workers(Oid database);
 void wake_workers_of_device(int device);
 
+// Threads that a trainer on the CPU is given. Takes the lock itself; only where shared() is.
+int trainer_threads();
+
 const char *name_of(WorkerKind kind);
 const char *name_of(WorkerState state);
 

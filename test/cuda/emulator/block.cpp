@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core.hpp"
+#include "support/seed.hpp"
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -65,7 +66,7 @@ struct Scheduler {
             if (order_name.rfind("random", 0) == 0) {
                 order = Order::Random;
                 const size_t colon = order_name.find(':');
-                seed = colon == std::string::npos ? std::random_device{}() : std::strtoull(order_name.c_str() + colon + 1, nullptr, 10);
+                seed = colon == std::string::npos ? pgtrain::test::seed() : std::strtoull(order_name.c_str() + colon + 1, nullptr, 10);
             }
         }
     }

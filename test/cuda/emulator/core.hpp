@@ -35,6 +35,7 @@ void throw_reports();
 
 // ---- stream.cpp, memory.cpp
 void synchronize_all();
+bool refused_by_capture();  // whether a stream captures, whose capture is spoilt then
 void open_memory(bool open);
 constexpr size_t kArenaBytes = size_t(8) << 30;
 Range arena();

@@ -87,6 +87,7 @@ Range arena() { return {g.base, g.base ? g.base + kArenaBytes : nullptr}; }
 cudaError_t allocate(void **out, size_t bytes) {
     cudaError_t injected;
     if (take_failure("cudaMalloc", &injected)) return injected;
+    if (refused_by_capture()) return cudaErrorStreamCaptureUnsupported;
     if (bytes == 0) return *out = nullptr, cudaSuccess;
     if (g.live_bytes + bytes > g.limit) return cudaErrorMemoryAllocation;
 #ifdef __SANITIZE_ADDRESS__
@@ -129,6 +130,7 @@ void note_access(const void *p, size_t bytes, bool write) {
 cudaError_t cudaFree(void *p) {
     using namespace emu;
     if (!p) return cudaSuccess;
+    if (refused_by_capture()) return cudaErrorStreamCaptureUnsupported;
     synchronize_all();
     const auto found = g.live.find(static_cast<char *>(p));
     if (found == g.live.end()) throw std::runtime_error("cudaFree of a pointer that is no device buffer");
@@ -146,6 +148,7 @@ cudaError_t cudaFree(void *p) {
 }
 cudaError_t cudaMallocHost(void **out, size_t bytes) {
     cudaError_t injected;
+    if (emu::refused_by_capture()) return cudaErrorStreamCaptureUnsupported;
     if (emu::take_failure("cudaMallocHost", &injected)) return injected;
     *out = std::malloc(bytes);
     return *out ? cudaSuccess : cudaErrorMemoryAllocation;

@@ -11,9 +11,16 @@
 #include <vector>
 
 #include "core.hpp"
+#include "support/seed.hpp"
 
 struct EmuEvent {
     uint64_t recorded = 0, passed = 0;
+};
+struct EmuGraph {
+    std::vector<std::function<void()>> work;
+};
+struct EmuGraphExec {
+    std::vector<std::function<void()>> work;
 };
 struct EmuStream {
     struct Item {
@@ -22,6 +29,8 @@ struct EmuStream {
         uint64_t ticket = 0;
     };
     std::deque<Item> queue;
+    std::unique_ptr<EmuGraph> captured;  // while it captures
+    bool is_spoilt = false;
 };
 
 namespace emu {
@@ -31,8 +40,9 @@ struct Streams {
     EmuStream default_stream;
     std::vector<EmuStream *> all{&default_stream};
     std::map<const void *, int> shared_limits;
-    std::mt19937_64 random{std::random_device{}()};
-    uint64_t launches = 0;
+    std::mt19937_64 random{pgtrain::test::seed()};
+    uint64_t launches = 0, graph_launches = 0;
+    size_t graphs = 0;  // of either kind
 };
 Streams g;
 constexpr size_t kDefaultShared = size_t(48) << 10;
@@ -69,7 +79,14 @@ void copy_now(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
 }
 }  // namespace
 
+bool refused_by_capture() {
+    bool refused = false;
+    for (EmuStream *s : g.all)
+        if (s->captured) refused = s->is_spoilt = true;
+    return refused;
+}
 void queue(cudaStream_t s, std::function<void()> work) {
+    if (EmuStream &stream = stream_of(s); stream.captured) return stream.captured->work.push_back(std::move(work));
     if (!g.lazy) return work();
     stream_of(s).queue.push_back({std::move(work)});
 }
@@ -114,11 +131,13 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     cudaError_t injected;
     if (emu::take_failure("cudaStreamSynchronize", &injected)) return injected;
+    if (emu::stream_of(stream).captured && emu::refused_by_capture()) return cudaErrorStreamCaptureUnsupported;
     EmuStream &s = emu::stream_of(stream);
     emu::run_until(&s, [&] { return s.queue.empty(); });
     return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() {
+    if (emu::refused_by_capture()) return cudaErrorStreamCaptureUnsupported;
     emu::synchronize_all();
     return cudaSuccess;
 }
@@ -132,23 +151,27 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
     return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    if (emu::refused_by_capture()) return cudaErrorStreamCaptureUnsupported;
     const uint64_t ticket = ++event->recorded;
     if (g.lazy) emu::stream_of(stream).queue.push_back({nullptr, event, nullptr, ticket});
     else event->passed = ticket;
     return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    if (emu::refused_by_capture()) return cudaErrorStreamCaptureUnsupported;
     const uint64_t ticket = event->recorded;
     emu::run_until(nullptr, [=] { return event->passed >= ticket; });
     return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+    if (emu::refused_by_capture()) return cudaErrorStreamCaptureUnsupported;
     if (g.lazy) emu::stream_of(stream).queue.push_back({nullptr, nullptr, event, event->recorded});
     return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
     cudaError_t injected;
     if (emu::take_failure("cudaMemcpyAsync", &injected)) return injected;
+    if (kind != cudaMemcpyDeviceToDevice && emu::refused_by_capture()) return cudaErrorStreamCaptureUnsupported;
     emu::queue(stream, [=] { emu::copy_now(to, from, bytes, kind); });
     return cudaSuccess;
 }
@@ -162,8 +185,56 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t strea
     });
     return cudaSuccess;
 }
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+    cudaError_t injected;
+    if (emu::take_failure("cudaStreamBeginCapture", &injected)) return injected;
+    if (!stream || stream->captured) return cudaErrorIllegalState;
+    stream->captured = std::make_unique<EmuGraph>();
+    stream->is_spoilt = false;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+    *graph = nullptr;
+    if (!stream || !stream->captured) return cudaErrorIllegalState;
+    const std::unique_ptr<EmuGraph> captured = std::move(stream->captured);
+    if (stream->is_spoilt) return cudaErrorStreamCaptureInvalidated;
+    *graph = new EmuGraph(*captured);
+    g.graphs++;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *status) {
+    const EmuStream &s = emu::stream_of(stream);
+    *status = !s.captured ? cudaStreamCaptureStatusNone : s.is_spoilt ? cudaStreamCaptureStatusInvalidated : cudaStreamCaptureStatusActive;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *made, cudaGraph_t graph, unsigned long long) {
+    cudaError_t injected;
+    if (emu::take_failure("cudaGraphInstantiateWithFlags", &injected)) return injected;
+    *made = new EmuGraphExec{graph->work};
+    g.graphs++;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
+    cudaError_t injected;
+    if (emu::take_failure("cudaGraphLaunch", &injected)) return injected;
+    g.graph_launches++;
+    for (const std::function<void()> &work : graph->work) emu::queue(stream, work);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    g.graphs--;
+    delete graph;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+    g.graphs--;
+    delete graph;
+    return cudaSuccess;
+}
 void emu_control::set_lazy(bool lazy) {
     emu::synchronize_all();
     g.lazy = lazy;
 }
 uint64_t emu_control::launches() { return g.launches; }
+uint64_t emu_control::graph_launches() { return g.graph_launches; }
+size_t emu_control::live_graphs() { return g.graphs; }

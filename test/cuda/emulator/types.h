@@ -55,6 +55,8 @@ inline __nv_bfloat16 __float2bfloat16(float f) {
     return {uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};
 }
 
+inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 h) { return h.bits; }
+
 // Functions CUDA has and <cmath> lacks. Full precision where the GPU's form is approximate.
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }

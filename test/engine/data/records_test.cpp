@@ -110,6 +110,45 @@ TEST(Records, OfAConversationTheAnswersAreLearned) {
             "<|im_start|>|u|s|e|r|\n|ok|<|im_end|>|\n|<|im_start|>|a|s|s|i|s|t|a|n|t|\n|[h|i|<|im_end|>]|\n|<|im_start|>|u|s|e|r|\n|a|<|im_end|>|\n|<|im_start|>|a|s|s|i|s|t|a|n|t|\n|[b|<|im_end|>]|\n");
 }
 
+TEST(Records, AnswersOfWeightZeroAreGiven) {
+  Reading r;
+  const auto talk = [](const std::string& first, const std::string& second) {
+    return R"({"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"ok")" + first + R"(},{"role":"user","content":"b"},{"role":"assistant","content":"hi")" + second + "}]}";
+  };
+  const std::string plain = r.read(talk("", ""));
+  EXPECT_EQ(r.read(talk(R"(,"weight":1)", R"(,"weight":null)")), plain);
+  const std::string first = r.read(talk(R"(,"weight":0)", ""));
+  EXPECT_EQ(std::count(first.begin(), first.end(), '['), 1) << first;
+  EXPECT_NE(first.find("|ok|<|im_end|>|"), std::string::npos) << first;
+  EXPECT_NE(first.find("[h|i|<|im_end|>]"), std::string::npos) << first;
+  const std::string second = r.read(talk("", R"(,"weight":0.0)"));
+  EXPECT_EQ(std::count(second.begin(), second.end(), '['), 1) << second;
+  EXPECT_NE(second.find("[ok|<|im_end|>]"), std::string::npos) << second;
+  // As it is where the template marks answers itself, and where it drops what is given anyway.
+  const auto marked = templates::ChatTemplate::parse("{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{{ eos_token }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}", "marked");
+  const auto last = templates::ChatTemplate::parse("{% for m in messages %}{% if m.role != 'assistant' or loop.last %}{{ m.content }}{% endif %}{% endfor %}", "last");
+  const RecordReader marking(r.tokenizer, marked, {}), dropping(r.tokenizer, last, {});
+  marking.read(talk(R"(,"weight":0)", ""), 0, r.record);
+  EXPECT_EQ(Reading::show(r.tokenizer, r.record.sequence), "a|ok|<|im_end|>|b|[h|i|<|im_end|>]");
+  EXPECT_THROW(dropping.read(talk("", ""), 0, r.record), core::Error);
+  dropping.read(talk(R"(,"weight":0)", ""), 0, r.record);
+  EXPECT_EQ(Reading::show(r.tokenizer, r.record.sequence), "a|b|[h|i]");
+  // What is learned whole leaves them out too.
+  const RecordReader all(r.tokenizer, marked, {LossOn::All});
+  all.read(talk("", R"(,"weight":0)"), 0, r.record);
+  EXPECT_EQ(Reading::show(r.tokenizer, r.record.sequence), "[a|ok|<|im_end|>|b]|h|i|<|im_end|>");
+  const RecordReader whole(r.tokenizer, r.chat, {LossOn::All});
+  whole.read(talk(R"(,"weight":0)", ""), 0, r.record);
+  EXPECT_NE(Reading::show(r.tokenizer, r.record.sequence).find("n|t|\n]|ok|<|im_end|>|[\n|<|im_start|>"), std::string::npos) << Reading::show(r.tokenizer, r.record.sequence);
+  // In a prompt they are given anyway; a completion needs one that is learned.
+  const std::string prompt = R"({"prompt":[{"role":"assistant","content":"a","weight":0},{"role":"user","content":"b"}],"completion":[{"role":"assistant","content":"ok")";
+  EXPECT_NE(r.read(prompt + "}]}").find("[ok|<|im_end|>]"), std::string::npos);
+  EXPECT_NE(r.refusal(prompt + R"(,"weight":0}]})").find("no answer of the assistant"), std::string::npos);
+  EXPECT_NE(r.refusal(talk(R"(,"weight":0)", R"(,"weight":0)")).find("no answer of the assistant"), std::string::npos);
+  EXPECT_NE(r.refusal(talk("", R"(,"weight":0.5)")).find("message 4: weight is neither 0 nor 1"), std::string::npos);
+  EXPECT_NE(r.refusal(talk("", R"(,"weight":"0")")).find("message 4: weight is neither 0 nor 1"), std::string::npos);
+  EXPECT_NE(r.refusal(R"({"messages":[{"role":"user","content":"a","weight":1},{"role":"assistant","content":"b"}]})").find("message 1: has a weight"), std::string::npos);
+}
 
 TEST(Records, BeginAsTheTokenizerSays) {
   const Tokenizer tokenizer = chat_tokenizer(true);

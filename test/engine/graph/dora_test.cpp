@@ -12,6 +12,7 @@
 #include "engine/core/error.hpp"
 #include "engine/io/safetensors.hpp"
 #include "engine/train/measured_backend.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::engine::graph {
 namespace {
@@ -133,7 +134,7 @@ void set_inputs(Executor& executor, std::mt19937& random) {
 }
 
 TEST(Dora, ExactGradientsEqualDifferencesWithTheLengthsHeld) {
-  const unsigned seed = std::random_device{}();
+  const unsigned seed = test::seed();
   SCOPED_TRACE(seed);
   std::mt19937 random(seed);
   for (const Storage storage : {Storage::Compute, Storage::Nf4}) {
@@ -147,7 +148,7 @@ TEST(Dora, ExactGradientsEqualDifferencesWithTheLengthsHeld) {
 
 // A magnitude that is the length of the weight with its adapter changes nothing.
 TEST(Dora, WithTheLengthsThatAreThereIsLora) {
-  const unsigned seed = std::random_device{}();
+  const unsigned seed = test::seed();
   SCOPED_TRACE(seed);
   std::mt19937 random(seed);
   const auto device = backend::open("cpu", {.threads = 2});
@@ -220,7 +221,7 @@ TEST(Dora, TakesWhatIsPlanned) {
 
 // bf16 is the same computation with roundings.
 TEST(Dora, InBf16IsNear) {
-  const unsigned seed = std::random_device{}();
+  const unsigned seed = test::seed();
   SCOPED_TRACE(seed);
   const auto device = backend::open("cpu", {.threads = 2});
   std::vector<Floats> losses, gradients;

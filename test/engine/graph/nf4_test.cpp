@@ -15,6 +15,7 @@
 #include "engine/backend/nf4.hpp"
 #include "engine/core/error.hpp"
 #include "engine/train/measured_backend.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::engine::graph {
 namespace {
@@ -30,7 +31,7 @@ Floats random_values(std::mt19937& random, std::int64_t count) {
 }
 
 TEST(Nf4, EachCodeIsTheNearestOfItsBlock) {
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   for (const std::int64_t count : {1, 63, 64, 65, 200, 64 * 300 + 17}) {
     const Floats values = random_values(random, count);
     const Nf4Tensor tensor = backend::nf4_quantize(values.data(), count);
@@ -145,7 +146,7 @@ void set_inputs(Executor& executor, std::mt19937& random) {
 }
 
 TEST(QuantizedGraph, IsTheGraphOnTheNumbersThatTheCodesStandFor) {
-  const unsigned seed = std::random_device{}();
+  const unsigned seed = test::seed();
   SCOPED_TRACE(seed);
   const auto device = backend::open("cpu", {.threads = 2});
   for (const DType type : {DType::F32, DType::Bf16}) {
@@ -187,7 +188,7 @@ TEST(QuantizedGraph, IsTheGraphOnTheNumbersThatTheCodesStandFor) {
 
 // Each part is quantised as if it were alone.
 TEST(QuantizedGraph, PartsOfAStackKeepScalesOfTheirOwn) {
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   const auto device = backend::open("cpu");
   const Graph graph = quantized(DType::F32, Storage::Nf4);
   ParameterStore store(graph, *device, Mode::Evaluate);
@@ -205,7 +206,7 @@ TEST(QuantizedGraph, PartsOfAStackKeepScalesOfTheirOwn) {
 }
 
 TEST(QuantizedGraph, ExactGradientsEqualDifferences) {
-  const unsigned seed = std::random_device{}();
+  const unsigned seed = test::seed();
   SCOPED_TRACE(seed);
   std::mt19937 random(seed);
   const Graph graph = quantized(DType::F32, Storage::Nf4);

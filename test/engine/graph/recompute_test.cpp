@@ -1,7 +1,9 @@
-// Blocks that are forgotten and computed again: the same bits in less memory, with every kind of operation between, dropout that
-// drops alike, weights in 4 bits and decomposed adapters; lifetimes that do not meet, planned against held bytes.
+// What is forgotten and computed again, cheaply or in whole blocks: the same bits in less memory, with every kind of operation between,
+// dropout that drops alike, weights in 4 bits and decomposed adapters; lifetimes that do not meet, planned against held bytes. And
+// the same of gradients that share their memory with what the backward is done with.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -10,6 +12,7 @@
 #include "engine/backend/devices.hpp"
 #include "engine/graph/plan.hpp"
 #include "engine/train/measured_backend.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::engine::graph {
 namespace {
@@ -17,6 +20,7 @@ namespace {
 using Floats = std::vector<float>;
 constexpr std::int64_t kRows = 24, kWidth = 32, kVocabulary = 11;
 constexpr int kBlocks = 4;
+constexpr Recompute kLevels[] = {Recompute::Cheap, Recompute::Blocks};
 
 enum class Kind { Llama, Gpt, Adapted };
 
@@ -115,15 +119,19 @@ Result result_of(const Graph& graph, backend::Backend& device, Recompute recompu
 }
 
 TEST(Recompute, GivesTheSameBits) {
-  const unsigned seed = std::random_device{}();
+  const unsigned seed = test::seed();
   SCOPED_TRACE(seed);
   const auto device = backend::open("cpu", {.threads = 2});
   for (const Kind kind : {Kind::Llama, Kind::Gpt, Kind::Adapted})
     for (const DType type : {DType::F32, DType::Bf16}) {
       const Graph graph = model(kind, type);
-      const Result whole = result_of(graph, *device, Recompute::None, seed), again = result_of(graph, *device, Recompute::Blocks, seed);
-      EXPECT_EQ(whole.losses, again.losses);
-      EXPECT_EQ(0, std::memcmp(whole.gradients.data(), again.gradients.data(), whole.gradients.size() * sizeof(float))) << static_cast<int>(kind) << " " << core::name_of(type);
+      const Result whole = result_of(graph, *device, Recompute::None, seed);
+      for (const Recompute level : kLevels) {
+        SCOPED_TRACE(static_cast<int>(level));
+        const Result again = result_of(graph, *device, level, seed);
+        EXPECT_EQ(whole.losses, again.losses);
+        EXPECT_EQ(0, std::memcmp(whole.gradients.data(), again.gradients.data(), whole.gradients.size() * sizeof(float))) << static_cast<int>(kind) << " " << core::name_of(type);
+      }
       double norm = 0;
       for (const float g : whole.gradients) norm += static_cast<double>(g) * static_cast<double>(g);
       EXPECT_GT(norm, 0);
@@ -131,59 +139,184 @@ TEST(Recompute, GivesTheSameBits) {
     }
 }
 
-TEST(Recompute, KeepsOnlyWhatLeavesABlock) {
+// Of at least a row of the width for each token, what is there between the forward and the first step back.
+std::size_t kept_between(const ExecutionPlan& plan) {
+  std::int32_t first_back = 0;
+  while (plan.steps[static_cast<std::size_t>(first_back)].kind == Step::Kind::Forward && plan.steps[static_cast<std::size_t>(first_back)].again == Again::No) ++first_back;
+  return static_cast<std::size_t>(std::count_if(plan.buffers.begin(), plan.buffers.end(), [&](const Buffer& buffer) {
+    return buffer.first < first_back && buffer.last >= first_back && buffer.bytes >= kRows * kWidth * 4;
+  }));
+}
+
+TEST(Recompute, KeepsOnlyTheSumThatLeavesABlock) {
   for (const Kind kind : {Kind::Llama, Kind::Gpt, Kind::Adapted}) {
     const Graph graph = model(kind, DType::F32);
     const ExecutionPlan whole = compile(graph, Mode::Train), again = compile(graph, Mode::Train, Recompute::Blocks);
     EXPECT_LT(again.arena_bytes, whole.arena_bytes * 6 / 10) << static_cast<int>(kind);
     EXPECT_EQ(compile(graph, Mode::Evaluate, Recompute::Blocks).arena_bytes, compile(graph, Mode::Evaluate).arena_bytes);
-    // Between the forward and the first step back two values of each block are there, and statistics.
-    std::size_t first_back = 0;
-    while (again.steps[first_back].kind == Step::Kind::Forward && !again.steps[first_back].is_again) ++first_back;
-    std::uint64_t large = 0;
-    for (const Buffer& buffer : again.buffers)
-      if (buffer.first < static_cast<std::int32_t>(first_back) && buffer.last >= static_cast<std::int32_t>(first_back)) large += buffer.bytes >= kRows * kWidth * 4;
-    EXPECT_LE(large, 2u * kBlocks + 3) << static_cast<int>(kind);
+    // Besides them what the first block reads and the last one's gradient.
+    EXPECT_LE(kept_between(again), kBlocks + 3u) << static_cast<int>(kind);
     std::size_t repeated = 0;
-    for (const Step& step : again.steps) repeated += step.is_again;
+    for (const Step& step : again.steps) repeated += step.again != Again::No;
     EXPECT_GE(repeated, 4u * kBlocks - 4) << static_cast<int>(kind);
   }
 }
 
-TEST(Recompute, BuffersThatLiveTogetherLieApart) {
+// Of a block its two sums, the heads, what they attended to and the gates or what the gelu read; of a decomposed projection, of which
+// there are four, what is scaled as well.
+TEST(Recompute, CheapKeepsProductsAndSums) {
   for (const Kind kind : {Kind::Llama, Kind::Gpt, Kind::Adapted}) {
-    const ExecutionPlan plan = compile(model(kind, DType::Bf16), Mode::Train, Recompute::Blocks);
-    for (std::size_t a = 0; a < plan.buffers.size(); ++a)
-      for (std::size_t b = 0; b < a; ++b) {
-        const Buffer &x = plan.buffers[a], &y = plan.buffers[b];
-        if (x.last < 0 || y.last < 0 || x.first > y.last || y.first > x.last) continue;
-        EXPECT_TRUE(x.offset + x.bytes <= y.offset || y.offset + y.bytes <= x.offset) << a << " and " << b;
-      }
+    const Graph graph = model(kind, DType::F32);
+    const ExecutionPlan whole = compile(graph, Mode::Train), cheap = compile(graph, Mode::Train, Recompute::Cheap), blocks = compile(graph, Mode::Train, Recompute::Blocks);
+    EXPECT_LT(cheap.arena_bytes, whole.arena_bytes) << static_cast<int>(kind);
+    EXPECT_LT(blocks.arena_bytes, cheap.arena_bytes) << static_cast<int>(kind);
+    EXPECT_EQ(compile(graph, Mode::Evaluate, Recompute::Cheap).arena_bytes, compile(graph, Mode::Evaluate).arena_bytes);
+    const std::size_t kept = kept_between(cheap), each = kind == Kind::Adapted ? 9 : 5;
+    EXPECT_GE(kept, each * kBlocks) << static_cast<int>(kind);
+    EXPECT_LE(kept, each * kBlocks + 3) << static_cast<int>(kind);
+    for (const Step& step : cheap.steps) {
+      if (step.again == Again::No) continue;
+      const OpKind ran = graph.nodes[static_cast<std::size_t>(step.node)].kind;
+      EXPECT_TRUE(ran != OpKind::Attention && ran != OpKind::Embedding && ran != OpKind::LinearCrossEntropy) << static_cast<int>(ran);
+      EXPECT_TRUE(ran != OpKind::Linear || step.again == Again::Part) << "a product is made twice";
+    }
   }
+}
+
+TEST(Recompute, BuffersThatLiveTogetherLieApart) {
+  for (const Kind kind : {Kind::Llama, Kind::Gpt, Kind::Adapted})
+    for (const Recompute level : kLevels) {
+      const ExecutionPlan plan = compile(model(kind, DType::Bf16), Mode::Train, level);
+      for (std::size_t a = 0; a < plan.buffers.size(); ++a)
+        for (std::size_t b = 0; b < a; ++b) {
+          const Buffer &x = plan.buffers[a], &y = plan.buffers[b];
+          if (x.last < 0 || y.last < 0 || x.first > y.last || y.first > x.last) continue;
+          EXPECT_TRUE(x.offset + x.bytes <= y.offset || y.offset + y.bytes <= x.offset) << a << " and " << b;
+        }
+    }
 }
 
 // Poisoned memory: whatever is read before it is written shows.
 TEST(Recompute, ReadsNothingThatWasForgotten) {
-  for (const Kind kind : {Kind::Llama, Kind::Gpt, Kind::Adapted}) {
-    NaiveBackend device;
-    const Graph graph = model(kind, DType::F32);
-    const Result result = result_of(graph, device, Recompute::Blocks, 5);
-    for (const float g : result.gradients) ASSERT_TRUE(std::isfinite(g)) << static_cast<int>(kind);
-  }
+  for (const Kind kind : {Kind::Llama, Kind::Gpt, Kind::Adapted})
+    for (const Recompute level : kLevels) {
+      NaiveBackend device;
+      const Graph graph = model(kind, DType::F32);
+      const Result result = result_of(graph, device, level, 5);
+      for (const float g : result.gradients) ASSERT_TRUE(std::isfinite(g)) << static_cast<int>(kind);
+    }
 }
 
 TEST(Recompute, TakesWhatIsPlanned) {
   for (const Kind kind : {Kind::Llama, Kind::Gpt, Kind::Adapted})
-    for (const DType type : {DType::F32, DType::Bf16}) {
-      const auto device = backend::open("cpu", {.threads = 2});
-      train::MeasuredBackend measured(*device);
-      const Graph graph = model(kind, type);
-      const std::uint64_t planned = plan_memory(graph, Mode::Train, *device, {}, Recompute::Blocks).total();
-      EXPECT_LT(planned, plan_memory(graph, Mode::Train, *device).total());
-      result_of(graph, measured, Recompute::Blocks, 3);
-      EXPECT_LE(measured.peak_bytes(), planned + 256);
-      EXPECT_GE(static_cast<double>(measured.peak_bytes()), 0.95 * static_cast<double>(planned));
+    for (const DType type : {DType::F32, DType::Bf16})
+      for (const Recompute level : kLevels) {
+        const auto device = backend::open("cpu", {.threads = 2});
+        train::MeasuredBackend measured(*device);
+        const Graph graph = model(kind, type);
+        const std::uint64_t planned = plan_memory(graph, Mode::Train, *device, {}, level).total();
+        EXPECT_LT(planned, plan_memory(graph, Mode::Train, *device).total());
+        result_of(graph, measured, level, 3);
+        EXPECT_LE(measured.peak_bytes(), planned + 256);
+        EXPECT_GE(static_cast<double>(measured.peak_bytes()), 0.95 * static_cast<double>(planned));
+      }
+}
+
+// Of the second of two micro-batches alone.
+Result last_of(const Graph& graph, backend::Backend& device, Recompute recompute, Gradients gradients, unsigned seed) {
+  ParameterStore store(graph, device, Mode::Train, gradients);
+  upload_random_frozen(store);
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0.0f, 0.2f);
+  Floats weights(static_cast<std::size_t>(store.count()));
+  for (float& w : weights) w = normal(random);
+  store.upload_weights(weights.data());
+  Executor executor(graph, store, Mode::Train, recompute, gradients);
+  Result result{{}, Floats(weights.size())};
+  for (std::uint64_t draw = 0; draw < 2; ++draw) {
+    set_inputs(executor, graph, seed + static_cast<unsigned>(draw));
+    executor.set_dropout(seed, draw);
+    executor.forward();
+    if (gradients == Gradients::Added) store.zero_gradients();
+    executor.forward_backward(0.5f);
+  }
+  executor.download_losses(result.losses);
+  store.download_gradients(result.gradients.data());
+  return result;
+}
+
+TEST(SharedGradients, AreTheSameBits) {
+  const unsigned seed = test::seed();
+  SCOPED_TRACE(seed);
+  const auto device = backend::open("cpu", {.threads = 2});
+  for (const Kind kind : {Kind::Llama, Kind::Gpt, Kind::Adapted})
+    for (const DType type : {DType::F32, DType::Bf16})
+      for (const Recompute recompute : {Recompute::None, Recompute::Cheap, Recompute::Blocks}) {
+        const Graph graph = model(kind, type);
+        const Result own = last_of(graph, *device, recompute, Gradients::Added, seed), shared = last_of(graph, *device, recompute, Gradients::Replaced, seed);
+        EXPECT_EQ(own.losses, shared.losses);
+        EXPECT_EQ(0, std::memcmp(own.gradients.data(), shared.gradients.data(), own.gradients.size() * sizeof(float))) << static_cast<int>(kind) << " " << core::name_of(type);
+        double norm = 0;
+        for (const float g : own.gradients) norm += static_cast<double>(g) * static_cast<double>(g);
+        EXPECT_GT(norm, 0);
+      }
+}
+
+TEST(SharedGradients, LieApartFromWhatLivesWithThem) {
+  for (const Kind kind : {Kind::Llama, Kind::Gpt, Kind::Adapted}) {
+    const Graph graph = model(kind, DType::Bf16);
+    const ExecutionPlan plan = compile(graph, Mode::Train, Recompute::None, Gradients::Replaced);
+    std::uint64_t gradients = 0, together = 0;
+    for (std::size_t a = 0; a < plan.buffers.size(); ++a) {
+      const Buffer& x = plan.buffers[a];
+      gradients += x.is_placed ? x.bytes : 0;
+      for (std::size_t b = 0; b < a; ++b) {
+        const Buffer& y = plan.buffers[b];
+        if (x.last < 0 || y.last < 0 || x.first > y.last || y.first > x.last) {
+          together += x.is_placed != y.is_placed && x.offset < y.offset + y.bytes && y.offset < x.offset + x.bytes;
+          continue;
+        }
+        EXPECT_TRUE(x.offset + x.bytes <= y.offset || y.offset + y.bytes <= x.offset) << a << " and " << b;
+      }
     }
+    EXPECT_EQ(gradients, static_cast<std::uint64_t>(graph.parameter_count()) * 4);
+    EXPECT_GT(together, 10u) << "nothing is shared";
+    const ExecutionPlan apart = compile(graph, Mode::Train);
+    EXPECT_LT(plan.arena_bytes, apart.arena_bytes + gradients);
+    EXPECT_TRUE(apart.births.empty());
+    EXPECT_TRUE(compile(graph, Mode::Evaluate, Recompute::None, Gradients::Replaced).births.empty());
+  }
+}
+
+// A weight whose gradient no step makes has zeros, though something else was in its place; poisoned memory shows what is not made.
+TEST(SharedGradients, AreZeroWhereNothingIsMade) {
+  NaiveBackend device;
+  Builder b(DType::F32);
+  const Value unused = b.parameter("unused", {kWidth, kWidth}, true), table = b.parameter("table", {kVocabulary, kWidth}, true);
+  b.add(b.embedding(unused, b.input("other", kRows)), b.embedding(unused, b.input("more", kRows)));
+  b.linear_cross_entropy(b.embedding(table, b.input("ids", kRows)), table, b.input("targets", kRows));
+  const Graph graph = std::move(b).finish();
+  const Result result = last_of(graph, device, Recompute::None, Gradients::Replaced, 7);
+  for (std::size_t i = 0; i < kWidth * kWidth; ++i) ASSERT_EQ(result.gradients[i], 0.0f);
+  double norm = 0;
+  for (const float g : result.gradients) norm += std::abs(static_cast<double>(g));
+  EXPECT_GT(norm, 0);
+}
+
+TEST(SharedGradients, TakeWhatIsPlanned) {
+  for (const Kind kind : {Kind::Llama, Kind::Gpt, Kind::Adapted})
+    for (const DType type : {DType::F32, DType::Bf16})
+      for (const Recompute recompute : {Recompute::None, Recompute::Cheap, Recompute::Blocks}) {
+        const auto device = backend::open("cpu", {.threads = 2});
+        train::MeasuredBackend measured(*device);
+        const Graph graph = model(kind, type);
+        const MemoryUse use = plan_memory(graph, Mode::Train, *device, {}, recompute, Gradients::Replaced), apart = plan_memory(graph, Mode::Train, *device, {}, recompute);
+        EXPECT_EQ(use.gradient_bytes, apart.gradient_bytes);
+        EXPECT_LT(use.total(), apart.total());
+        last_of(graph, measured, recompute, Gradients::Replaced, 3);
+        EXPECT_LE(measured.peak_bytes(), use.total() + 256);
+        EXPECT_GE(static_cast<double>(measured.peak_bytes()), 0.95 * static_cast<double>(use.total()));
+      }
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // sizes that a file may claim are bounded by what it holds; test/fuzz has the targets for a coverage-guided fuzzer.
 #include <fstream>
 
+#include "../model_folder.hpp"
 #include "../temporary_folder.hpp"
 #include "engine/backend/devices.hpp"
 #include "engine/data/documents.hpp"
@@ -11,6 +12,7 @@
 #include "engine/tokenizers/tokenizer.hpp"
 #include "engine/train/training.hpp"
 #include "mutations.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::engine {
 namespace {
@@ -21,7 +23,7 @@ constexpr std::size_t kTreeFactor = 256;
 
 class Hostile : public ::testing::Test {
  protected:
-  Hostile() : seed_(std::random_device{}()), random_(seed_), cpu_(backend::open("cpu", {.threads = 1, .memory_limit_bytes = std::size_t{256} << 20})) {}
+  Hostile() : seed_(test::seed()), random_(seed_), cpu_(backend::open("cpu", {.threads = 1, .memory_limit_bytes = std::size_t{256} << 20})) {}
 
   // A run that leaves a checkpoint after its second step and the artifacts after its third.
   void train_once() {
@@ -69,9 +71,9 @@ TEST_F(Hostile, ModelsAreLoadedOrRefused) {
     for (int round = 0; round < 400; ++round) {
       write(folder_.path(name), mutated(random_, good, 600));
       expect_well_behaved(std::string(name) + " " + trace(round), {"model_invalid", "out_of_memory"}, kTreeFactor * good.size() + kSlack, outcome, [&] {
-        train::GenerateOptions ask;
+        train::Ask ask;
         ask.max_tokens = 3;
-        train::generate(folder_.path(), ask, *cpu_);
+        train::answer(folder_.path(), ask, *cpu_);
       });
     }
     EXPECT_GT(outcome.refused, 100) << name;
@@ -91,9 +93,9 @@ TEST_F(Hostile, ALargeContextTakesWhatIsWritten) {
   write(folder_.path(train::kConfigFile), config.to_json());
   write(folder_.path(train::kTokenizerFile), tokenizers::Tokenizer::bytes().to_json());
   ASSERT_LT(written.bytes, std::uint64_t{16} << 20);
-  train::GenerateOptions ask;
+  train::Ask ask;
   ask.prompt = "abc", ask.max_tokens = 3;
-  EXPECT_LE(train::generate(folder_.path(), ask, *cpu_).tokens, 3);  // within the 256 MiB of this device
+  EXPECT_LE(train::answer(folder_.path(), ask, *cpu_).tokens, 3);  // within the 256 MiB of this device
 }
 
 TEST_F(Hostile, CheckpointsAreContinuedOrRefused) {

@@ -6,6 +6,7 @@
 #include "engine/io/safetensors.hpp"
 #include "engine/models/checkpoint_source.hpp"
 #include "mutations.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::engine {
 namespace {
@@ -29,7 +30,7 @@ std::string small_gguf() {
 }
 
 TEST(HostileFormats, GgufFilesClaimNoMemory) {
-  const unsigned seed = std::random_device{}();
+  const unsigned seed = test::seed();
   std::mt19937 random(seed);
   const std::string good = small_gguf();
   Outcome outcome;
@@ -56,7 +57,7 @@ const char* const kConfig =
 class HostileCheckpoints : public ::testing::Test {
  protected:
   HostileCheckpoints()
-      : seed_(std::random_device{}()),
+      : seed_(test::seed()),
         random_(seed_),
         config_(models::ModelConfig::from_json(kConfig, "config.json")),
         values_(40 * 32, 0.5f) {

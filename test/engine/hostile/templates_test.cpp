@@ -3,12 +3,13 @@
 
 #include "engine/templates/chat_template.hpp"
 #include "mutations.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::engine {
 namespace {
 
 TEST(HostileTemplates, AreRenderedOrRefused) {
-  const unsigned seed = std::random_device{}();
+  const unsigned seed = test::seed();
   std::mt19937 random(seed);
   const std::string good =
       "{% macro show(x, y=1) %}{{ x|trim }}{{ y }}{% endmacro %}{%- set ns = namespace(a=0, s='') %}\n{% for m in messages[::-1] if m.role != 'x' %}{% set ns.a = ns.a + loop.index0 * 99 %}"

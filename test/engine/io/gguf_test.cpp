@@ -8,6 +8,7 @@
 #include "../temporary_folder.hpp"
 #include "engine/core/error.hpp"
 #include "engine/io/gguf.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::engine::io {
 namespace {
@@ -54,7 +55,7 @@ std::string refusal(const std::string& file) {
 
 TEST(Gguf, WritesAndReadsBack) {
   const TemporaryFolder folder;
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   std::vector<float> weights(70 * 1024);
   for (float& value : weights) value = std::normal_distribution<float>(0, 0.1f)(random);
   const std::vector<float> small = {1.5f, -2.0f, 0.25f};

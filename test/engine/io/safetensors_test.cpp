@@ -4,12 +4,14 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <limits>
 #include <random>
 
 #include "engine/core/error.hpp"
 #include "engine/io/safetensors.hpp"
 #include "../temporary_folder.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::engine::io {
 namespace {
@@ -32,9 +34,32 @@ std::string refusal(const std::string& file) {
   return "";
 }
 
+// Kilobytes of files that this process has mapped and read.
+long mapped_kilobytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with("RssFile:")) return std::stol(line.substr(8));
+  return -1;
+}
+
+TEST(Safetensors, LeavesNoCopyOfWhatWasReadInMemory) {
+  const TemporaryFolder folder;
+  constexpr std::uint64_t count = std::uint64_t{24} << 20;
+  std::vector<float> values(count);
+  std::mt19937 random(test::seed());
+  for (float& value : values) value = static_cast<float>(random());
+  write_safetensors(folder.path() + "/large.safetensors", {{"w", StoredType::F32, {count}, values.data()}});
+  const SafetensorsFile file(folder.path() + "/large.safetensors");
+  std::vector<float> read(count);
+  const long before = mapped_kilobytes();
+  file.read_f32(*file.find("w"), read.data());
+  EXPECT_LT(mapped_kilobytes() - before, 8 << 10) << "of 96 MiB";
+  EXPECT_EQ(std::memcmp(read.data(), values.data(), count * sizeof(float)), 0);
+}
+
 TEST(Safetensors, WritesAndReadsBack) {
   const TemporaryFolder folder;
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   std::vector<float> weights(35);
   for (float& value : weights) value = std::normal_distribution<float>()(random);
   const std::vector<std::uint16_t> halves = {0x3F80, 0xC000, 0x0000};

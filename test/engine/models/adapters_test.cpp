@@ -53,6 +53,15 @@ TEST(Adapters, TargetsAreNamesPathsAndPatterns) {
   EXPECT_EQ(modules(gpt2, options({"mlp.c_proj"})), (std::vector<std::string>{"transformer.h.0.mlp.c_proj", "transformer.h.1.mlp.c_proj"}));
 }
 
+// Tried one way after the other, the first would take longer than anybody waits; the second would need a deep stack.
+TEST(Adapters, PatternsTakeNoLongerThanTheyAreLong) {
+  const ModelConfig llama = small_llama(true);
+  EXPECT_NE(refusal(llama, options({"(.*)*(.*)*(.*)*(.*)*(.*)*x"})).find("matches no linear layer"), std::string::npos);
+  EXPECT_NE(refusal(llama, options({"((a?){300}){300}"})).find("too large a pattern"), std::string::npos);
+  EXPECT_NE(refusal(llama, options({"(q)_proj\\1"})).find("no regular expression"), std::string::npos);
+  EXPECT_EQ(modules(llama, options({"model\\.layers\\.[0-9]{1,3}\\.self_attn\\.[qk]_proj"})).size(), 6u);
+}
+
 TEST(Adapters, LieWhereTheirModulesDo) {
   const ModelConfig llama = small_llama(true);
   const auto specs = adapter_specs(llama, options({"v_proj", "up_proj"}));

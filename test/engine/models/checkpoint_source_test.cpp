@@ -12,6 +12,8 @@
 #include "../temporary_folder.hpp"
 #include "engine/core/error.hpp"
 #include "engine/io/safetensors.hpp"
+#include "engine/models/weights.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::engine::models {
 namespace {
@@ -34,7 +36,9 @@ const std::vector<std::string>& configs() {
       llama("llama", R"("attention_bias":true,"mlp_bias":true)"),
       llama("mistral", R"("sliding_window":16)"),
       llama("qwen2", R"("rope_scaling":{"type":"linear","factor":2})"),
-      llama("qwen3", R"("tie_word_embeddings":true)"),
+      llama("qwen3", R"("tie_word_embeddings":true,"rope_scaling":{"rope_type":"yarn","factor":2.1,"original_max_position_embeddings":64})"),
+      llama("llama", R"("rope_theta":123456.7,"rope_scaling":{"rope_type":"yarn","factor":4,"attention_factor":1.0})"),
+      llama("llama", R"("rope_scaling":{"type":"dynamic","factor":3})"),
       R"({"model_type":"gpt2","vocab_size":70,"n_embd":32,"n_layer":2,"n_head":4,"n_positions":64,"n_inner":96})"};
   return all;
 }
@@ -81,11 +85,14 @@ void write_gguf(const std::string& path, const ModelConfig& config, const Weight
 void expect_same(const CheckpointSource& source, const ModelConfig& config, const Weights& weights, float tolerance) {
   EXPECT_EQ(source.config().model_type, config.model_type);
   EXPECT_EQ(source.config().window, config.window);
+  const ModelConfig wanted_config = source.gguf() == nullptr ? config : gguf_config(config);
+  EXPECT_EQ(source.config().context, wanted_config.context);
   EXPECT_EQ(source.config().slides, config.slides);
   EXPECT_EQ(source.config().norm_epsilon, config.norm_epsilon);
   EXPECT_EQ(source.config().ties_head, config.ties_head);
-  EXPECT_EQ(source.config().rope.kind, config.rope.kind);
-  EXPECT_EQ(rope_frequencies(source.config().rope, config.head_width), rope_frequencies(config.rope, config.head_width));
+  EXPECT_EQ(source.config().rope.kind, wanted_config.rope.kind);
+  EXPECT_EQ(source.config().rope.attention_factor, config.rope.attention_factor);
+  EXPECT_EQ(rope_table(source.config(), source.config().context), rope_table(config, source.config().context));
   ASSERT_EQ(source.tensors().size(), weights.size());
   for (std::size_t i = 0; i < source.tensors().size(); ++i) {
     const SourceTensor& tensor = source.tensors()[i];
@@ -115,7 +122,7 @@ std::string refusal(const std::string& path) {
 }
 
 TEST(CheckpointSource, ReadsTheSameModelFromAllForms) {
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   for (const std::string& text : configs()) {
     SCOPED_TRACE(text);
     const TemporaryFolder folder;
@@ -149,7 +156,7 @@ TEST(CheckpointSource, ReadsTheSameModelFromAllForms) {
 
 // Larger than the buffer, in every layout.
 TEST(CheckpointSource, ReadsLargeTensorsInPieces) {
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   for (
       const char* text :
       {R"({"model_type":"llama","vocab_size":10,"hidden_size":320,"intermediate_size":96,"num_hidden_layers":1,"num_attention_heads":10,"max_position_embeddings":128})",
@@ -281,6 +288,33 @@ TEST_F(Refusals, GgufFilesByFieldAndValue) {
   other.rope.kind = RopeKind::Llama3, other.rope.factor = 8, other.rope.low_frequency_factor = 2, other.rope.original_context = 8192;
   write_gguf(folder_.path("a.gguf"), other, weights_, io::BlockType::F16);
   expect(folder_.path("a.gguf"), {"rope_freqs.weight", "low 1, high 4"});
+}
+
+TEST_F(Refusals, RotationsThatLlamaCppComputesOtherwise) {
+  ModelConfig yarn = config_;
+  yarn.rope.kind = RopeKind::Yarn, yarn.rope.factor = 4, yarn.rope.original_context = 32, yarn.rope.attention_factor = yarn_attention_factor(4);
+  for (const char* field : {"yarn_beta_fast", "yarn_beta_slow", "yarn_ext_factor", "yarn_attn_factor", "yarn_log_multiplier"}) {
+    write_gguf(folder_.path("a.gguf"), yarn, weights_, io::BlockType::F16, ("llama.rope.scaling." + std::string(field)).c_str());
+    expect(folder_.path("a.gguf"), {field, "8 is not supported, supported: "});
+  }
+  write_gguf(folder_.path("a.gguf"), config_, weights_, io::BlockType::F16, "llama.rope.scaling.attn_factor");
+  expect(folder_.path("a.gguf"), {"attn_factor", "8 is not supported, supported: 1"});
+  EXPECT_EQ(gguf_obstacle(yarn), "");
+  for (const auto change : {+[](Rope& rope) { rope.fast_turns = 16; }, +[](Rope& rope) { rope.slow_turns = 2; }, +[](Rope& rope) { rope.rounds_turns = false; }}) {
+    ModelConfig other = yarn;
+    change(other.rope);
+    EXPECT_NE(gguf_obstacle(other).find("yarn"), std::string::npos);
+    EXPECT_THROW(write_gguf(folder_.path("b.gguf"), other, weights_, io::BlockType::F16), core::Error);
+  }
+}
+
+// llama.cpp has no windows in models of the architecture llama.
+TEST_F(Refusals, WindowsOfGgufFilesThatNobodyComputes) {
+  write_gguf(folder_.path("a.gguf"), config_, weights_, io::BlockType::F16, "llama.attention.sliding_window");
+  const auto source = CheckpointSource::open(folder_.path("a.gguf"));
+  EXPECT_EQ(source->config().context, 128);
+  EXPECT_EQ(source->config().window, 0);
+  EXPECT_EQ(source->config().model_type, "llama");
 }
 
 }  // namespace

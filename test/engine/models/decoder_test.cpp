@@ -10,6 +10,7 @@
 #include "engine/backend/devices.hpp"
 #include "engine/core/error.hpp"
 #include "engine/models/decoder.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::engine::models {
 namespace {
@@ -142,7 +143,7 @@ std::vector<Tuning> tunings(const std::string& type) {
 }
 
 TEST(Decoder, EqualsTheWholePassInBatchesAndPieces) {
-  const unsigned seed = std::random_device{}();
+  const unsigned seed = test::seed();
   SCOPED_TRACE(seed);
   std::mt19937 random(seed);
   NaiveBackend naive;

@@ -83,14 +83,51 @@ TEST(ModelConfig, ReadsBothFormsOfTheRotation) {
       refusal(llama(R"("rope_parameters":{"rope_theta":1e4,"rope_type":"linear","factor":2},"rope_scaling":{"type":"linear","factor":2})")),
       "");
   // Frequencies: linear divides all, llama3 leaves the fast ones and divides the slow ones.
-  const auto plain = rope_frequencies({}, 16), divided = rope_frequencies(linear.rope, 16), scaled = rope_frequencies(old.rope, 16);
+  const auto plain = rope_frequencies({}, 16, 0), divided = rope_frequencies(linear.rope, 16, 0), scaled = rope_frequencies(old.rope, 16, 0);
   EXPECT_EQ(plain[0], 1);
   EXPECT_FLOAT_EQ(plain[4], 0.01f);
   EXPECT_FLOAT_EQ(divided[0], 0.4f);
   Rope unscaled = old.rope;
   unscaled.kind = RopeKind::Default;
-  EXPECT_EQ(scaled[0], rope_frequencies(unscaled, 16)[0]);
-  EXPECT_FLOAT_EQ(scaled[7], rope_frequencies(unscaled, 16)[7] / 8);
+  EXPECT_EQ(scaled[0], rope_frequencies(unscaled, 16, 0)[0]);
+  EXPECT_FLOAT_EQ(scaled[7], rope_frequencies(unscaled, 16, 0)[7] / 8);
+}
+
+TEST(ModelConfig, ReadsStretchedRotations) {
+  for (const char* form : {"rope_scaling", "rope_parameters"}) {
+    const auto described = [&](const std::string& fields) { return read(llama("\"" + std::string(form) + "\":{" + fields + "}")); };
+    const ModelConfig dynamic = described(R"("type":"dynamic","factor":2.5)");
+    EXPECT_EQ(dynamic.rope.kind, RopeKind::Dynamic);
+    EXPECT_EQ(dynamic.rope.original_context, 128);
+    EXPECT_EQ(dynamic.context, 320);
+    EXPECT_EQ(rope_frequencies(dynamic.rope, 16, 128), rope_frequencies({}, 16, 0));
+    EXPECT_NE(rope_frequencies(dynamic.rope, 16, 129), rope_frequencies({}, 16, 0));
+
+    const Rope yarn = described(R"("rope_type":"yarn","factor":4.0,"original_max_position_embeddings":32)").rope;
+    EXPECT_EQ(yarn.kind, RopeKind::Yarn);
+    EXPECT_EQ(yarn.original_context, 32);
+    EXPECT_EQ(yarn.attention_factor, yarn_attention_factor(4));
+    EXPECT_TRUE(yarn.fast_turns == 32 && yarn.slow_turns == 1 && yarn.rounds_turns);
+    const Rope all = described(
+        R"("rope_type":"yarn","factor":4,"original_max_position_embeddings":32,"beta_fast":20,"beta_slow":2,"truncate":false,"attention_factor":0.9,"mscale":3,"mscale_all_dim":1)").rope;
+    EXPECT_TRUE(all.fast_turns == 20 && all.slow_turns == 2 && !all.rounds_turns && all.attention_factor == 0.9);
+    // What is 0 or null counts as not said; without a factor it is what max_position_embeddings is to the original.
+    const Rope open = described(R"("rope_type":"yarn","factor":null,"original_max_position_embeddings":32,"beta_fast":0,"attention_factor":null,"mscale":2,"mscale_all_dim":0.5)").rope;
+    EXPECT_TRUE(open.factor == 4 && open.fast_turns == 32);
+    EXPECT_EQ(open.attention_factor, yarn_attention_factor(4, 2) / yarn_attention_factor(4, 0.5));
+    EXPECT_EQ(described(R"("rope_type":"yarn","factor":4,"mscale":2)").rope.original_context, 128);
+    EXPECT_EQ(described(R"("rope_type":"yarn","factor":4,"mscale":2)").rope.attention_factor, yarn_attention_factor(4));
+  }
+}
+
+TEST(ModelConfig, SaysWhichDropoutItDoesNotApply) {
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(read(gpt2("")).dropped, Names({"attn_pdrop 0.1", "embd_pdrop 0.1", "resid_pdrop 0.1"})) << "what transformers takes where nothing is said";
+  EXPECT_EQ(read(gpt2(R"("attn_pdrop":0.0,"embd_pdrop":0,"resid_pdrop":0.25)")).dropped, Names({"resid_pdrop 0.25"}));
+  EXPECT_EQ(read(read(gpt2("")).to_json()).dropped, Names()) << "a model of ours was trained without";
+  EXPECT_EQ(read(llama("")).dropped, Names());
+  EXPECT_EQ(read(llama(R"("attention_dropout":0.2)")).dropped, Names({"attention_dropout 0.2"}));
+  EXPECT_NE(refusal(gpt2(R"("resid_pdrop":1)")).find("resid_pdrop"), std::string::npos);
 }
 
 TEST(ModelConfig, ReadsWindowsAndTokens) {
@@ -122,8 +159,16 @@ TEST(ModelConfig, RefusesByFieldValueAndWhatIsSupported) {
        {"architectures", "LlamaForSequenceClassification", "LlamaForCausalLM"}},
       {llama(R"("quantization_config":{"quant_method":"gptq","bits":4})"), {"quantization_config", "gptq"}},
       {llama(R"("hidden_act":"gelu")"), {"hidden_act", "gelu", "silu"}},
-      {llama(R"("rope_scaling":{"type":"yarn","factor":4})"), {"rope_scaling.rope_type", "yarn", "default, linear, llama3"}},
-      {llama(R"("rope_scaling":{"rope_type":"dynamic","factor":4})"), {"dynamic"}},
+      {llama(R"("rope_scaling":{"type":"longrope","factor":4})"), {"rope_scaling.rope_type", "longrope", "default, linear, dynamic, yarn, llama3"}},
+      {llama(R"("rope_scaling":{"type":"none"})"), {"rope_scaling.rope_type", "none is not supported"}},
+      {llama(R"("rope_scaling":{"rope_type":"dynamic"})"), {"rope_scaling.factor", "missing"}},
+      {llama(R"("rope_scaling":{"rope_type":"dynamic","factor":0.5})"), {"rope_scaling.factor", "below 1"}},
+      {llama(R"("head_dim":2,"rope_scaling":{"rope_type":"dynamic","factor":2})"), {"heads of 2 elements"}},
+      {llama(R"("rope_scaling":{"rope_type":"yarn"})"), {"original_max_position_embeddings", "missing"}},
+      {llama(R"("rope_scaling":{"rope_type":"yarn","factor":4,"attention_factor":-1})"), {"attention_factor", "above 0"}},
+      {llama(R"("rope_scaling":{"rope_type":"yarn","factor":4,"beta_fast":-1})"), {"beta_fast", "above 0"}},
+      {llama(R"("rope_scaling":{"rope_type":"yarn","factor":4,"mscale":-1})"), {"mscale", "above 0"}},
+      {llama(R"("rope_theta":1,"rope_scaling":{"rope_type":"yarn","factor":4})"), {"base above 1"}},
       {llama(R"("rope_parameters":{"full_attention":{"rope_type":"default"}})"), {"rope_parameters", "kind of layer"}},
       {llama(R"("rope_scaling":{"type":"linear"})"), {"rope_scaling.factor", "missing"}},
       {llama(R"("rope_scaling":{"type":"linear","factor":-2})"), {"rope_scaling.factor"}},
@@ -172,6 +217,9 @@ TEST(ModelConfig, WritesWhatItReads) {
           R"("rope_theta":5e5,"attention_bias":true,"mlp_bias":true,"tie_word_embeddings":true,"eos_token_id":[3,4],"torch_dtype":"bfloat16")"),
       llama(
           R"("rope_scaling":{"rope_type":"llama3","factor":32.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":64})"),
+      llama(R"("rope_scaling":{"rope_type":"dynamic","factor":2.5})"),
+      llama(R"("rope_scaling":{"rope_type":"yarn","factor":4.0})"),
+      llama(R"("rope_scaling":{"rope_type":"yarn","factor":4,"beta_fast":9,"beta_slow":2,"truncate":false,"mscale":2,"mscale_all_dim":0.7})"),
       llama(R"("sliding_window":77,"rms_norm_eps":1e-05)", "mistral"),
       llama(R"("sliding_window":null,"rope_scaling":{"type":"linear","factor":3})", "mistral"),
       llama(R"("use_sliding_window":true,"sliding_window":32,"max_window_layers":2)", "qwen2"),
@@ -190,7 +238,9 @@ TEST(ModelConfig, WritesWhatItReads) {
     EXPECT_EQ(a.slides, b.slides);
     EXPECT_EQ(a.eos, b.eos);
     EXPECT_EQ(a.stored_type, b.stored_type);
-    EXPECT_EQ(rope_frequencies(a.rope, 16), rope_frequencies(b.rope, 16));
+    EXPECT_EQ(rope_frequencies(a.rope, 16, 1 << 20), rope_frequencies(b.rope, 16, 1 << 20));
+    EXPECT_EQ(a.rope.attention_factor, b.rope.attention_factor);
+    EXPECT_EQ(a.context, b.context);
     const auto shapes_a = parameter_shapes(a), shapes_b = parameter_shapes(b);
     ASSERT_EQ(shapes_a.size(), shapes_b.size());
     for (std::size_t i = 0; i < shapes_a.size(); ++i)

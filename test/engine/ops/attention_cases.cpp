@@ -16,7 +16,7 @@ std::vector<std::int32_t> random_documents(const Shape& s) {
   return segments;
 }
 
-void check_attention(Backend& backend, DType type, const Shape& s) {
+void check_attention(Backend& backend, DType type, const Shape& s, bool as_chosen = false) {
   const std::int64_t rows = std::int64_t(s.batch) * s.length, channels = std::int64_t(s.heads) * s.head_size;
   const std::int64_t columns = channels + 2 * std::int64_t(s.kv_heads > 0 ? s.kv_heads : s.heads) * s.head_size;
   const auto qkv = random_values(type, rows * columns), dout = random_values(type, rows * channels);
@@ -34,6 +34,7 @@ void check_attention(Backend& backend, DType type, const Shape& s) {
   f.type = type, f.qkv = dqkv_in.get(), f.out = out.get(), f.log_sum = log_sum.floats();
   f.segments = s.packed ? numbers.numbers() : nullptr;
   f.batch = s.batch, f.length = s.length, f.heads = s.heads, f.head_size = s.head_size, f.scale = scale, f.kv_heads = s.kv_heads, f.window = s.window;
+  if (as_chosen) backend.choose_attention(engine::backend::shape_of(f));
   backend.attention_forward(f);
   engine::backend::AttentionBackward g;
   g.type = type, g.qkv = dqkv_in.get(), g.out = out.get(), g.dout = ddout.get(), g.log_sum = log_sum.floats(), g.delta = delta.floats();
@@ -118,6 +119,10 @@ void check_decode_of_pieces(Backend& backend, DType type, const DecodeShape& s, 
 
 std::vector<Case> cases() {
   std::vector<Case> all;
+  // As in a planned run: a library may do it. Shapes of their own, since a choice stays.
+  for (const Shape& s : {Shape{2, 33, 4, 32, true, 2}, Shape{1, 71, 2, 64, true, 1, 20}, Shape{2, 40, 2, 24, false}, Shape{1, 35, 3, 128, false, 3, 7}})
+    all.push_back({"attention as chosen " + std::to_string(s.batch) + "x" + std::to_string(s.length) + " heads " + std::to_string(s.heads) + "x" + std::to_string(s.head_size),
+                   [=](Backend& b) { check_attention(b, DType::Bf16, s, true); }});
   for (DType type : kTypes) {
     const Shape shapes[] = {{1, 1, 1, 32, false}, {2, 63, 2, 32, false}, {1, 65, 2, 64, true}, {2, 200, 1, 64, true},
                             {1, 150, 2, 128, false}, {1, 70, 3, 20, true}, {1, 40, 2, 5, false},

@@ -1,12 +1,13 @@
-// Operation tests that any backend must pass: each case compares one operation with a double-precision reference on fresh
+// Operation tests that any backend must pass: each case compares one operation with a double-precision reference on
 // random inputs and poisoned outputs. A test program links the cases, defines open_backend_under_test(), and runner.cpp
 // runs them all. No test framework, so that the same program runs on a bare machine with a GPU.
-// PGTRAIN_TEST_SEED repeats a run; a failure prints the seed.
+// PGTRAIN_TEST_SEED=n draws other inputs.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -96,23 +97,33 @@ class Buffer {
   void* memory_ = nullptr;
 };
 
-// Relative L2 error; NaN anywhere is infinitely wrong.
-inline double relative_error(const std::vector<float>& got, const std::vector<double>& want) {
+// What a Buffer of numbers takes.
+inline std::vector<std::int32_t> words_of(const engine::backend::RunNumbers& numbers) {
+  std::vector<std::int32_t> words(sizeof numbers / sizeof(std::int32_t));
+  std::memcpy(words.data(), &numbers, sizeof numbers);
+  return words;
+}
+inline const engine::backend::RunNumbers* run_numbers(const Buffer& buffer) { return static_cast<const engine::backend::RunNumbers*>(buffer.get()); }
+
+// Relative L2 error; NaN anywhere is infinitely wrong. `terms`: the size of what each result is a sum of, where so few are compared
+// that their terms may cancel in all of them.
+inline double relative_error(const std::vector<float>& got, const std::vector<double>& want, const std::vector<double>& terms = {}) {
   double difference = 0, size = 0;
   for (std::size_t i = 0; i < want.size(); ++i) {
     const double d = double(got[i]) - want[i];
     if (!(d == d)) return std::numeric_limits<double>::infinity();
     difference += d * d;
-    size += want[i] * want[i];
+    size += terms.empty() ? want[i] * want[i] : terms[i] * terms[i];
   }
   return size > 0 ? std::sqrt(difference / size) : std::sqrt(difference);
 }
-inline void expect_close(const std::string& what, const std::vector<float>& got, const std::vector<double>& want, double tolerance) {
+inline void expect_close(const std::string& what, const std::vector<float>& got, const std::vector<double>& want, double tolerance, const std::vector<double>& terms = {}) {
   if (got.size() != want.size()) throw std::runtime_error(what + ": the test compares different sizes");
-  // The bars are for the mean over many roundings; a few elements may all be rounded the worst way.
+  // A value rounded to bf16 as well as can be is up to 2^-8 off, more than the bars, which are for the mean of many: of a few, all may be.
   constexpr std::size_t kFew = 256;
-  if (got.size() < kFew) tolerance *= 2;
-  const double error = relative_error(got, want);
+  constexpr double kLeastOfBf16 = 1e-3;
+  if (tolerance > kLeastOfBf16 && got.size() < kFew) tolerance *= 2;
+  const double error = relative_error(got, want, terms);
   if (error <= tolerance) return;
   char numbers[96];
   std::snprintf(numbers, sizeof numbers, ": relative error %.3g, allowed %.3g", error, tolerance);
@@ -121,6 +132,31 @@ inline void expect_close(const std::string& what, const std::vector<float>& got,
 inline void expect(const std::string& what, bool holds) {
   if (!holds) throw std::runtime_error(what);
 }
+
+// Weights on the device in halves.
+class HalvesBuffer {
+ public:
+  HalvesBuffer(Backend& backend, const std::vector<float>& values)
+      : backend_(backend), count_(values.size()), floats_(backend, DType::F32, values), high_(backend, DType::Bf16, std::int64_t(count_)), low_(backend, DType::Bf16, std::int64_t(count_)) {
+    backend_.split(get(), floats_.floats(), std::int64_t(count_));
+  }
+  engine::backend::Halves get() const { return {static_cast<engine::core::Bf16*>(high_.get()), static_cast<std::uint16_t*>(low_.get())}; }
+  std::vector<float> read() {
+    floats_.write(std::vector<float>(count_, std::numeric_limits<float>::quiet_NaN()));
+    backend_.join(floats_.floats(), get(), std::int64_t(count_));
+    return floats_.read();
+  }
+  std::vector<float> upper() const { return high_.read(); }
+  void expect_rounded() {
+    const auto whole = read(), high = upper();
+    for (std::size_t i = 0; i < count_; ++i) expect("upper half of element " + std::to_string(i), high[i] == engine::core::to_float(engine::core::to_bf16(whole[i])));
+  }
+
+ private:
+  Backend& backend_;
+  std::size_t count_;
+  Buffer floats_, high_, low_;
+};
 
 // Bars of the engine: one rounding forward, two in gradients; float sums otherwise.
 inline double forward_bar(DType type) { return type == DType::Bf16 ? 2.5e-3 : 2e-6; }

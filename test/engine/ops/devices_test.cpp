@@ -10,6 +10,7 @@
 #include "engine/backend/cpu/matmul.hpp"
 #include "engine/backend/devices.hpp"
 #include "engine/core/error.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::engine::backend {
 namespace {
@@ -74,7 +75,7 @@ TEST(Workers, AllRunEachTimeAndTheirFailuresArrive) {
 
 // Whatever the shape and the number of workers, the parts cover each element of C once and A, B and bias move along.
 TEST(Matmul, PartsCoverTheProductOnce) {
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   const float a = 0, b = 0, bias = 0;
   float c = 0;
   for (int round = 0; round < 3000; ++round) {
@@ -103,7 +104,7 @@ TEST(Matmul, PartsCoverTheProductOnce) {
 // What is long enough for several workers: memory is zeroed to its ends and no further, and sums have the same bits for any number.
 TEST(Workers, ShareLongSumsAndZeroes) {
   constexpr std::size_t kCount = 3'000'017;
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   std::vector<float> values(kCount);
   double total = 0, squares = 0;
   for (float& v : values) {

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "../reference_llama.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::reference {
 namespace {
@@ -21,7 +22,7 @@ struct Operation {
 
 class Differences : public ::testing::Test {
  protected:
-  Differences() : seed_(std::random_device{}()), random_(seed_) {}
+  Differences() : seed_(test::seed()), random_(seed_) {}
 
   Vector values(std::int64_t count, double spread = 1) {
     Vector out(size(count));

@@ -49,19 +49,20 @@ void check_scale(Backend& backend, DType type, int rows, int width, int beside) 
     for (const bool has_gain : {false, true})
       for (const bool is_in_place : {false, true}) {
         if (accumulates && is_in_place) continue;
-        std::vector<double> want;
+        std::vector<double> want, terms;
         const auto before = is_in_place ? x : old;
         for (std::int64_t i = 0; i < std::int64_t(rows) * pitch; ++i) {
           const std::int64_t c = i % pitch;
           const double scaled = c < width ? -1.5 * x[at(i)] * (has_gain ? gain[at(c)] : 1.0) + (has_gain ? bias[at(c)] : 0.0) : 0.0;
           want.push_back(c >= width || accumulates ? before[at(i)] + scaled : scaled);
+          terms.push_back(std::abs(want.back()) + std::abs(scaled) + (has_gain && c < width ? std::abs(bias[at(c)]) : 0.0));
         }
         Buffer bx(backend, type, x), by(backend, type, before);
         ScaleColumns call;
         call.type = type, call.x = bx.get(), call.y = is_in_place ? bx.get() : by.get(), call.gain = has_gain ? bgain.floats() : nullptr, call.bias = has_gain ? bbias.get() : nullptr;
         call.factor = -1.5f, call.rows = rows, call.width = width, call.pitch = beside ? pitch : 0, call.accumulate = accumulates;
         backend.scale_columns(call);
-        expect_close("scaled", (is_in_place ? bx : by).read(), want, forward_bar(type));
+        expect_close("scaled", (is_in_place ? bx : by).read(), want, forward_bar(type), terms);
       }
 }
 
@@ -70,14 +71,18 @@ void check_dot(Backend& backend, DType type, int rows, int width, int beside) {
   const auto a = random_values(type, std::int64_t(rows) * pitch), b = random_values(type, std::int64_t(rows) * pitch), old = random_values(DType::F32, width);
   auto divisor = random_values(DType::F32, width);
   for (float& d : divisor) d = 1 + std::fabs(d);
-  std::vector<double> want = widen(old);
+  std::vector<double> want = widen(old), terms;
+  for (const double before : want) terms.push_back(std::abs(before));
   for (std::int64_t r = 0; r < rows; ++r)
-    for (int c = 0; c < width; ++c) want[at(c)] += double(a[at(r * pitch + c)]) * double(b[at(r * pitch + c)]) / divisor[at(c)];
+    for (int c = 0; c < width; ++c) {
+      const double term = double(a[at(r * pitch + c)]) * double(b[at(r * pitch + c)]) / divisor[at(c)];
+      want[at(c)] += term, terms[at(c)] = std::hypot(terms[at(c)], term);
+    }
   Buffer ba(backend, type, a), bb(backend, type, b), bd(backend, DType::F32, divisor), out(backend, DType::F32, old);
   ColumnDot call;
   call.type = type, call.out = out.floats(), call.a = ba.get(), call.b = bb.get(), call.divisor = bd.floats(), call.rows = rows, call.width = width, call.pitch = pitch;
   backend.column_dot(call);
-  expect_close("dots", out.read(), want, 5e-6);
+  expect_close("dots", out.read(), want, 5e-6, terms);
 }
 
 std::vector<Case> cases() {

@@ -128,7 +128,11 @@ void check_cross_entropy(Backend& backend, DType type, int rows, int vocabulary,
     return got;
   };
   call.gradient = true;
-  expect_close("gradient", gradient(), want.gradient, gradient_bar(type));
+  const std::vector<float> alone = gradient();
+  expect_close("gradient", alone, want.gradient, gradient_bar(type));
+  const Buffer numbers(backend, words_of({.scale = 0.5f}));
+  call.scale = float(2 * scale), call.run = run_numbers(numbers);
+  expect("gradient with the run's scale", gradient() == alone);
   expect_losses("loss", blosses.read(), want.losses);
   call.weights = bweights.floats(), call.hits = bhits.floats();
   expect_close("weighted gradient", gradient(), weighted.gradient, gradient_bar(type));

@@ -84,9 +84,24 @@ std::vector<Case> cases() {
                          check_product(b, in, out, {m, 47, 21, 0}, false, tb, {.accumulate = true});
                        }
                    }});
+    // As the gradient of an adapter's weights.
+    all.push_back({types + " of few columns", [=](Backend& b) {
+                     for (const std::int64_t n : {1, 5, 16, 64, 65})
+                       for (const bool tb : {false, true}) {
+                         check_product(b, in, out, {151, n, 70, n % 2 ? 3 : 0}, true, tb, {});
+                         check_product(b, in, out, {97, n, 33, n % 2 ? 0 : 8}, true, tb, {.accumulate = true});
+                       }
+                     check_product(b, in, out, {16421, 3, 5, 2}, true, false, {.accumulate = true});
+                   }});
     all.push_back({types + " bias", [=](Backend& b) {
                      check_product(b, in, out, {19, 45, 33, 0}, false, false, {.bias = true});
                      check_product(b, in, out, {32, 64, 16, 8}, false, true, {.bias = true});
+                   }});
+    // As the head of a large vocabulary: wider than what is computed at once.
+    all.push_back({types + " of many columns", [=](Backend& b) {
+                     check_product(b, in, out, {13, 16501, 9, 0}, false, true, {});
+                     check_product(b, in, out, {10, 25003, 5, 3}, false, false, {.bias = true});
+                     check_product(b, in, out, {40, 16417, 4, 0}, true, true, {.accumulate = true});
                    }});
     all.push_back({types + " bias and gelu", [=](Backend& b) {
                      check_product(b, in, out, {19, 45, 33, 0}, false, false, {.bias = true, .gelu = true});

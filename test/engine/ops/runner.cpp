@@ -6,18 +6,9 @@
 
 #include "engine/core/error.hpp"
 #include "cases.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::test {
-namespace {
-std::uint64_t seed() {
-  static const std::uint64_t chosen = [] {
-    const char* given = std::getenv("PGTRAIN_TEST_SEED");
-    return given ? std::strtoull(given, nullptr, 10) : std::uint64_t(std::random_device{}());
-  }();
-  return chosen;
-}
-}  // namespace
-
 std::vector<Case>& all_cases() {
   static std::vector<Case> cases;
   return cases;
@@ -50,8 +41,8 @@ int run_all(const char* part) {
     std::printf("no backend to test: %s\n", e.what());
     return 2;
   }
-  std::printf("backend %s (%s, %s), seed %llu\n", backend->info().name.c_str(), backend->info().description.c_str(), backend->info().isa.c_str(),
-              static_cast<unsigned long long>(seed()));
+  std::printf("backend %s (%s, %s), seed %u\n", backend->info().name.c_str(), backend->info().description.c_str(), backend->info().isa.c_str(),
+              seed());
   int passed = 0, failed = 0;
   const bool show_times = std::getenv("PGTRAIN_TEST_TIMES") != nullptr;
   for (const Case& c : all_cases()) {
@@ -61,7 +52,7 @@ int run_all(const char* part) {
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
     if (show_times) std::printf("%8.3f s  %s\n", took.count(), c.name.c_str());
   }
-  if (failed) std::printf("[  FAILED  ] %d tests (PGTRAIN_TEST_SEED=%llu repeats)\n", failed, static_cast<unsigned long long>(seed()));
+  if (failed) std::printf("[  FAILED  ] %d tests (PGTRAIN_TEST_SEED=%u repeats)\n", failed, seed());
   std::printf("[  PASSED  ] %d tests.\n", passed);
   return failed || !passed;
 }

@@ -1,4 +1,5 @@
-// Operations on flat vectors: add, scale, cast, sums, AdamW; and memory itself. Also the promise of equal bits twice.
+// Operations on flat vectors: add, scale, cast, halves, sums, AdamW; and memory itself. Also the promise of equal bits twice.
+#include <bit>
 #include <cstring>
 
 #include "cases.hpp"
@@ -48,7 +49,7 @@ void check_sums(Backend& backend, int count) {
   backend.sum_of_squares(out.floats(), bx.floats(), count, true);
   expect_close("sum of squares added", out.read(), {2 * squares}, 2e-6);
 }
-void check_adamw(Backend& backend, int count, bool shadowed, float clip) {
+void check_adamw(Backend& backend, int count, bool in_halves, float clip) {
   const auto p = random_values(DType::F32, count), g = random_values(DType::F32, count), m = random_values(DType::F32, count, 0.1f);
   auto v = random_values(DType::F32, count, 0.1f);
   for (float& x : v) x = x * x;
@@ -65,21 +66,39 @@ void check_adamw(Backend& backend, int count, bool shadowed, float clip) {
     wv.push_back(beta2 * v[i] + (1 - beta2) * gradient * gradient);
     wp.push_back(p[i] - a.learning_rate * (wm[i] * a.correction1 / (std::sqrt(wv[i] * a.correction2) + a.epsilon) + a.weight_decay * double(p[i])));
   }
-  Buffer bp(backend, DType::F32, p), bg(backend, DType::F32, g), bm(backend, DType::F32, m), bv(backend, DType::F32, v), shadow(backend, DType::Bf16, count);
+  Buffer bp(backend, DType::F32, p), bg(backend, DType::F32, g), bm(backend, DType::F32, m), bv(backend, DType::F32, v);
+  HalvesBuffer halves(backend, p);
   Buffer squared(backend, DType::F32, 1);
   backend.sum_of_squares(squared.floats(), bg.floats(), count, false);
-  a.parameter = bp.floats(), a.m = bm.floats(), a.v = bv.floats(), a.gradient = bg.floats();
-  a.shadow = shadowed ? shadow.get() : nullptr;
+  a.parameter = in_halves ? nullptr : bp.floats(), a.halves = halves.get(), a.m = bm.floats(), a.v = bv.floats(), a.gradient = bg.floats();
   a.squared_norm = clip > 0 ? squared.floats() : nullptr;
   backend.adamw(a);
   const double bar = count < 16 ? 1e-4 : 2e-6;  // of one element the terms may nearly cancel
-  expect_close("parameters", bp.read(), wp, bar);
+  expect_close("parameters", in_halves ? halves.read() : bp.read(), wp, bar);
   expect_close("first moments", bm.read(), wm, bar);
   expect_close("second moments", bv.read(), wv, bar);
-  if (shadowed) {
-    const auto masters = bp.read(), copies = shadow.read();
-    for (int i = 0; i < count; ++i) expect("shadow of element " + std::to_string(i), copies[i] == engine::core::to_float(engine::core::to_bf16(masters[i])));
+  if (in_halves) halves.expect_rounded();
+}
+// Floats at, just before and just after every place where rounding to bf16 changes, and where halves end.
+void check_halves(Backend& backend) {
+  std::vector<float> values;
+  for (std::uint32_t high = 0; high < 0x10000; high += high % 0x80 < 3 || high % 0x80 > 0x7C ? 1 : 7)
+    for (const std::uint32_t low : {0x0000u, 0x0001u, 0x7FFEu, 0x7FFFu, 0x8000u, 0x8001u, 0x8002u, 0xFFFFu, std::uint32_t(random_below(0x10000))})
+      values.push_back(std::bit_cast<float>(high << 16 | low));
+  HalvesBuffer halves(backend, values);
+  const auto back = halves.read(), high = halves.upper();
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const std::string what = "halves of " + std::to_string(std::bit_cast<std::uint32_t>(values[i]));
+    if (values[i] != values[i]) {
+      expect(what, back[i] != back[i] && high[i] != high[i]);
+      continue;
+    }
+    const engine::core::Halves want = engine::core::split(values[i]);
+    expect(what, std::bit_cast<std::uint32_t>(back[i]) == std::bit_cast<std::uint32_t>(engine::core::join(want)));
+    expect(what, std::bit_cast<std::uint32_t>(high[i]) == std::uint32_t(want.high.bits) << 16);
   }
+  HalvesBuffer few(backend, {1.00390625f, -3.0f, 0.1f});
+  expect("a few", few.read()[2] == 0.1f && few.read()[1] == -3.0f);
 }
 void check_memory(Backend& backend) {
   // Host memory is reused at once, uploads larger and smaller than any staging buffer, copies in the order of the calls.
@@ -146,6 +165,7 @@ std::vector<Case> cases() {
                    check_adamw(b, 517, false, 1e6f);
                    check_adamw(b, 9001, true, 1.0f);
                  }});
+  all.push_back({"halves", check_halves});
   all.push_back({"memory", check_memory});
   all.push_back({"equal bits", check_repeats});
   return all;

@@ -90,6 +90,15 @@ TEST(ChatTemplate, WhatLiesOutsideIsRefusedByNameAndLine) {
   EXPECT_EQ(parse_error("\xff").message, "chat template t: byte 0 is not valid UTF-8");
 }
 
+// What jinja2 asks of a value before it goes through it (found by random templates: seed 66338191).
+TEST(ChatTemplate, WhatCountsAsFalseHasNothingToChooseFrom) {
+  for (const char* value : {"false", "0", "none", "''", "[]", "{}"}) {
+    for (const char* filter : {"select('string')", "reject('string')", "selectattr('a')", "rejectattr('a')", "map('upper')", "map(attribute='a')"})
+      EXPECT_EQ(render(std::string("{{ (") + value + "|" + filter + "|list)|length }}", "[]"), "0") << value << " " << filter;
+  }
+  EXPECT_EQ(render_error("{{ true|selectattr('a')|list }}").message, "chat template t, line 1: a value of type bool cannot be gone through");
+}
+
 TEST(ChatTemplate, ATemplatesOwnRefusalReachesTheUser) {
   const core::Error error = render_error("a\n{{ raise_exception('no ' ~ messages[0].role) }}", R"([{"role":"tool"}])");
   EXPECT_EQ(error.code, "data_invalid");

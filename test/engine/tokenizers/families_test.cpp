@@ -8,6 +8,7 @@
 #include "engine/core/json.hpp"
 #include "engine/tokenizers/tokenizer.hpp"
 #include "engine/tokenizers/unicode_normalizer.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::engine::tokenizers {
 namespace {
@@ -244,7 +245,7 @@ TEST(Gguf, ScoresMergeTheBestFirst) {
 
 TEST(Gguf, LongTextsOfOneWordAreCutWhereNothingMerges) {
   const Tokenizer tokenizer = Tokenizer::from_gguf(scored_vocabulary(), "m.gguf");
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   std::string text, word(1000000, 'a');
   for (int i = 0; i < 100000; ++i) text += "abc  "[random() % 5];
   EXPECT_EQ(tokenizer.decode(encode(tokenizer, text)), text);

@@ -10,6 +10,7 @@
 #include "engine/tokenizers/bpe_trainer.hpp"
 #include "engine/tokenizers/pretokenizer.hpp"
 #include "engine/tokenizers/tokenizer.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::engine::tokenizers {
 namespace {
@@ -85,7 +86,7 @@ Ids naive_encode(const std::map<std::pair<Tokenizer::Id, Tokenizer::Id>, int>& r
 }
 
 TEST(Tokenizer, HeapMergesEqualNaiveMerges) {
-  const unsigned seed = std::random_device{}();
+  const unsigned seed = test::seed();
   SCOPED_TRACE(seed);
   std::mt19937 random(seed);
   for (int round = 0; round < 40; ++round) {
@@ -117,7 +118,7 @@ TEST(BpeTrainer, LearnsTheMostFrequentPairFirstAndEndsEarly) {
 }
 
 TEST(BpeTrainer, IsDeterministicAndShortensText) {
-  const unsigned seed = std::random_device{}();
+  const unsigned seed = test::seed();
   SCOPED_TRACE(seed);
   std::mt19937 random(seed);
   std::vector<std::string> texts;
@@ -151,7 +152,7 @@ TEST(BpeTrainer, IsDeterministicAndShortensText) {
 TEST(BpeTrainer, RoundTripsMixedScriptsAndAnyBytes) {
   const Tokenizer tokenizer = train_bpe({kProse, kProse}, {.vocab_size = 400, .keep_alive = {}});
   EXPECT_EQ(tokenizer.decode(encode(tokenizer, kProse)), kProse);
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   std::string noise;
   for (int i = 0; i < 5000; ++i) noise += static_cast<char>(random());
   EXPECT_EQ(tokenizer.decode(encode(tokenizer, noise)), noise);

@@ -6,6 +6,7 @@
 #include <functional>
 #include <random>
 
+#include "../poisoned_backend.hpp"
 #include "../temporary_folder.hpp"
 #include "engine/backend/devices.hpp"
 #include "engine/core/error.hpp"
@@ -15,7 +16,9 @@
 #include "engine/models/model.hpp"
 #include "engine/train/adapter_files.hpp"
 #include "engine/train/base_model.hpp"
+#include "engine/train/evaluation.hpp"
 #include "engine/train/exports.hpp"
+#include "engine/train/generation.hpp"
 #include "engine/train/training.hpp"
 
 namespace pgtrain::engine::train {
@@ -125,7 +128,7 @@ class FineTuning : public testing::Test {
   }
 
   TemporaryFolder base_;
-  std::unique_ptr<backend::Backend> device_ = backend::open("cpu");
+  std::unique_ptr<backend::Backend> device_ = open_poisoned();
 };
 
 TEST_F(FineTuning, EveryMethodLowersTheHeldOutLossWithinItsPlan) {
@@ -152,15 +155,22 @@ TEST_F(FineTuning, ForgetsActivationsWhereTheyDoNotFit) {
   TrainingOptions asked = options("lora");
   const MemoryPlan all = plan_training(asked, *device_);
   EXPECT_EQ(all.recompute, "none");
-  asked.recompute = "blocks";
-  const MemoryPlan least = plan_training(asked, *device_);
-  ASSERT_LT(least.peak_bytes, all.peak_bytes);
-  asked.recompute = "auto", asked.memory_limit_bytes = least.peak_bytes;
-  EXPECT_EQ(plan_training(asked, *device_).recompute, "blocks");
-  const auto tight = run(asked, questions(60)), roomy = run(options("lora"), questions(60));
-  EXPECT_LE(tight->result.peak_bytes, least.peak_bytes);
-  EXPECT_EQ(tight->file("adapter_model.safetensors"), roomy->file("adapter_model.safetensors"));
-  asked.memory_limit_bytes = least.peak_bytes - 1;
+  const auto roomy = run(options("lora"), questions(60));
+  std::uint64_t least = all.peak_bytes;
+  for (const char* level : {"cheap", "blocks"}) {
+    SCOPED_TRACE(level);
+    asked.recompute = level, asked.memory_limit_bytes = 0;
+    const MemoryPlan plan = plan_training(asked, *device_);
+    ASSERT_LT(plan.peak_bytes, least);
+    least = plan.peak_bytes;
+    asked.recompute = "auto", asked.memory_limit_bytes = least;
+    EXPECT_EQ(plan_training(asked, *device_).recompute, level);
+    const auto tight = run(asked, questions(60));
+    EXPECT_LE(tight->result.peak_bytes, least);
+    EXPECT_LE(static_cast<double>(least), 1.05 * static_cast<double>(tight->result.peak_bytes));
+    EXPECT_EQ(tight->file("adapter_model.safetensors"), roomy->file("adapter_model.safetensors"));
+  }
+  asked.memory_limit_bytes = least - 1;
   EXPECT_THROW(run(asked, questions(60)), core::Error);
 }
 
@@ -179,8 +189,31 @@ TEST_F(FineTuning, ResumesExactly) {
   }
 }
 
+// A checkpoint on the way is the model that a run to that step ends with.
+TEST_F(FineTuning, ACheckpointIsAModel) {
+  for (const std::string method : {"lora", "qlora", "full", "dora and whole modules"}) {
+    SCOPED_TRACE(method);
+    TrainingOptions asked = options(method[0] == 'd' ? "lora" : method);
+    if (method[0] == 'd') asked.use_dora = true, asked.modules_to_save = {"norm"};
+    asked.schedule = "constant", asked.warmup_steps = 0, asked.steps = 6;
+    const auto early = run(asked, questions(40));
+    asked.steps = 12, asked.checkpoint_every = 6;
+    const auto whole = run(asked, questions(40));
+    ASSERT_EQ(whole->watcher.checkpoints.size(), 1u);
+    const ModelFiles stopped{early->folder.path(), base_.path("base")}, ended{whole->folder.path(), base_.path("base")},
+        kept{"", base_.path("base"), whole->watcher.checkpoints[0], resolve(asked)};
+    GenerateOptions generate_options;
+    generate_options.temperature = 0, generate_options.max_tokens = 24, generate_options.precision = "fp32";
+    const auto text_of = [&](const ModelFiles& files) { return generate(files, {"What is 3?"}, generate_options, *device_)[0].text; };
+    EXPECT_EQ(text_of(kept), text_of(stopped));
+    const auto loss_of = [&](const ModelFiles& files) { return evaluate(files, resolve(asked), true, whole->folder.path("data"), base_.path(), *device_, [] {}).loss; };
+    EXPECT_EQ(loss_of(kept), loss_of(stopped));
+    EXPECT_NE(loss_of(kept), loss_of(ended));
+  }
+}
+
 TEST_F(FineTuning, ResumesPreferencesExactly) {
-  for (const char* method : {"lora", "full"}) {
+  for (const char* method : {"lora", "qlora", "full"}) {
     SCOPED_TRACE(method);
     TrainingOptions asked = options(method);
     asked.objective = "dpo";
@@ -195,8 +228,27 @@ TEST_F(FineTuning, PreferencesAreLearned) {
     asked.objective = "dpo", asked.steps = 40, asked.learning_rate = std::string(method) == "full" ? 1e-3 : 5e-3, asked.lora_dropout = 0;
     const auto found = run(asked, preferences(40));
     EXPECT_NEAR(found->result.loss_before, std::log(2.0), 1e-6) << "nothing is preferred over the reference, which the model still is";
+    EXPECT_EQ(found->watcher.evaluations.front().accuracy, 0.0) << "not even by rounding";
+    EXPECT_EQ(found->watcher.steps.front().accuracy, 0.0);
     EXPECT_LT(found->result.loss_after, 0.4);
     EXPECT_EQ(found->watcher.evaluations.back().accuracy, 1.0);
+  }
+}
+
+// Where the model is still its reference, the gradient is beta / 2 times that of how much likelier the chosen answer is.
+TEST_F(FineTuning, TheGradientOfPreferencesGrowsWithBeta) {
+  TrainingOptions asked = options("lora");
+  asked.objective = "dpo", asked.steps = 1, asked.lora_dropout = 0;
+  std::vector<double> norms;
+  for (const double beta : {0.1, 0.2, 0.8}) {
+    asked.dpo_beta = beta;
+    const auto found = run(asked, preferences(40));
+    ASSERT_EQ(found->watcher.steps.size(), 1u);
+    norms.push_back(found->watcher.steps[0].gradient_norm / beta);
+    EXPECT_GT(norms.back(), 0);
+    EXPECT_NEAR(norms.back() / norms.front(), 1, 1e-3) << beta;
+    EXPECT_GE(found->watcher.planned.peak_bytes, found->result.peak_bytes);
+    EXPECT_LE(static_cast<double>(found->watcher.planned.peak_bytes), 1.05 * static_cast<double>(found->result.peak_bytes));
   }
 }
 
@@ -218,6 +270,66 @@ TEST_F(FineTuning, EndsEarlyWhenTheHeldOutLossFallsNoMore) {
   EXPECT_TRUE(found->result.stopped_early);
   EXPECT_LT(found->result.steps, 400);
   EXPECT_EQ(found->result.status, TrainingStatus::Completed);
+  // Also where it leaves after the evaluation that ended it, while the rest is measured and written.
+  check_resume(asked, questions(60));
+}
+
+// The model is that of a run that holds nothing out; what is measured at its end is what evaluate() finds on the same samples.
+TEST_F(FineTuning, AValidationSetIsEvaluatedOnAndNeverLearned) {
+  const auto path = [&](const std::vector<std::string>& records) {
+    const std::string out = base_.path("validation");
+    io::write_file(out, data::encode_documents(records));
+    return out;
+  };
+  for (const std::string method : {"lora", "qlora", "full", "dpo"}) {
+    SCOPED_TRACE(method);
+    const bool is_dpo = method == "dpo";
+    const auto samples = [&](int count) { return is_dpo ? preferences(count) : questions(count); };
+    TrainingOptions asked = options(is_dpo ? "lora" : method);
+    if (is_dpo) asked.objective = "dpo";
+    asked.evaluation_batches = 0;
+    asked.held_out_fraction = 0, asked.evaluate_every = 0;
+    const auto alone = run(asked, samples(40));
+    asked.held_out_fraction = 0.1, asked.evaluate_every = 4;  // the first has no effect beside a validation set
+    asked.validation_path = path(samples(45));
+    const auto validated = run(asked, samples(40));
+    EXPECT_FALSE(alone->result.has_evaluation);
+    EXPECT_EQ(validated->watcher.facts.samples, 40u);
+    EXPECT_EQ(validated->watcher.facts.held_out_samples, 45u);
+    ASSERT_EQ(validated->watcher.evaluations.size(), 4u) << "before, at 4 and 8, after";
+    for (const Artifact& artifact : alone->result.artifacts) EXPECT_EQ(validated->file(artifact.name), alone->file(artifact.name)) << artifact.name;
+    EXPECT_EQ(validated->watcher.evaluations.back().samples, 45u);
+    const ModelFiles files{validated->folder.path(), base_.path("base")};
+    if (method != "qlora") {  // whose base is asked unquantised
+      const Evaluation found = is_dpo ? evaluate_preferences(files, resolve(asked), asked.validation_path, base_.path(), *device_, [] {})
+                                      : evaluate(files, resolve(asked), true, asked.validation_path, base_.path(), *device_, [] {});
+      EXPECT_NEAR(validated->result.loss_after, found.loss, 1e-5 * found.loss);
+      EXPECT_EQ(validated->watcher.evaluations.back().tokens, found.tokens);
+      EXPECT_EQ(found.samples, 45u);
+    }
+    if (method == "lora" || is_dpo) check_resume(asked, samples(40));
+  }
+  TrainingOptions asked = options("lora");
+  const auto refusal = [&](const std::vector<std::string>& records, const std::string& checkpoint = "") {
+    asked.validation_path = path(records);
+    try {
+      run(asked, questions(40), checkpoint);
+    } catch (const core::Error& error) {
+      return error.code + ": " + error.message;
+    }
+    return std::string("no error");
+  };
+  EXPECT_EQ(refusal(preferences(3)), "data_invalid: validation data: sample 1: a preference, in a supervised run");
+  EXPECT_EQ(refusal({}), "data_invalid: validation data: there are no samples");
+  EXPECT_EQ(refusal({questions(1)[0], "{}"}).substr(0, 41), "data_invalid: validation data: sample 2: ");
+  asked.long_samples = "error";
+  EXPECT_EQ(refusal({R"({"text": ")" + std::string(100, 'x') + R"("})"}).substr(0, 44), "data_invalid: validation data: sample 1 has ");
+  // A checkpoint is of its validation set too: its best and its early end were measured on that.
+  asked = options("lora");
+  asked.checkpoint_every = 6, asked.validation_path = path(questions(9));
+  const auto whole = run(asked, questions(40));
+  ASSERT_EQ(whole->watcher.checkpoints.size(), 1u);
+  EXPECT_EQ(refusal(questions(8), whole->watcher.checkpoints[0]), "data_invalid: the checkpoint was made from other samples");
 }
 
 TEST_F(FineTuning, MistakesAreNamed) {
@@ -240,10 +352,32 @@ TEST_F(FineTuning, MistakesAreNamed) {
   EXPECT_EQ(code_of(asked, questions(10), &message), "config_invalid");
   EXPECT_NE(message.find("no_such_module"), std::string::npos) << message;
   EXPECT_EQ(code_of(options("lora"), {R"({"messages": [{"role": "user", "content": "x"}]})"}, &message), "data_invalid") << "this model has no chat template";
+  // One that cannot be used is named by its construct where it matters; texts are learned all the same.
+  io::write_file(base_.path("base") + "/chat_template.jinja", "{% include 'other' %}");
+  EXPECT_EQ(code_of(options("lora"), {R"({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]})"}, &message), "data_invalid");
+  EXPECT_NE(message.find("include"), std::string::npos) << message;
+  EXPECT_EQ(code_of(options("lora"), questions(10), &message), "no error") << message;
+  asked = options("lora");
+  asked.chat_template = "{{ messages | unheard_of }}", asked.base_config = small_llama().to_json(), asked.base_folder.clear();
+  EXPECT_THROW(plan_training(asked, *device_), core::Error) << "a plan knows it too";
   asked = options("lora");
   asked.context = 65;
   EXPECT_EQ(code_of(asked, questions(10), &message), "config_invalid");
   EXPECT_NE(message.find("64"), std::string::npos) << message;
+  // What llama.cpp would compute otherwise a plan knows, not the end of a run.
+  models::ModelConfig rotated = small_llama();
+  rotated.rope.kind = models::RopeKind::Yarn, rotated.rope.factor = 2, rotated.rope.original_context = 32, rotated.rope.fast_turns = 16;
+  asked = options("lora");
+  asked.base_folder.clear(), asked.base_config = rotated.to_json();
+  EXPECT_GT(plan_training(asked, *device_).peak_bytes, 0u);
+  asked.exports = {"peft", "gguf_q8_0"};
+  try {
+    plan_training(asked, *device_);
+    ADD_FAILURE() << "llama.cpp knows no other beta_fast";
+  } catch (const core::Error& error) {
+    EXPECT_EQ(error.code, "config_invalid");
+    EXPECT_NE(error.message.find("exports: gguf_q8_0: llama.cpp computes yarn with beta_fast 32"), std::string::npos) << error.message;
+  }
 }
 
 }  // namespace

@@ -8,14 +8,15 @@
 #include <random>
 
 #include "../loss_tap.hpp"
+#include "../model_folder.hpp"
 #include "../naive_backend.hpp"
 #include "../temporary_folder.hpp"
 #include "engine/backend/devices.hpp"
 #include "engine/core/error.hpp"
 #include "engine/models/decoder.hpp"
 #include "engine/models/model.hpp"
-#include "engine/train/artifacts.hpp"
 #include "engine/train/writer.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::engine::train {
 namespace {
@@ -103,7 +104,7 @@ void expect_equal_to_whole_pass(backend::Backend& device, core::DType type, doub
 }
 
 TEST(Decoder, EqualsTheWholePassAtEveryPosition) {
-  const unsigned seed = std::random_device{}();
+  const unsigned seed = test::seed();
   SCOPED_TRACE(seed);
   std::mt19937 random(seed);
   NaiveBackend naive;
@@ -130,9 +131,9 @@ class Folder {
     weights = talkative_weights(random, config, graph);
     graph::ParameterStore store(graph, *device_, graph::Mode::Evaluate);
     store.upload_weights(weights.data());
-    write_artifacts(folder_.path(), config, tokenizers::Tokenizer::bytes(), store, "fp32");
+    write_model(folder_.path(), config, store);
   }
-  GenerateResult draw(const GenerateOptions& options) { return generate(folder_.path(), options, *device_); }
+  GenerateResult draw(const Ask& ask) { return answer(folder_.path(), ask, *device_); }
   backend::Backend& device() { return *device_; }
 
   const models::ModelConfig config;
@@ -151,14 +152,14 @@ std::string random_prompt(std::mt19937& random, std::size_t longest) {
 
 // Prompts shorter and longer than the context: the end of a long one is kept, with room for half a context to be written.
 TEST(Generate, GreedyTextIsTheWholePassLikeliestUpToTheBorder) {
-  const unsigned seed = std::random_device{}();
+  const unsigned seed = test::seed();
   SCOPED_TRACE(seed);
   std::mt19937 random(seed);
   for (int round = 0; round < 6; ++round) {
     Folder model(random);
     const int context = model.config.context;
     WholePass whole(model.config, core::DType::F32, model.device(), model.weights);
-    GenerateOptions ask;
+    Ask ask;
     ask.prompt = random_prompt(random, static_cast<std::size_t>(2 * context));
     ask.max_tokens = 1 + static_cast<int>(random() % static_cast<unsigned>(2 * context));
     ask.temperature = 0;
@@ -169,6 +170,7 @@ TEST(Generate, GreedyTextIsTheWholePassLikeliestUpToTheBorder) {
     const int room = std::min(ask.max_tokens, std::max(1, context / 2)), most = context - std::min(room, context - 1);
     if (static_cast<int>(row.size()) > most) row.erase(row.begin(), row.end() - most);
     const int expected = std::min(ask.max_tokens, context - static_cast<int>(row.size()) + 1);
+    EXPECT_EQ(got.left_out, 1 + static_cast<int>(ask.prompt.size()) - static_cast<int>(row.size()));
     ASSERT_EQ(got.tokens, expected) << "context " << context << ", prompt of " << row.size();
     ASSERT_EQ(got.text.size(), static_cast<std::size_t>(expected)) << got.text;
     EXPECT_EQ(got.end_reason, ask.max_tokens < context - static_cast<int>(row.size()) + 1 ? "max_tokens" : "context_full");
@@ -182,10 +184,10 @@ TEST(Generate, GreedyTextIsTheWholePassLikeliestUpToTheBorder) {
 }
 
 TEST(Generate, OneCandidateIsTheLikeliestHoweverItIsAskedFor) {
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   for (int round = 0; round < 4; ++round) {
     Folder model(random);
-    GenerateOptions ask;
+    Ask ask;
     ask.prompt = random_prompt(random, 3);
     ask.temperature = 0;
     const std::string greedy = model.draw(ask).text;
@@ -197,10 +199,10 @@ TEST(Generate, OneCandidateIsTheLikeliestHoweverItIsAskedFor) {
 }
 
 TEST(Generate, EqualSeedsGiveEqualTextsAndOthersOthers) {
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   std::vector<std::string> texts;
   Folder model(random);
-  GenerateOptions ask;
+  Ask ask;
   ask.temperature = 3;
   for (std::uint64_t seed = 0; seed < 40; ++seed) {
     ask.seed = seed;
@@ -212,15 +214,15 @@ TEST(Generate, EqualSeedsGiveEqualTextsAndOthersOthers) {
 }
 
 TEST(Generate, RefusesWhatMeansNothing) {
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   Folder model(random);
   const double nan = std::nan("");
-  const std::function<void(GenerateOptions&)> wrong[] = {
+  const std::function<void(Ask&)> wrong[] = {
       [](auto& o) { o.max_tokens = 0; },      [](auto& o) { o.max_tokens = -1; },    [](auto& o) { o.temperature = -0.1; }, [=](auto& o) { o.temperature = nan; },
       [](auto& o) { o.temperature = 101; },   [](auto& o) { o.top_k = -1; },         [](auto& o) { o.top_p = 0; },          [](auto& o) { o.top_p = 1.5; },
       [=](auto& o) { o.top_p = nan; },        [](auto& o) { o.prompt = "a\xFF"; }};
   for (std::size_t i = 0; i < std::size(wrong); ++i) {
-    GenerateOptions ask;
+    Ask ask;
     wrong[i](ask);
     try {
       model.draw(ask);
@@ -233,7 +235,7 @@ TEST(Generate, RefusesWhatMeansNothing) {
 
 // Weights that are no numbers, or numbers that overflow on the way: an error, not a text drawn from nothing.
 TEST(Generate, RefusesModelsThatDoNotComputeNumbers) {
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 3e38f}) {
     TemporaryFolder folder;
     const auto device = backend::open("cpu", {.threads = 1});
@@ -244,9 +246,9 @@ TEST(Generate, RefusesModelsThatDoNotComputeNumbers) {
     for (const graph::Parameter& parameter : graph.parameters)
       if (parameter.name.ends_with("c_fc.weight")) std::fill_n(weights.begin() + parameter.offset, parameter.count, bad);
     store.upload_weights(weights.data());
-    write_artifacts(folder.path(), config, tokenizers::Tokenizer::bytes(), store, "fp32");
+    write_model(folder.path(), config, store);
     try {
-      generate(folder.path(), {}, *device);
+      answer(folder.path(), {}, *device);
       ADD_FAILURE() << bad << " was accepted";
     } catch (const core::Error& error) {
       EXPECT_EQ(error.code, "model_invalid") << error.message;

@@ -10,6 +10,7 @@
 #include "engine/train/optimizer.hpp"
 #include "engine/train/sampler.hpp"
 #include "engine/train/schedule.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::engine::train {
 namespace {
@@ -69,7 +70,7 @@ TEST(Optimizer, DecaysMatricesOnlyAndClipsByTheGlobalNorm) {
   NaiveBackend device;
   const graph::Graph graph = models::build_model(config, {}, core::DType::F32, 1, 4);
   graph::ParameterStore store(graph, device, graph::Mode::Train);
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   std::vector<float> weights(static_cast<std::size_t>(store.count())), gradients(weights.size());
   double squares = 0;
   for (float& weight : weights) weight = std::normal_distribution<float>()(random);

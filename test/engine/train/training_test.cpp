@@ -7,6 +7,8 @@
 #include <random>
 
 #include "../naive_backend.hpp"
+#include "../model_folder.hpp"
+#include "../poisoned_backend.hpp"
 #include "../temporary_folder.hpp"
 #include "engine/backend/devices.hpp"
 #include "engine/core/error.hpp"
@@ -15,7 +17,9 @@
 #include "engine/data/documents.hpp"
 #include "engine/io/file.hpp"
 #include "engine/io/safetensors.hpp"
+#include "engine/train/generation.hpp"
 #include "engine/train/training.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::engine::train {
 namespace {
@@ -91,7 +95,7 @@ std::string code_of(const std::function<void()>& act, std::string* message = nul
   return "no error";
 }
 
-std::unique_ptr<backend::Backend> cpu() { return backend::open("cpu"); }
+std::unique_ptr<backend::Backend> cpu() { return open_poisoned(); }
 
 TEST(Training, LowersTheHeldOutLossOfARealTextByMoreThanFortyPercent) {
   TrainingOptions options;
@@ -175,6 +179,27 @@ TEST(Resume, FollowsPeriodicCheckpointsThroughSeveralAttempts) {
   EXPECT_EQ(last.recorder.steps.size(), 2u);
 }
 
+TEST(Resume, ACheckpointIsTheModelThatARunToItsStepEndsWith) {
+  const auto device = cpu();
+  TrainingOptions options = small_options();
+  options.tokenizer = "bpe", options.precision = "fp32", options.schedule = "constant", options.warmup_steps = 0, options.checkpoint_every = 4;
+  const auto texts = sentences(60, 3);
+  const WholeRun whole(options, texts, *device);
+  ASSERT_EQ(whole.recorder.checkpoints.size(), 1u);  // after 4 of 8
+  const ModelFiles kept{"", "", whole.recorder.checkpoints[0].second, resolve(options)};
+  options.steps = 4;
+  const WholeRun early(options, texts, *device);
+  GenerateOptions asked;
+  asked.max_tokens = 20, asked.seed = 5;
+  const auto text_of = [&](const ModelFiles& files) { return generate(files, {"the"}, asked, *device)[0].text; };
+  EXPECT_EQ(text_of(kept), text_of({early.folder.path(), ""}));
+  EXPECT_NE(text_of(kept), text_of({whole.folder.path(), ""}));
+  // What belongs to another model is refused by name.
+  ModelFiles other = kept;
+  other.trained_with.layers += 1;
+  EXPECT_EQ(code_of([&] { text_of(other); }), "model_invalid");
+}
+
 TEST(Resume, RefusesOtherOptionsOtherDataAndDamage) {
   const auto device = cpu();
   TrainingOptions options = small_options();
@@ -194,7 +219,7 @@ TEST(Resume, RefusesOtherOptionsOtherDataAndDamage) {
   EXPECT_EQ(code_of([&] { WholeRun(options, sentences(60, 4), *device, checkpoint); }), "data_invalid");
   const std::string good(io::MappedFile(checkpoint).bytes());
   const TemporaryFolder folder;
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   int refused = 0;
   for (int round = 0; round < 40; ++round) {
     std::string bad = good;
@@ -279,6 +304,23 @@ TEST(Training, RunsEveryScheduleAndASingleDocument) {
   }
 }
 
+TEST(Training, ATokenizerLearnsNothingOfTheValidationTexts) {
+  const auto device = cpu();
+  TrainingOptions options = small_options();
+  options.tokenizer = "bpe", options.vocab_size = 280;
+  options.held_out_fraction = 0;
+  const WholeRun alone(options, sentences(40, 1), *device);
+  options.held_out_fraction = 0.05, options.evaluation_batches = 0;
+  const TemporaryFolder folder;
+  options.validation_path = folder.path("validation");
+  io::write_file(options.validation_path, data::encode_documents({std::string(400, 'q') + "zzzz", "the moon"}));
+  const WholeRun validated(options, sentences(40, 1), *device);
+  EXPECT_FALSE(alone.result.has_evaluation);
+  ASSERT_TRUE(validated.result.has_evaluation);
+  EXPECT_EQ(validated.result.held_out_documents, 2u);
+  for (const char* name : {kModelFile, kTokenizerFile}) EXPECT_EQ(validated.file(name), alone.file(name)) << name;
+}
+
 TEST(Options, AreCheckedByName) {
   const auto refusal = [](const std::function<void(TrainingOptions&)>& change) {
     TrainingOptions options;
@@ -319,26 +361,26 @@ TEST(Generate, ContinuesTextDeterministicallyAndKeepsItsLimits) {
   TrainingOptions options = small_options();
   options.context = 32, options.width = 32, options.layers = 2, options.steps = 150;
   const WholeRun run(options, sentences(200, 8), *device);
-  GenerateOptions ask;
+  Ask ask;
   ask.prompt = "the cat";
   ask.max_tokens = 12;
-  const GenerateResult first = generate(run.folder.path(), ask, *device), second = generate(run.folder.path(), ask, *device);
+  const GenerateResult first = answer(run.folder.path(), ask, *device), second = answer(run.folder.path(), ask, *device);
   EXPECT_EQ(first.text, second.text);
   EXPECT_LE(first.tokens, 12);
   EXPECT_EQ(core::first_invalid_utf8(first.text), std::string::npos);
   ask.temperature = 0;
-  const std::string greedy = generate(run.folder.path(), ask, *device).text;
+  const std::string greedy = answer(run.folder.path(), ask, *device).text;
   ask.seed = 99;
-  EXPECT_EQ(generate(run.folder.path(), ask, *device).text, greedy);
+  EXPECT_EQ(answer(run.folder.path(), ask, *device).text, greedy);
   ask.prompt = std::string(500, 'x') + "the cat";
   ask.max_tokens = 1000;
-  const GenerateResult full = generate(run.folder.path(), ask, *device);
+  const GenerateResult full = answer(run.folder.path(), ask, *device);
   EXPECT_LE(full.tokens, 32);
   int asked = 0;
   ask.max_tokens = 30;
-  EXPECT_EQ(generate(run.folder.path(), ask, *device, [&] { return ++asked == 3; }).end_reason, "stopped");
+  EXPECT_EQ(answer(run.folder.path(), ask, *device, [&] { return ++asked == 3; }).end_reason, "stopped");
   ask.prompt = "\xC3";
-  EXPECT_EQ(code_of([&] { generate(run.folder.path(), ask, *device); }), "config_invalid");
+  EXPECT_EQ(code_of([&] { answer(run.folder.path(), ask, *device); }), "config_invalid");
 }
 
 TEST(Generate, RefusesDamagedModelsByFile) {
@@ -348,14 +390,14 @@ TEST(Generate, RefusesDamagedModelsByFile) {
   for (const char* name : {kModelFile, kConfigFile, kTokenizerFile}) {
     const std::string good = run.file(name);
     io::write_file(run.folder.path(name), good.substr(0, good.size() / 2));
-    EXPECT_EQ(code_of([&] { generate(run.folder.path(), {}, *device); }, &message), "model_invalid") << name;
+    EXPECT_EQ(code_of([&] { answer(run.folder.path(), {}, *device); }, &message), "model_invalid") << name;
     EXPECT_NE(message.find(name), std::string::npos) << message;
     std::filesystem::remove(run.folder.path(name));
-    EXPECT_EQ(code_of([&] { generate(run.folder.path(), {}, *device); }, &message), "model_invalid") << name;
+    EXPECT_EQ(code_of([&] { answer(run.folder.path(), {}, *device); }, &message), "model_invalid") << name;
     EXPECT_NE(message.find(name), std::string::npos) << message;
     io::write_file(run.folder.path(name), good);
   }
-  EXPECT_NO_THROW(generate(run.folder.path(), {}, *device));
+  EXPECT_NO_THROW(answer(run.folder.path(), {}, *device));
 }
 
 }  // namespace

@@ -6,15 +6,16 @@
 #include <cmath>
 #include <random>
 
+#include "../model_folder.hpp"
 #include "../temporary_folder.hpp"
 #include "engine/backend/devices.hpp"
 #include "engine/core/error.hpp"
 #include "engine/core/utf8.hpp"
 #include "engine/io/file.hpp"
 #include "engine/train/adapter_files.hpp"
-#include "engine/train/artifacts.hpp"
 #include "engine/train/generation.hpp"
 #include "engine/train/sampler.hpp"
+#include "support/seed.hpp"
 
 namespace pgtrain::engine::train {
 namespace {
@@ -30,7 +31,7 @@ class Folder {
       for (std::int64_t i = 0; i < parameter.count; ++i)
         weights[static_cast<std::size_t>(parameter.offset + i)] = (parameter.name.find("ln_") != std::string::npos && parameter.name.ends_with("weight") ? 1.0f : 0.0f) + 0.3f * std::normal_distribution<float>()(random);
     store.upload_weights(weights.data());
-    write_artifacts(folder.path(), config, tokenizers::Tokenizer::bytes(), store, "fp32");
+    write_model(folder.path(), config, store);
   }
   std::vector<GenerateResult> ask(const std::vector<std::string>& prompts, const GenerateOptions& options, const PieceObserver& observer = {}) {
     return generate({folder.path(), ""}, prompts, options, *device, {}, observer);
@@ -51,7 +52,7 @@ std::vector<std::string> random_prompts(std::mt19937& random, std::size_t count)
 }
 
 TEST(Writer, ManyPromptsAreAnsweredAsEachAlone) {
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   Folder model(random);
   const auto prompts = random_prompts(random, 11);  // more than are written at once
   GenerateOptions ask;
@@ -68,7 +69,7 @@ TEST(Writer, ManyPromptsAreAnsweredAsEachAlone) {
 }
 
 TEST(Writer, PiecesAreWholeCharactersAndJoinToTheAnswer) {
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   Folder model(random);
   GenerateOptions ask;
   ask.temperature = 1.5, ask.max_tokens = 60, ask.seed = random();
@@ -89,7 +90,7 @@ TEST(Writer, PiecesAreWholeCharactersAndJoinToTheAnswer) {
 }
 
 TEST(Writer, StopStringsEndTheTextAndAreNeverTold) {
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   Folder model(random);
   int stopped = 0;
   for (int round = 0; round < 20; ++round) {
@@ -117,7 +118,7 @@ TEST(Writer, StopStringsEndTheTextAndAreNeverTold) {
 }
 
 TEST(Writer, RepetitionIsPenalised) {
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   Folder model(random);
   GenerateOptions ask;
   ask.temperature = 0, ask.max_tokens = 40;
@@ -148,7 +149,7 @@ TEST(Writer, MinPLeavesTheLikely) {
   EXPECT_EQ(seen({.temperature = 1, .min_p = 1})[0], 4000);
   EXPECT_EQ(seen({.temperature = 1, .top_p = 0.9, .min_p = 0.35})[2], 0);
   // A vocabulary of which only a stretch is sorted gives what a whole sort gives.
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   std::vector<float> many(5000);
   for (float& logit : many) logit = std::normal_distribution<float>()(random);
   for (const double top_p : {0.01, 0.5, 0.99})
@@ -160,7 +161,7 @@ TEST(Writer, MinPLeavesTheLikely) {
 }
 
 TEST(Writer, ConversationsNeedATemplateAndOptionsMeanSomething) {
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   Folder model(random);
   const auto code_of = [&](const GenerateOptions& options, const std::string& prompt) -> std::string {
     try {
@@ -187,7 +188,7 @@ TEST(Writer, ConversationsNeedATemplateAndOptionsMeanSomething) {
 }
 
 TEST(Writer, AnAdapterAnswersOverItsBaseModel) {
-  std::mt19937 random(std::random_device{}());
+  std::mt19937 random(test::seed());
   Folder base(random);
   models::Tuning tuning;
   tuning.adapters.emplace();
@@ -205,8 +206,7 @@ TEST(Writer, AnAdapterAnswersOverItsBaseModel) {
   models::load_weights(*source, tuning, 0, store);
   store.upload_weights(weights.data());
   models::Decoder decoder(base.config, tuning, store, {});
-  ask.prompt = "abc";
-  const std::string wanted = write_text(decoder, base.config, tokenizers::Tokenizer::bytes(), ask, {}).text;
+  const std::string wanted = write_text(decoder, base.config, tokenizers::Tokenizer::bytes(), "abc", ask, {}).text;
   EXPECT_EQ(generate({adapter.path(), base.folder.path()}, {"abc"}, ask, *base.device)[0].text, wanted);
   EXPECT_NE(generate({"", base.folder.path()}, {"abc"}, ask, *base.device)[0].text, wanted);
   EXPECT_THROW(generate({adapter.path(), ""}, {"abc"}, ask, *base.device), core::Error);

@@ -72,13 +72,14 @@ class CpuBackend final : public Backend {
 
   const DeviceInfo& info() const override { return info_; }
   std::uint64_t workspace_bytes() const override { return static_cast<std::uint64_t>(workers_.count()) * kScratchBytesPerThread; }
-  std::uint64_t attention_workspace_bytes(std::int64_t length, std::int64_t head_size) const override {
-    const auto need = static_cast<std::uint64_t>(kernels_.attention_floats(length, head_size)) * sizeof(float);
+  std::uint64_t attention_workspace_bytes(const AttentionShape& a) const override {
+    const auto need = static_cast<std::uint64_t>(kernels_.attention_floats(a.length, a.head_size)) * sizeof(float);
     return need > kScratchBytesPerThread ? (need - kScratchBytesPerThread) * static_cast<std::uint64_t>(workers_.count()) : 0;
   }
 
   std::uint64_t matmul_workspace_bytes(const Matmul& given) const override {
-    return given.in == DType::Bf16 && bf16_ == nullptr && !cpu::takes_few_rows(given) ? rounded(Widened(with_pitches(given)).total * sizeof(float)) : 0;
+    if (given.in != DType::Bf16 || cpu::takes_few_rows(given)) return 0;
+    return bf16_ != nullptr ? bf16_->workspace_bytes(given) : rounded(Widened(with_pitches(given)).total * sizeof(float));
   }
 
   void* allocate(std::size_t bytes) override {
@@ -148,7 +149,7 @@ class CpuBackend final : public Backend {
   void rope(const Rope& a) override { kernels_.rope(a, workers_); }
   void swiglu_forward(const SwiGluForward& a) override { kernels_.swiglu_forward(a, workers_); }
   void swiglu_backward(const SwiGluBackward& a) override { kernels_.swiglu_backward(a, workers_); }
-  void dropout(const Dropout& a) override { kernels_.dropout(a, workers_); }
+  void dropout(const Dropout& a) override { kernels_.dropout(with_numbers(a), workers_); }
   void nf4_dequantize(const Nf4Dequantize& a) override { kernels_.nf4_dequantize(a, workers_); }
   void decomposed_gain(const DecomposedGain& a) override { kernels_.decomposed_gain(a, workers_); }
   void scale_columns(const ScaleColumns& a) override { kernels_.scale_columns(a, workers_); }
@@ -156,12 +157,14 @@ class CpuBackend final : public Backend {
   void attention_forward(const AttentionForward& a) override { kernels_.attention_forward(a, scratch_); }
   void attention_backward(const AttentionBackward& a) override { kernels_.attention_backward(a, scratch_); }
   void attention_decode(const AttentionDecode& a) override { kernels_.attention_decode(a, scratch_); }
-  void cross_entropy(const CrossEntropy& a) override { kernels_.cross_entropy(a, workers_); }
+  void cross_entropy(const CrossEntropy& a) override { kernels_.cross_entropy(with_numbers(a), workers_); }
   void gelu_forward(DType type, void* y, const void* x, std::int64_t count) override { kernels_.gelu_forward(type, y, x, count, workers_); }
   void gelu_backward(DType type, void* dx, const void* dy, const void* x, std::int64_t count) override { kernels_.gelu_backward(type, dx, dy, x, count, workers_); }
   void add(DType type, void* y, const void* a, const void* b, std::int64_t count) override { kernels_.add(type, y, a, b, count, workers_); }
   void scale(DType type, void* x, float factor, std::int64_t count) override { kernels_.scale(type, x, factor, count, workers_); }
   void cast(DType to_type, void* to, DType from_type, const void* from, std::int64_t count) override { kernels_.cast(to_type, to, from_type, from, count, workers_); }
+  void split(const Halves& to, const float* from, std::int64_t count) override { kernels_.split_halves(to, from, count, workers_); }
+  void join(float* to, const Halves& from, std::int64_t count) override { kernels_.join_halves(to, from, count, workers_); }
   void column_sum(DType type, float* out, const void* x, std::int64_t rows, std::int64_t width) override { kernels_.column_sum(type, out, x, rows, width, workers_); }
   void sum(float* out, const float* x, std::int64_t count, bool accumulate) override { *out = static_cast<float>(kernels_.sum(x, count, workers_)) + (accumulate ? *out : 0.0f); }
   void sum_of_squares(float* out, const float* x, std::int64_t count, bool accumulate) override {

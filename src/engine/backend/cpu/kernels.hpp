@@ -58,6 +58,8 @@ struct Kernels {
   void (*decomposed_gain)(const DecomposedGain&, Workers& workers);
   void (*scale_columns)(const ScaleColumns&, Workers& workers);
   void (*column_dot)(const ColumnDot&, Workers& workers);
+  void (*split_halves)(const Halves& to, const float*, std::int64_t, Workers& workers);
+  void (*join_halves)(float*, const Halves& from, std::int64_t, Workers& workers);
   void (*few_rows)(const Matmul&, Scratch&);  // products that takes_few_rows(), with bias, without gelu; pitches are filled in
 };
 

@@ -14,6 +14,12 @@ namespace pgtrain::engine::backend::cpu {
 // The split depends on the shape and `parts` only, so the bits do too.
 Matmul part_of(const Matmul& a, int number, int parts);
 
+// Columns [begin, end) of a product whose pitches are filled in.
+Matmul columns_of(const Matmul& a, std::int64_t begin, std::int64_t end);
+// How many of `columns` are computed at once: the libraries keep copies or floats of all that they are given, and those of a head of
+// 50,000 tokens would be as much as many layers.
+std::int64_t columns_at_once(std::int64_t columns);
+
 // Pitches are filled in. Float in, float out.
 void matmul_float(const Matmul& a, Workers& workers);
 // One thread's part of it. By oneDNN: false where it has no kernels for this processor's widest vectors, or the product is a vector's;
@@ -27,6 +33,8 @@ class Bf16Products {
   virtual ~Bf16Products() = default;
   // Adds `bias` as well when there is one.
   virtual void run(const Matmul& a) = 0;
+  // What a product takes beside the backend's own scratch.
+  virtual std::uint64_t workspace_bytes(const Matmul& a) const = 0;
 };
 // Null where the library is missing or the processor has neither AMX nor AVX512-bf16.
 std::unique_ptr<Bf16Products> open_bf16_products(Workers& workers);

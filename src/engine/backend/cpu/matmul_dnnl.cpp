@@ -1,11 +1,13 @@
 // Products by oneDNN. Float ones by its sgemm; bf16 ones by its matmul primitive: plain strided layouts, so that nothing is reordered by us, and one primitive
-// kept for each shape. A product of K rows into float weight gradients adds by the sum post-op.
+// kept for each shape. Products into float weight gradients add by the sum post-op, or are made transposed and then added.
 #include <omp.h>
 
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstdlib>
 #include <map>
+#include <memory>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <string>
 #include <unordered_map>
@@ -27,6 +29,58 @@ class DnnlProducts : public Bf16Products {
   }
 
   void run(const Matmul& a) override {
+    if (is_worth_turning(a)) run_turned(a);
+    else run_panels(a);
+  }
+
+  std::uint64_t workspace_bytes(const Matmul& a) const override {
+    if (is_worth_turning(a)) return turned_bytes(a) + workspace_bytes(turned(a));
+    return columns_at_once(a.n) < a.n ? static_cast<std::uint64_t>(a.m * columns_at_once(a.n)) * sizeof(float) : 0;
+  }
+
+ private:
+  struct Product {
+    dnnl::matmul primitive;
+    std::unordered_map<int, dnnl::memory> arguments;
+    std::size_t scratch = 0;
+  };
+
+  // The gradient of an adapter's weights [many, rank] reads a tall matrix by columns, for which oneDNN copies it around first; as the right
+  // side of the transposed product it is read as it lies, in half the time for a rank of 16.
+  static bool is_worth_turning(const Matmul& a) {
+    constexpr std::int64_t kMostColumns = 64;
+    return a.transpose_a && a.out == DType::F32 && a.bias == nullptr && a.n <= kMostColumns && a.m > a.n;
+  }
+  static std::uint64_t turned_bytes(const Matmul& a) { return static_cast<std::uint64_t>(a.m * a.n) * sizeof(float); }
+
+  static Matmul turned(const Matmul& a) {
+    return {.m = a.n, .n = a.m, .k = a.k, .transpose_a = !a.transpose_b, .a = a.b, .b = a.a, .a_pitch = a.b_pitch, .b_pitch = a.a_pitch, .c_pitch = a.m, .in = a.in, .out = a.out,
+            .alpha = a.alpha};
+  }
+
+  void run_turned(const Matmul& a) {
+    Matmul other = turned(a);
+    other.c = reserve(turned_, turned_bytes(a));
+    run_panels(other);
+    workers_.run([&](int number) {
+      constexpr std::int64_t kTile = 16;  // rows whose results stay in the cache while the columns pass
+      const std::int64_t tiles = (a.m + kTile - 1) / kTile, end = tiles * (number + 1) / workers_.count();
+      for (std::int64_t tile = tiles * number / workers_.count(); tile < end; ++tile)
+        for (std::int64_t column = 0; column < a.n; ++column)
+          for (std::int64_t row = tile * kTile; row < std::min(a.m, (tile + 1) * kTile); ++row) {
+            float& c = static_cast<float*>(a.c)[row * a.c_pitch + column];
+            const float product = static_cast<const float*>(other.c)[column * a.m + row];
+            c = a.beta == 0.0f ? product : product + a.beta * c;
+          }
+    });
+  }
+
+  void run_panels(const Matmul& a) {
+    const std::int64_t width = columns_at_once(a.n);
+    for (std::int64_t begin = 0; begin < a.n; begin += width) run_panel(columns_of(a, begin, std::min(a.n, begin + width)));
+  }
+
+  void run_panel(const Matmul& a) {
     try {
       // Primitives are looked up here, by one thread; the workers only execute.
       parts_.clear();
@@ -47,19 +101,34 @@ class DnnlProducts : public Bf16Products {
     }
   }
 
- private:
-  struct Product {
-    dnnl::matmul primitive;
-    std::unordered_map<int, dnnl::memory> arguments;
-  };
-
   Product* prepare(const Matmul& a, int number) {
     Product& product = find(a, number);
     product.arguments.at(DNNL_ARG_SRC).set_data_handle(const_cast<void*>(a.a));
     product.arguments.at(DNNL_ARG_WEIGHTS).set_data_handle(const_cast<void*>(a.b));
     product.arguments.at(DNNL_ARG_DST).set_data_handle(a.c);
     if (a.bias != nullptr) product.arguments.at(DNNL_ARG_BIAS).set_data_handle(const_cast<void*>(a.bias));
+    product.arguments.at(DNNL_ARG_SCRATCHPAD).set_data_handle(scratch_of(number, product.scratch));
     return &product;
+  }
+
+  // One stretch for all products of a thread, where the library would keep one for each; its pages are touched as they are needed.
+  void* scratch_of(int number, std::size_t bytes) { return reserve(scratch_[static_cast<std::size_t>(number)], bytes); }
+
+  struct Release {
+    void operator()(char* memory) const { std::free(memory); }
+  };
+  struct Room {
+    std::unique_ptr<char, Release> room;
+    std::size_t bytes = 0;
+  };
+  static void* reserve(Room& memory, std::size_t bytes) {
+    constexpr std::size_t kLine = 64;
+    if (bytes > memory.bytes) {
+      memory.room.reset(static_cast<char*>(std::aligned_alloc(kLine, (bytes + kLine - 1) / kLine * kLine)));
+      if (memory.room == nullptr) throw core::Error("out_of_memory", "the system refused " + std::to_string(bytes) + " bytes for a matrix product");
+      memory.bytes = bytes;
+    }
+    return memory.room.get();
   }
 
   Product& find(const Matmul& a, int number) {
@@ -84,8 +153,11 @@ class DnnlProducts : public Bf16Products {
       operations.append_sum(a.beta);
       attributes.set_post_ops(operations);
     }
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     const dnnl::matmul::desc description = a.bias != nullptr ? dnnl::matmul::desc(source, weights, bias, target) : dnnl::matmul::desc(source, weights, target);
-    Product product{dnnl::matmul(dnnl::matmul::primitive_desc(description, attributes, engine_)), {}};
+    const dnnl::matmul::primitive_desc chosen(description, attributes, engine_);
+    Product product{dnnl::matmul(chosen), {}, chosen.scratchpad_desc().get_size()};
+    product.arguments.emplace(DNNL_ARG_SCRATCHPAD, dnnl::memory(chosen.scratchpad_desc(), engine_, nullptr));
     product.arguments.emplace(DNNL_ARG_SRC, dnnl::memory(source, engine_, nullptr));
     product.arguments.emplace(DNNL_ARG_WEIGHTS, dnnl::memory(weights, engine_, nullptr));
     product.arguments.emplace(DNNL_ARG_DST, dnnl::memory(target, engine_, nullptr));
@@ -98,6 +170,8 @@ class DnnlProducts : public Bf16Products {
   dnnl::stream stream_{engine_};
   std::map<Key, Product> products_;
   std::vector<Product*> parts_;
+  std::vector<Room> scratch_{static_cast<std::size_t>(workers_.count())};
+  Room turned_;
 };
 
 }  // namespace

@@ -27,18 +27,35 @@ Matmul part_of(const Matmul& a, int number, int parts) {
     part.a = moved(a.a, a.transpose_a ? begin : begin * a.a_pitch, a.in);
     part.c = const_cast<void*>(moved(a.c, begin * a.c_pitch, a.out));
   } else {
-    part.n = end - begin;
-    part.b = moved(a.b, a.transpose_b ? begin * a.b_pitch : begin, a.in);
-    part.c = const_cast<void*>(moved(a.c, begin, a.out));
-    part.bias = moved(a.bias, begin, a.in);
+    part = columns_of(a, begin, end);
   }
   return part;
+}
+
+Matmul columns_of(const Matmul& a, std::int64_t begin, std::int64_t end) {
+  Matmul part = a;
+  part.n = end - begin;
+  part.b = moved(a.b, a.transpose_b ? begin * a.b_pitch : begin, a.in);
+  part.c = const_cast<void*>(moved(a.c, begin, a.out));
+  part.bias = moved(a.bias, begin, a.in);
+  return part;
+}
+
+std::int64_t columns_at_once(std::int64_t columns) {
+  constexpr std::int64_t kWidest = 8192;
+  if (columns <= 2 * kWidest) return columns;
+  const std::int64_t panels = (columns + kWidest - 1) / kWidest;
+  return ((columns + panels - 1) / panels + kGrain - 1) / kGrain * kGrain;
 }
 
 void matmul_float(const Matmul& a, Workers& workers) {
   workers.run([&](int number) {
     const Matmul part = part_of(a, number, workers.count());
-    if (part.m > 0 && part.n > 0 && !float_product_by_dnnl(part)) float_product(part);
+    const std::int64_t width = columns_at_once(part.n);
+    for (std::int64_t begin = 0; part.m > 0 && begin < part.n; begin += width) {
+      const Matmul panel = columns_of(part, begin, std::min(part.n, begin + width));
+      if (!float_product_by_dnnl(panel)) float_product(panel);
+    }
   });
 }
 

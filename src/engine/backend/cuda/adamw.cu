@@ -1,5 +1,5 @@
-// AdamW over a flat run of parameters: float masters, moments of float or bf16, gradients times the clip factor, decoupled decay, and the
-// bf16 copy that the next forward reads. The clip factor comes from the squared gradient norm that is still on the device,
+// AdamW over a flat run of parameters: floats, or floats in halves of which the next forward reads the upper ones, moments of float or
+// bf16, gradients times the clip factor, decoupled decay. The clip factor comes from the squared gradient norm that is still on the device,
 // so a step needs no round trip to the host.
 #include "engine/backend/cuda/kernel.cuh"
 #include "engine/backend/cuda/kernels.hpp"
@@ -7,6 +7,19 @@
 namespace pgtrain::engine::backend::gpu {
 namespace {
 constexpr int kThreads = 256;
+
+// As the CPU's kernel rounds, bit for bit: see store_moment there.
+__device__ __forceinline__ uint32_t chance_of(uint32_t chance, int64_t i) {
+    uint32_t x = uint32_t(i) * 0x9e3779b9u + chance;
+    x = (x ^ (x >> 16)) * 0x7feb352du;
+    x = (x ^ (x >> 15)) * 0x846ca68bu;
+    return x ^ (x >> 16);
+}
+__device__ __forceinline__ void store_moment(float *to, float x, uint32_t) { *to = x; }
+__device__ __forceinline__ void store_moment(bf16 *to, float x, uint32_t chance) {
+    const uint32_t up = x == x ? chance & 0xffffu : 0u;
+    *to = __float2bfloat16(__uint_as_float((__float_as_uint(x) + up) & 0xffff0000u));
+}
 
 template <class M> __global__ void adamw_kernel(AdamW<M> a) {
     const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
@@ -18,12 +31,13 @@ template <class M> __global__ void adamw_kernel(AdamW<M> a) {
     }
     const float g = a.gradient[i] * factor;
     const float m = a.beta1 * to_float(a.m[i]) + (1.0f - a.beta1) * g, v = a.beta2 * to_float(a.v[i]) + (1.0f - a.beta2) * g * g;
-    a.m[i] = from_float<M>(m);
-    a.v[i] = from_float<M>(v);
-    const float p = a.parameter[i];
+    const uint32_t chance = sizeof(M) == sizeof(float) ? 0u : chance_of(a.chance, i);
+    store_moment(a.m + i, m, chance);
+    store_moment(a.v + i, v, chance >> 16);
+    const float p = a.parameter ? a.parameter[i] : load_halves(a.halves, i);
     const float next = p - a.learning_rate * ((m * a.correction1) / (sqrtf(v * a.correction2) + a.epsilon) + a.weight_decay * p);
-    a.parameter[i] = next;
-    if (a.shadow) a.shadow[i] = __float2bfloat16(next);
+    if (a.parameter) a.parameter[i] = next;
+    else store_halves(a.halves, i, next);
 }
 }  // namespace
 

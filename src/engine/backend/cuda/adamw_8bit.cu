@@ -45,10 +45,10 @@ __global__ void __launch_bounds__(kThreads) adamw_8bit_kernel(AdamW8bit a) {
             const float g = a.gradient[i] * factor;
             m[j] = a.beta1 * (m_book[m_old.at[j]] * m_scale) + (1.0f - a.beta1) * g;
             v[j] = a.beta2 * (v_book[v_old.at[j]] * v_scale) + (1.0f - a.beta2) * g * g;
-            const float p = a.parameter[i];
+            const float p = a.parameter ? a.parameter[i] : load_halves(a.halves, i);
             const float next = p - a.learning_rate * ((m[j] * a.correction1) / (sqrtf(v[j] * a.correction2) + a.epsilon) + a.weight_decay * p);
-            a.parameter[i] = next;
-            if (a.shadow) a.shadow[i] = __float2bfloat16(next);
+            if (a.parameter) a.parameter[i] = next;
+            else store_halves(a.halves, i, next);
             m_most = fmaxf(m_most, fabsf(m[j]));
             v_most = fmaxf(v_most, v[j]);
         }

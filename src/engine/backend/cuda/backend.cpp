@@ -7,7 +7,9 @@
 #include <memory>
 #include <unordered_map>
 
+#include "engine/backend/cuda/cudnn_attention.hpp"
 #include "engine/backend/cuda/device.hpp"
+#include "engine/backend/cuda/recording.hpp"
 #include "engine/backend/cuda/staging.hpp"
 #include "engine/core/error.hpp"
 
@@ -56,9 +58,14 @@ class CudaBackend final : public Backend {
     CudaBackend(int index, std::uint64_t memory_limit_bytes)
         : device_(index), staging_(device_.stream()), info_(info_of(index, device_.properties())), used_(Device::reserved_bytes()) {
         limit_ = memory_limit_bytes > 0 ? std::min(memory_limit_bytes, info_.memory_bytes) : info_.memory_bytes;
+        attention_ = std::make_unique<CudnnAttention>(*this, device_.stream(), device_.properties().major, limit_);
     }
     const DeviceInfo &info() const override { return info_; }
     std::uint64_t workspace_bytes() const override { return Device::reserved_bytes(); }
+    void choose_attention(const AttentionShape &a) const override {
+        if (a.type == DType::Bf16 && a.batch <= kMostGridRows && a.length <= kMostInt && a.head_size <= kWidestHead) attention_->choose(key_of(a));
+    }
+    std::uint64_t attention_workspace_bytes(const AttentionShape &a) const override { return a.type == DType::Bf16 ? attention_->bytes_of(key_of(a)) : 0; }
 
     void *allocate(std::size_t bytes) override {
         const std::size_t whole = std::max<std::size_t>(bytes, 1);
@@ -92,6 +99,9 @@ class CudaBackend final : public Backend {
         if (bytes) check("cudaMemsetAsync", cudaMemsetAsync(memory, 0, bytes, device_.stream()));
     }
     void synchronize() override { device_.synchronize(); }
+    std::unique_ptr<Recording> record(const std::function<void()> &calls) override { 
+        return gpu::record(device_.stream(), calls, [this, before = attention_->moves()] { return attention_->moves() == before; });
+    }
 
     void matmul(const Matmul &a) override;
     void embedding_forward(const EmbeddingForward &a) override {
@@ -160,7 +170,7 @@ class CudaBackend final : public Backend {
         if (a.count == 0) return;
         with_type(a.type, [&](auto *t) {
             using T = std::remove_pointer_t<decltype(t)>;
-            gpu::dropout(gpu::Dropout<T>{as(t, a.y), as(t, a.x), a.count, a.seed, a.stream, a.accumulate}, dropout_threshold(a.rate), dropout_factor(a.rate),
+            gpu::dropout(gpu::Dropout<T>{as(t, a.y), as(t, a.x), a.count, a.seed, a.stream, a.run ? &a.run->seed : nullptr, a.accumulate}, dropout_threshold(a.rate), dropout_factor(a.rate),
                          device_.stream());
         });
     }
@@ -203,9 +213,11 @@ class CudaBackend final : public Backend {
         require_groups(a.heads, a.kv_heads, a.window);
         with_type(a.type, [&](auto *t) {
             using T = std::remove_pointer_t<decltype(t)>;
-            gpu::attention_forward(gpu::AttentionForward<T>{as(t, a.qkv), as(t, a.out), a.log_sum, a.segments, int(a.batch), int(a.length), int(a.heads),
-                                                            kv_heads_of(a), int(a.head_size), reach_of(a), a.scale},
-                                   device_.stream());
+            const gpu::AttentionForward<T> call{as(t, a.qkv), as(t, a.out), a.log_sum, a.segments, int(a.batch), int(a.length), int(a.heads),
+                                                kv_heads_of(a), int(a.head_size), reach_of(a), a.scale};
+            if constexpr (std::is_same_v<T, bf16>)
+                if (attention_->forward(call)) return;
+            gpu::attention_forward(call, device_.stream());
         });
     }
     void attention_backward(const backend::AttentionBackward &a) override {
@@ -214,9 +226,11 @@ class CudaBackend final : public Backend {
         require_groups(a.heads, a.kv_heads, a.window);
         with_type(a.type, [&](auto *t) {
             using T = std::remove_pointer_t<decltype(t)>;
-            gpu::attention_backward(gpu::AttentionBackward<T>{as(t, a.qkv), as(t, a.out), as(t, a.dout), a.log_sum, a.delta, a.segments, as(t, a.dqkv),
-                                                              int(a.batch), int(a.length), int(a.heads), kv_heads_of(a), int(a.head_size), reach_of(a), a.scale},
-                                    device_.stream());
+            const gpu::AttentionBackward<T> call{as(t, a.qkv), as(t, a.out), as(t, a.dout), a.log_sum, a.delta, a.segments, as(t, a.dqkv),
+                                                 int(a.batch), int(a.length), int(a.heads), kv_heads_of(a), int(a.head_size), reach_of(a), a.scale};
+            if constexpr (std::is_same_v<T, bf16>)
+                if (attention_->backward(call)) return;
+            gpu::attention_backward(call, device_.stream());
         });
     }
     void attention_decode(const backend::AttentionDecode &a) override {
@@ -236,7 +250,7 @@ class CudaBackend final : public Backend {
         with_type(a.type, [&](auto *t) {
             using T = std::remove_pointer_t<decltype(t)>;
             gpu::cross_entropy(gpu::CrossEntropy<T>{as(t, a.logits), a.pitch ? a.pitch : a.vocabulary, a.losses, a.hits, a.weights, a.targets, a.rows, int(a.vocabulary),
-                                                    a.scale, a.gradient},
+                                                    a.scale, a.run ? &a.run->scale : nullptr, a.gradient},
                                device_.stream());
         });
     }
@@ -259,6 +273,12 @@ class CudaBackend final : public Backend {
         if (to_type == DType::Bf16) gpu::cast(static_cast<bf16 *>(to), static_cast<const float *>(from), count, device_.stream());
         else gpu::cast(static_cast<float *>(to), static_cast<const bf16 *>(from), count, device_.stream());
     }
+    void split(const backend::Halves &to, const float *from, std::int64_t count) override {
+        if (count) gpu::split(halves_of(to), from, count, device_.stream());
+    }
+    void join(float *to, const backend::Halves &from, std::int64_t count) override {
+        if (count) gpu::join(to, halves_of(from), count, device_.stream());
+    }
     void column_sum(DType type, float *out, const void *x, std::int64_t rows, std::int64_t width) override {
         if (rows == 0 || width == 0) return;
         require(width <= kScratchFloats, "column_sum takes at most 2^22 columns");
@@ -274,20 +294,21 @@ class CudaBackend final : public Backend {
         if (a.count == 0) return;
         with_type(a.moments_type, [&](auto *t) {
             using M = std::remove_pointer_t<decltype(t)>;
-            gpu::adamw(gpu::AdamW<M>{a.parameter, as(t, a.m), as(t, a.v), a.gradient, static_cast<bf16 *>(a.shadow), a.squared_norm, a.count, a.learning_rate, a.beta1,
-                                     a.beta2, a.epsilon, a.weight_decay, a.correction1, a.correction2, a.gradient_scale, a.clip},
+            gpu::adamw(gpu::AdamW<M>{a.parameter, halves_of(a.halves), as(t, a.m), as(t, a.v), a.gradient, a.squared_norm, a.count, a.learning_rate, a.beta1,
+                                     a.beta2, a.epsilon, a.weight_decay, a.correction1, a.correction2, a.gradient_scale, a.clip, a.chance},
                        device_.stream());
         });
     }
 
     void adamw_8bit(const backend::AdamW8bit &a) override {
         if (a.count == 0) return;
-        gpu::adamw_8bit({a.parameter, a.m, a.v, a.m_scale, a.v_scale, a.m_book, a.v_book, a.gradient, static_cast<bf16 *>(a.shadow), a.squared_norm, a.count,
+        gpu::adamw_8bit({a.parameter, halves_of(a.halves), a.m, a.v, a.m_scale, a.v_scale, a.m_book, a.v_book, a.gradient, a.squared_norm, a.count,
                          a.learning_rate, a.beta1, a.beta2, a.epsilon, a.weight_decay, a.correction1, a.correction2, a.gradient_scale, a.clip},
                         device_.stream());
     }
 
   private:
+    static gpu::Halves halves_of(const backend::Halves &a) { return {reinterpret_cast<bf16 *>(a.high), a.low}; }
     static void require_attention(std::int64_t batch, std::int64_t length, std::int64_t heads, std::int64_t head_size) {
         require(head_size >= 1 && head_size <= kWidestHead, "a head has " + std::to_string(head_size) + " channels, at most " + std::to_string(kWidestHead) + " are supported");
         require(batch <= kMostGridRows && heads <= kMostGridRows, "attention takes at most 65535 sequences and heads");
@@ -299,6 +320,9 @@ class CudaBackend final : public Backend {
     }
     template <class Call> static int kv_heads_of(const Call &a) { return int(a.kv_heads ? a.kv_heads : a.heads); }
     template <class Call> static int reach_of(const Call &a) { return a.window ? int(a.window) : gpu::kNoWindow; }
+    static AttentionKey key_of(const AttentionShape &a) {
+        return {int(a.batch), int(a.length), int(a.heads), kv_heads_of(a), int(a.head_size), reach_of(a), a.has_segments};
+    }
     template <class Call> static gpu::Runs runs_of(const Call &a) {
         require(a.width <= kScratchFloats / 2, "rows of an RMS norm hold at most 2^21 elements");
         require(a.groups >= 1 && a.groups <= kMostInt && a.rows * a.groups < kMostInt * std::int64_t(8), "too many rows of an RMS norm");
@@ -326,6 +350,7 @@ class CudaBackend final : public Backend {
     DeviceInfo info_;
     std::uint64_t limit_ = 0, used_;  // bytes, with what the device holds for itself
     std::unordered_map<void *, std::size_t> blocks_;
+    std::unique_ptr<CudnnAttention> attention_;  // last: gives its memory back here
 };
 
 void CudaBackend::matmul(const Matmul &a) {
@@ -361,7 +386,7 @@ void tell(const std::string &what, char *error, std::size_t bytes) {
 
 using namespace pgtrain::engine;
 
-extern "C" [[gnu::visibility("default")]] backend::Backend *pgtrain_cuda_open_3(int device, std::uint64_t memory_limit_bytes, char *error, std::size_t error_bytes) {
+extern "C" [[gnu::visibility("default")]] backend::Backend *pgtrain_cuda_open_6(int device, std::uint64_t memory_limit_bytes, char *error, std::size_t error_bytes) {
     try {
         return new backend::gpu::CudaBackend(device, memory_limit_bytes);
     } catch (const core::Error &e) {

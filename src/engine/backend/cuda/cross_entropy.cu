@@ -45,7 +45,8 @@ template <class T> __global__ void __launch_bounds__(kThreads) cross_entropy_ker
     }
     if (!a.gradient) return;  // the whole block
     __syncthreads();          // the target's logit has been read
-    const float inverse = 1.0f / row_sum, scale = a.weights ? a.scale * a.weights[blockIdx.x] : a.scale;
+    const float inverse = 1.0f / row_sum, whole = a.factor ? a.scale * *a.factor : a.scale;
+    const float scale = a.weights ? whole * a.weights[blockIdx.x] : whole;
     for (int c = threadIdx.x; c < vocabulary; c += kThreads)
         row[c] = from_float<T>((expf(to_float(row[c]) - row_top) * inverse - (c == target ? 1.0f : 0.0f)) * scale);
 }

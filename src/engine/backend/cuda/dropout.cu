@@ -10,8 +10,9 @@ constexpr int kThreads = 256;
 template <class T> __global__ void dropout_kernel(Dropout<T> a, unsigned threshold, float factor) {
     const int64_t counter = int64_t(blockIdx.x) * kThreads + threadIdx.x, first = counter / 16 * 64 + counter % 16;
     if (first >= a.count) return;
-    unsigned word[4] = {unsigned(counter), unsigned(counter >> 32), unsigned(a.stream), unsigned(a.stream >> 32)};
-    unsigned key0 = unsigned(a.seed), key1 = unsigned(a.seed >> 32);
+    const uint64_t seed = a.seed + (a.added ? a.added[0] : 0), stream = a.stream + (a.added ? a.added[1] : 0);
+    unsigned word[4] = {unsigned(counter), unsigned(counter >> 32), unsigned(stream), unsigned(stream >> 32)};
+    unsigned key0 = unsigned(seed), key1 = unsigned(seed >> 32);
 #pragma unroll
     for (int round = 0; round < 10; round++) {
         const uint64_t p = uint64_t(0xD2511F53u) * word[0], q = uint64_t(0xCD9E8D57u) * word[2];

@@ -1,4 +1,4 @@
-// The plain element-by-element operations: add, scale, cast, fill. Eight elements a thread; results may lie on inputs.
+// The plain element-by-element operations: add, scale, cast, floats to halves and back, fill. Eight elements a thread; results may lie on inputs.
 #include "engine/backend/cuda/kernel.cuh"
 #include "engine/backend/cuda/kernels.hpp"
 
@@ -18,6 +18,14 @@ template <class To, class From> __global__ void cast_kernel(To *to, const From *
     const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
     if (i < n) to[i] = from_float<To>(to_float(from[i]));
 }
+__global__ void split_kernel(Halves to, const float *from, int64_t n) {
+    const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+    if (i < n) store_halves(to, i, from[i]);
+}
+__global__ void join_kernel(float *to, Halves from, int64_t n) {
+    const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+    if (i < n) to[i] = load_halves(from, i);
+}
 __global__ void fill_kernel(float *x, float value, int64_t n) {
     const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
     if (i < n) x[i] = value;
@@ -32,6 +40,12 @@ template <class T> void scale(T *x, float factor, int64_t n, cudaStream_t stream
 }
 template <class To, class From> void cast(To *to, const From *from, int64_t n, cudaStream_t stream) {
     launch("cast", cast_kernel<To, From>, blocks_for(n, kThreads), kThreads, 0, stream, to, from, n);
+}
+void split(const Halves &to, const float *from, int64_t n, cudaStream_t stream) {
+    launch("split", split_kernel, blocks_for(n, kThreads), kThreads, 0, stream, to, from, n);
+}
+void join(float *to, const Halves &from, int64_t n, cudaStream_t stream) {
+    launch("join", join_kernel, blocks_for(n, kThreads), kThreads, 0, stream, to, from, n);
 }
 void fill(float *x, float value, int64_t n, cudaStream_t stream) {
     launch("fill", fill_kernel, blocks_for(n, kThreads), kThreads, 0, stream, x, value, n);

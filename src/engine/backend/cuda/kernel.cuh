@@ -1,6 +1,6 @@
 // What kernels share: conversions, vector access, reductions over a warp and a block. Included by .cu files only.
 #pragma once
-#include "engine/backend/cuda/gpu.h"
+#include "engine/backend/cuda/kernels.hpp"
 
 namespace pgtrain::engine::backend::gpu {
 constexpr unsigned kAllLanes = 0xffffffffu;
@@ -11,6 +11,17 @@ __device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); 
 template <class T> __device__ __forceinline__ T from_float(float x);
 template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
 template <> __device__ __forceinline__ bf16 from_float<bf16>(float x) { return __float2bfloat16(x); }
+
+// core::split and core::join.
+__device__ __forceinline__ void store_halves(const Halves &to, int64_t i, float x) {
+    const bf16 high = __float2bfloat16(x);
+    const int rest = int(__float_as_uint(x) - (uint32_t(__bfloat16_as_ushort(high)) << 16));
+    to.high[i] = high;
+    to.low[i] = uint16_t(min(max(rest, -0x7fff), 0x8000) + 0x7fff);
+}
+__device__ __forceinline__ float load_halves(const Halves &from, int64_t i) {
+    return __uint_as_float((uint32_t(__bfloat16_as_ushort(from.high[i])) << 16) + from.low[i] - 0x7fffu);
+}
 
 template <class T, int N> struct alignas(sizeof(T) * N) Vector {
     T at[N];

@@ -32,6 +32,8 @@ template <class T> struct AttentionBackward {
     float scale;
 };
 template <class T> void attention_backward(const AttentionBackward<T> &a, cudaStream_t stream);
+// first[row] = the first key of its row that the query there sees; segments may be null.
+void first_keys(int32_t *first, const int32_t *segments, int batch, int length, int reach, cudaStream_t stream);
 
 template <class T> struct AttentionDecode {
     const T *qkv;                // [sequences, (heads + 2 * kv_heads) * head_size], new positions
@@ -91,6 +93,7 @@ template <class T> struct Dropout {
     const T *x;
     int64_t count;
     uint64_t seed, stream;
+    const uint64_t *added;  // to both, or null
     bool accumulate;
 };
 // Keeps what draws at least `threshold`, times `factor`.
@@ -176,29 +179,39 @@ template <class T> struct CrossEntropy {
     int64_t rows;
     int vocabulary;
     float scale;
+    const float *factor;    // of the scale, or null
     bool gradient;
 };
 template <class T> void cross_entropy(const CrossEntropy<T> &a, cudaStream_t stream);
 
+// core::split of floats, and back.
+struct Halves {
+    bf16 *high;
+    uint16_t *low;
+};
+void split(const Halves &to, const float *from, int64_t n, cudaStream_t stream);
+void join(float *to, const Halves &from, int64_t n, cudaStream_t stream);
+
 template <class M> struct AdamW {
-    float *parameter;
+    float *parameter;  // or null: halves
+    Halves halves;
     M *m, *v;
     const float *gradient;
-    bf16 *shadow;               // or null
     const float *squared_norm;  // of the unscaled gradient, on the device; or null: no clipping
     int64_t count;
     float learning_rate, beta1, beta2, epsilon, weight_decay;
     float correction1, correction2;  // 1 / (1 - beta^step)
     float gradient_scale, clip;      // clip 0: none
+    uint32_t chance;                 // of rounding moments of bf16
 };
 template <class M> void adamw(const AdamW<M> &a, cudaStream_t stream);
 struct AdamW8bit {
-    float *parameter;
+    float *parameter;  // or null: halves
+    Halves halves;
     uint8_t *m, *v;
     float *m_scale, *v_scale;      // a block of 256 each
     const float *m_book, *v_book;  // [256]
-    const float *gradient;
-    bf16 *shadow;  // the rest as in AdamW
+    const float *gradient;  // this and the rest as in AdamW
     const float *squared_norm;
     int64_t count;
     float learning_rate, beta1, beta2, epsilon, weight_decay;

@@ -40,7 +40,7 @@ const Kernels& PGTRAIN_ISA_TABLE() {
       PGTRAIN_ISA_NAME,   layer_norm_forward, layer_norm_backward, attention_forward, attention_backward, attention_decode, attention_floats, cross_entropy, embedding_backward,
       gelu_forward,       gelu_backward,      add,                 scale,             cast,               column_sum,       add_bias,      sum,
       sum_of_squares,     adamw,              rms_norm_forward,    rms_norm_backward, rope,              swiglu_forward,   swiglu_backward,  dropout,       nf4_dequantize,
-      adamw_8bit,         decomposed_gain,    scale_columns,       column_dot,        few_rows};
+      adamw_8bit,         decomposed_gain,    scale_columns,       column_dot,        split_halves,     join_halves,   few_rows};
   return table;
 }
 

@@ -20,12 +20,31 @@ inline vf load(const Bf16* p) {
   return (vf)(__builtin_convertvector(h, vu) << 16);
 }
 inline void store(float* p, vf v) { std::memcpy(p, &v, sizeof v); }
-inline void store(Bf16* p, vf v) {
+// The bits of the bf16 nearest to each.
+inline vu rounded_bits(vf v) {
   const vu bits = (vu)v;
   const vu rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
   const vu is_nan = (vu)(v != v);
-  const vh h = __builtin_convertvector((is_nan & ((bits >> 16) | 0x40u)) | (~is_nan & rounded), vh);
-  std::memcpy(static_cast<void*>(p), &h, sizeof h);
+  return (is_nan & ((bits >> 16) | 0x40u)) | (~is_nan & rounded);
+}
+inline void store_bits(void* p, vu bits) {
+  const vh h = __builtin_convertvector(bits, vh);
+  std::memcpy(p, &h, sizeof h);
+}
+inline void store(Bf16* p, vf v) { store_bits(p, rounded_bits(v)); }
+// core::split and core::join of whole vectors.
+inline void store(const Halves& p, std::int64_t i, vf v) {
+  const vu high = rounded_bits(v);
+  vi rest = (vi)((vu)v - (high << 16));
+  const vi is_below = rest < -core::kHalfRange, is_above = rest > core::kHalfRange + 1;
+  rest = (is_below & -core::kHalfRange) | (is_above & (core::kHalfRange + 1)) | (~(is_below | is_above) & rest);
+  store_bits(p.high + i, high);
+  store_bits(p.low + i, (vu)(rest + core::kHalfRange));
+}
+inline vf load(const Halves& p, std::int64_t i) {
+  vh low;
+  std::memcpy(&low, p.low + i, sizeof low);
+  return (vf)((vu)load(p.high + i) + __builtin_convertvector(low, vu) - static_cast<std::uint32_t>(core::kHalfRange));
 }
 // The first n < W elements; the others are `rest`.
 template <class T>
@@ -52,6 +71,20 @@ inline void store_part(T* p, std::int64_t i, std::int64_t width, vf v) {
     store(p + i, v);
   else
     store_tail(p + i, v, width - i);
+}
+
+inline vf load_part(const Halves& p, std::int64_t i, std::int64_t width) {
+  if (i + W <= width) return load(p, i);
+  vf v{};
+  for (std::int64_t lane = 0; i + lane < width; ++lane) v[lane] = core::join({p.high[i + lane], p.low[i + lane]});
+  return v;
+}
+inline void store_part(const Halves& p, std::int64_t i, std::int64_t width, vf v) {
+  if (i + W <= width) return store(p, i, v);
+  for (std::int64_t lane = 0; i + lane < width; ++lane) {
+    const core::Halves halves = core::split(v[lane]);
+    p.high[i + lane] = halves.high, p.low[i + lane] = halves.low;
+  }
 }
 
 // The compiler may not fuse what made v with what uses it: for results that must have the bits of a device that does not.
