@@ -26,6 +26,18 @@ sub error_of
 	my ($rc, $out, $err) = $node->psql('postgres', $sql);
 	return $err;
 }
+sub stop_between_transactions
+{
+	my ($pid) = @_;
+	my $end = time + 20;
+	while (time < $end)
+	{
+		kill 'STOP', $pid;
+		return 1 if $node->safe_psql('postgres', "select count(*) from pg_locks where pid = $pid") eq '0';
+		kill 'CONT', $pid;
+	}
+	return 0;
+}
 sub steps_past { return wait_for($node, "select step > $_[1] and status = 'running' from pgtrain.training_runs where id = $_[0]", 't') }
 
 # A database that cannot be entered for a while, or is a template, keeps its stored files.
@@ -120,9 +132,10 @@ my $step = run_field($node, $run, 'step');
 ok(steps_past($run, $step + 5), 'cancelled as a backend, the workers go on');
 is(run_field($node, $run, 'attempt'), '1', 'in the same attempt');
 
-# A worker that sleeps through its lease: the run is queued again, and what it still writes is refused.
+# A worker that sleeps through its lease: the run is queued again, and what it still writes is refused. It is put to sleep between two
+# transactions: one that sleeps within keeps its locks, and nobody can free the run before it wakes.
 my $pid = worker_pid($node, 'device');
-kill 'STOP', $pid;
+ok(stop_between_transactions($pid), 'the worker is stopped');
 ok(wait_status($node, $run, 'queued'), 'a worker that is stopped loses its run');
 is($node->safe_psql('postgres', "select end_reason from pgtrain.run_attempts where run_id = $run and attempt = 1"), 'worker_lost', 'as worker_lost');
 kill 'CONT', $pid;
