@@ -84,6 +84,12 @@ is($node->safe_psql('postgres', "select string_agg(f.storage::text, ' ' order by
 	'rows file rows', 'large files on the disk, small ones in rows');
 is(scalar(glob("$data/pgtrain/jobs/*") // ''), '', 'no job folder is left');
 
+my $both = model_folder('both', 3);
+write_file("$both/adapter_config.json", '{}');
+my ($rc, $id, $notice) = $node->psql('postgres', "select pgtrain.import_model('$both', 'both')");
+like($id, qr/\A\d+\z/, 'a model with an adapter beside it is imported');
+like($notice, qr/NOTICE: .*both": the model is imported without the adapter that lies beside it/, 'and what was left out is said');
+
 # A download as huggingface_hub keeps it: links to blobs beside.
 make_path("$given/hub/snapshots/main", "$given/hub/blobs");
 rename("$folder/README.md", "$given/hub/blobs/0");

@@ -230,6 +230,12 @@ void Source::open_adapter(const std::string &folder) {
 
 void Source::open_folder(const std::string &folder, const Readers &readers) {
   if (!has(folder + "/config.json")) refuse_folder(folder, readers);
+  // transformers would put it on.
+  if (has(folder + "/" + adapter_config_name))
+    call::guarded([&folder] {
+      ereport(NOTICE, errmsg("\"%s\": the model is imported without the adapter that lies beside it", folder.c_str()),
+              errhint("The adapter can be imported after it, with this model as base_model."));
+    });
   for (const char *name : small_names) take(folder, name, most_small_bytes);
   // As transformers chooses where both are there.
   if (take(folder, whole_name, UINT64_MAX)) return;
