@@ -7,7 +7,7 @@ use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use TrainTest qw(wait_for crash_server);
+use TrainTest qw(wait_for poll_gone);
 
 sub new_key { return join '', map { sprintf '%02x', int(rand(256)) } 1 .. 32 }
 my ($first, $second, $third) = map { new_key() } 1 .. 3;
@@ -117,14 +117,17 @@ $node->reload;
 ok(wait_for($node, 'select pgtrain_private.root_key_problem()', '.*mode is 0640.*chmod 600.*'), 'others can read the file: refused');
 is($node->safe_psql('postgres', $health), 'one true true true', 'the former keys are still in force');
 is($node->safe_psql('postgres', store('one', $marker)), "t\nt", 'also to seal');
-like(slurp_file($node->logfile, $log), qr/WARNING:.*mode is 0640/, 'the log tells');
 write_keys($path, $first, 'not a key at all');
 $node->reload;
 ok(wait_for($node, 'select pgtrain_private.root_key_problem()', '.*Line 2 is not a key.*'), 'no key: refused by its line');
-unlike(slurp_file($node->logfile, $log), qr/\Q$first\E|not a key at all/, 'the log shows nothing of the file');
+# A problem is logged after sessions know of it, and before the next reload.
+like(slurp_file($node->logfile, $log), qr/WARNING:.*mode is 0640/, 'the log tells');
 unlink $path;
 $node->reload;
 ok(wait_for($node, 'select pgtrain_private.root_key_problem()', '.*No such file.*'), 'no file: refused');
+my $told = slurp_file($node->logfile, $log);
+like($told, qr/WARNING:.*Line 2 is not a key/, 'the log tells of the line');
+unlike($told, qr/\Q$first\E|not a key at all/, 'and shows nothing of the file');
 is($node->safe_psql('postgres', 'select count(*) from pgtrain.list_root_keys()'), '3', 'and the keys are still there');
 # A crash makes shared memory anew; what was read since the start is read again.
 write_keys($path, $third);
@@ -133,6 +136,7 @@ ok(wait_for($node, $ids, $third_id), 'an old key is taken out');
 my $backend = $node->background_psql('postgres', on_error_stop => 0);
 my ($pid) = $backend->query('select pg_backend_pid()') =~ /(\d+)/;
 kill 'KILL', $pid;
+poll_gone($pid) or die "process $pid is still there";
 ok(wait_for($node, $ids, $third_id, 30), 'after the crash of a process the newest keys are in force');
 eval { $backend->quit };
 is($node->safe_psql('postgres', $health), 'one true true true', 'and the secret opens');
