@@ -72,6 +72,7 @@ ok(wait_for($node, $places, "$rows\\|0\\|0\\|0", 40), 'after the server was kill
 # Killed many times while it works: every row opens at any moment.
 write_keys(@keys);
 $node->reload;
+ok(wait_for($node, 'select count(*) from pgtrain.list_root_keys()', '3'), 'a third key');
 my $whole = 0;
 for my $round (1 .. 4)
 {
