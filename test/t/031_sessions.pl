@@ -3,9 +3,11 @@
 # get no more tries than one after the other; what one connection revokes or leaves unused is over in another.
 use strict;
 use warnings;
+use List::Util qw(max);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(time);
 
 my $node = PostgreSQL::Test::Cluster->new('sessions');
 $node->init;
@@ -66,9 +68,12 @@ is($node->safe_psql('postgres', "select count(*) from pgtrain.login('carla', 'wr
 is($node->safe_psql('postgres', "select count(*) from pgtrain.login('carla', 'wrong', code => 'right')"), '0', 'a right code does not help a wrong password');
 is($node->safe_psql('postgres', "$login, code => 'right')"), '1', 'both are right');
 is($node->safe_psql('postgres', "select failed_login_count from pgtrain.users where id = $id{carla}"), '0', 'which ends the count');
+# By the audit log: the account's row leaves those out that met another login's lock on it for too long.
+my $failures = "select coalesce(sum((subject ->> 'failures')::integer), 0) from pgtrain.audit_log where title = 'login_failed' and (subject ->> 'user_id')::bigint = $id{carla}";
+my $failed_before = $node->safe_psql('postgres', $failures);
 $said = race(40, "$login, code => 'guess');\n");
 unlike($said, qr/ERROR/, 'a wrong code is no error');
-my $tries = $node->safe_psql('postgres', "select failed_login_count from pgtrain.users where id = $id{carla}");
+my $tries = $node->safe_psql('postgres', $failures) - $failed_before;
 cmp_ok($tries, '>=', 5, 'five tries were allowed');
 cmp_ok($tries, '<=', 7, 'and at most those that were under way in the other turns');
 is($node->safe_psql('postgres', "$login, code => 'right')"), '0', 'then even the right code is refused');
@@ -91,26 +96,32 @@ is($said_inside, "t\n1\nt", 'revoked in another connection, over in this transac
 $node->append_conf('postgresql.conf', 'pgtrain.session_idle_timeout = 3s');
 $node->reload;
 $node->poll_query_until('postgres', "select current_setting('pgtrain.session_idle_timeout') = '3s'") or die;
-my $pair = $node->safe_psql('postgres', "select session_token, refresh_token from pgtrain.login('dora', 'a long enough secret')");
-($token, $refresh) = split /\|/, $pair;
-# Each turn is a use, noted by the other connection; together they last longer than the timeout.
-my $seconds = "select extract(epoch from clock_timestamp())";
-my $start = $node->safe_psql('postgres', $seconds);
-my ($uses, $held) = (0, 0);
-while ($node->safe_psql('postgres', $seconds) < $start + 4)
+# Each turn is a use, noted by the other connection; together they last longer than the timeout. When the machine stands still for so long
+# between two of them that the session may end rightly, it is done again.
+my ($tried, $uses, $held, $longest) = (0);
+do
 {
-	$uses++;
-	$held++ if $node->safe_psql('postgres', "select pgtrain.authenticate('$token') = $id{dora}") eq 't';
-}
+	my $last = my $start = time;
+	($token, $refresh) = split /\|/, $node->safe_psql('postgres', "select session_token, refresh_token from pgtrain.login('dora', 'a long enough secret')");
+	($uses, $held, $longest) = (0, 0, 0);
+	while (time < $start + 4)
+	{
+		my $began = time;
+		$uses++;
+		my ($failed, $is_dora) = $node->psql('postgres', "select pgtrain.authenticate('$token') = $id{dora}");
+		$held++ if !$failed && $is_dora eq 't';
+		$longest = max($longest, time - $last);
+		$last = $began;
+	}
+} until $longest < 2 || ++$tried == 5;
 ok($uses > 1 && $held == $uses, "a session in use goes on ($held of $uses)");
 $node->poll_query_until('postgres', "select last_accessed_at < clock_timestamp() - interval '3 s' from pgtrain.sessions where token_hash = pgtrain_private.token_hash('$token')") or die;
 ($code, $out, $err) = $node->psql('postgres', "select pgtrain.authenticate('$token')");
 like($err, qr/the session was not used for too long/, 'an unused one is over');
 is($node->safe_psql('postgres', "select count(*) from pgtrain.refresh_session('$refresh')"), '0', 'and cannot be refreshed');
 # The same for an identity that a connection holds: the query that waits is no use of it.
-$token = $node->safe_psql('postgres', "select session_token from pgtrain.login('dora', 'a long enough secret')");
 is($node->safe_psql('postgres', <<SQL), "t\nt", 'an identity that a connection holds is over as well');
-select pgtrain.authenticate('$token', true) = $id{dora};
+select pgtrain.authenticate((select session_token from pgtrain.login('dora', 'a long enough secret')), true) = $id{dora};
 do \$\$ declare start timestamptz := clock_timestamp(); begin while clock_timestamp() < start + interval '3.2 s' loop null; end loop; end \$\$;
 select pgtrain.current_user_id() is null;
 SQL
