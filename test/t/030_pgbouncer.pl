@@ -4,6 +4,7 @@
 # the test is known to see a leak.
 use strict;
 use warnings;
+use IO::Socket::UNIX;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -57,7 +58,8 @@ $settings
 CONF
 	system_or_bail($program, '-q', '-d', "$folder/pgbouncer.ini");
 	my $until = time() + $PostgreSQL::Test::Utils::timeout_default;
-	usleep(20_000) while !-S "$folder/.s.PGSQL.$port" && time() < $until;
+	# The socket is there before it is listened to.
+	usleep(20_000) while !IO::Socket::UNIX->new(Peer => "$folder/.s.PGSQL.$port") && time() < $until;
 	push @poolers, "$folder/pid";
 	return "host=$folder port=$port dbname=postgres";
 }
