@@ -9,7 +9,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use TrainTest;
 
-my $node = start_server('closed', "pgtrain.lock_patience = 300ms");
+my $node = start_server('closed', '');
 sub query { return $node->safe_psql('postgres', $_[0]) }
 my $ann = query("select id from pgtrain.users where username = 'ann'");
 
@@ -24,6 +24,8 @@ is(query('select count(*) from pgtrain.run_attempts'), '1', 'none was tried');
 nothing_left($node, 'after closing an account');
 query("select pgtrain.activate_user($ann)");
 
+# From here on nothing runs: a worker waits for no lock of ours, and so ends nobody who is held up.
+set_server($node, 'pgtrain.lock_patience', '300ms');
 # A psql of an application role that stays, with a transaction left open in it.
 query("create role app login; select pgtrain.grant_application('app')");
 sub open_session
