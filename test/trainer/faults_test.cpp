@@ -60,7 +60,7 @@ std::string violation(const std::string& script) {
   JobFolder folder;
   Child child(program, folder);
   start_job(child, small_job(folder, {{"steps", "6"}, {"sample_prompt", "fake: " + script}}));
-  while (child.next(3s)) {
+  while (child.next()) {
   }
   EXPECT_FALSE(child.is_timed_out()) << script;
   return child.error();
