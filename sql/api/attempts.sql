@@ -211,11 +211,15 @@ begin
     end if;
     select count(*) into running from pgtrain.run_attempts a where a.owner_id = mine.owner_id and a.ended_at is null;
     allowed := pgtrain_private.concurrency_limit(mine.owner_id);
-    -- Where a device is free that they may use, they do not wait for this one.
+    -- Where a device is free that they may use, they do not wait for this one. Of this database's runs the leases say so, as of one moment
+    -- with the queue: one that has just given way still has its folder cleaned up, and nobody else need give way as well.
     if (allowed < 0 or running < allowed)
        and exists (select from pgtrain.devices d
-                    where d.status <> 'gone' and d.instance_id <> all (pgtrain_private.busy_devices())
+                    where d.status <> 'gone'
                       and not exists (select from pgtrain.run_attempts a where a.device_id = d.id and a.ended_at is null)
+                      and not exists (select from pgtrain_private.worker_states() w
+                                       where w.device = d.instance_id and w.run_id is not null
+                                         and w.database_id <> (select b.oid from pg_database b where b.datname = current_database()))
                       and exists (select from pgtrain_private.run_queue q
                                    where q.owner_id = mine.owner_id and q.available_at is null and q.rank < mine.rank and q.memory_bytes <= d.memory_bytes)) then
         return false;
