@@ -9,8 +9,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use TrainTest;
 
-my $node = start_server('validation', "pgtrain.trainer_threads = 1\npgtrain.row_storage_limit = '64kB'");
-set_server($node, 'pgtrain.trainer_program', real_trainer());
+my $node = start_server('validation', "pgtrain.trainer_program = '" . real_trainer() . "'\npgtrain.trainer_threads = 1\npgtrain.row_storage_limit = '64kB'");
 ok(wait_for($node, "select count(*) from pgtrain_private.worker_states() where kind = 'device' and state = 'idle'", '1'), 'a device worker waits');
 
 sub made { my ($name, $query) = @_; return as_user($node, "select pgtrain.dataset_from_query('$name', \$\$$query\$\$)") }
@@ -66,7 +65,7 @@ for my $case (
 		from pgtrain.training_statuses d where d.training_run_id = $run and d.status = 'data_read'"), "$count|t|0 20 40 60 80 100 120", "$name: measured on all of them at each evaluation");
 	is($node->safe_psql('postgres', "select dataset_id, before_metrics->>'samples', after_metrics->>'samples' from pgtrain.evaluations where run_id = $run and evaluation_type = 'held_out_loss'"),
 		"$valid|$count|$count", "$name: and its evaluation says so");
-	my $best = $node->safe_psql('postgres', "select step from pgtrain.run_metrics where run_id = $run and step between 20 and 100 order by held_out_loss limit 1");
+	my $best = $node->safe_psql('postgres', "select step from pgtrain.run_metrics where run_id = $run and step between 20 and 100 order by held_out_loss, step limit 1");
 	is($node->safe_psql('postgres', "select count(*) from pgtrain.checkpoints where run_id = $run and step = $best"), '1', "$name: the checkpoint that is best on it is kept");
 	if ($name ne 'qlora')    # whose base evaluate() asks unquantised
 	{
@@ -76,7 +75,7 @@ for my $case (
 	}
 	# One that was done before it was killed says nothing: then another one.
 	my ($again, $attempts);
-	for (1 .. 5)
+	for (1 .. 10)
 	{
 		$again = started($data, $validated, ", validation_dataset_id => $valid");
 		ok(wait_for($node, "select count(*) > 0 from pgtrain.checkpoints where run_id = $again", 't', 60), "$name: again");
@@ -97,7 +96,7 @@ for my $act ([ pause => 'paused/paused_by_user', 'resume' ], [ cancel => 'cancel
 {
 	my ($stop, $status, $go) = @$act;
 	my ($run, $is_stopped) = (0, 0);
-	for (1 .. 5)
+	for (1 .. 10)
 	{
 		$run = started($pairs, $config, ", validation_dataset_id => $more_pairs");
 		ok(wait_for($node, "select count(*) > 0 from pgtrain.checkpoints where run_id = $run", 't', 60), "$stop: under way");
