@@ -107,15 +107,17 @@ sub wait_status
 	return wait_for($node, "select status || coalesce('/' || end_reason, '') from pgtrain.training_runs where id = $run", $wanted, $seconds, $database);
 }
 
-# By command line: the sandboxed trainer hides its working folder, and the path is that of this test run alone.
+# By command line: the sandboxed trainer hides its working folder, and the path is that of this test run alone. Those at a job: the
+# launcher has one list the devices a moment after each reload.
 sub trainer_pids
 {
 	my @pids;
 	for my $process (glob '/proc/[0-9]*')
 	{
 		open(my $file, '<', "$process/cmdline") or next;
-		my ($program) = split /\0/, (<$file> // '');
-		push @pids, $1 if defined $program && ($program eq fake_trainer() || $program eq real_trainer()) && $process =~ m{(\d+)\z};
+		my ($program, @arguments) = split /\0/, (<$file> // '');
+		next if !defined $program || ($program ne fake_trainer() && $program ne real_trainer()) || grep { $_ eq 'devices' } @arguments;
+		push @pids, $1 if $process =~ m{(\d+)\z};
 	}
 	return @pids;
 }
