@@ -31,6 +31,8 @@ my ($folder, $name) = $source =~ m{\A(.*)/([^/]+)\z};
 put(\$sql, '/srv/models/SmolLM2-135M-Instruct.gguf', $source);
 put(\$sql, "'/srv/models'", "'$folder'");
 put(\$sql, '\watch 2', ';');
+# A reader is slower than the reload; a new session has the folder when all have been told.
+put(\$sql, 'select pg_reload_conf();', "select pg_reload_conf();\n\\! until [ \"\$(psql -XAtd '" . $node->connstr('postgres') . "' -c 'show pgtrain.import_folder')\" = '$folder' ]; do :; done");
 my ($out, $err) = ('', '');
 {
 	my $here = getcwd();
