@@ -22,8 +22,8 @@ language sql as $$
      where s.user_id = current_setting('bil.anna')::bigint and s.status not in ('cancelled', 'expired') order by s.id $$;
 -- A period of so many days, moved into the past: as if time had passed.
 create function pg_temp.pass(days integer) returns void language sql as $$
-    update pgtrain.user_subscriptions s set current_period_start = s.current_period_start - days * interval '1 day', current_period_end = s.current_period_end - days * interval '1 day',
-           trial_end = s.trial_end - days * interval '1 day', grace_until = s.grace_until - days * interval '1 day'
+    update pgtrain.user_subscriptions s set current_period_start = s.current_period_start - days * interval '24 hours', current_period_end = s.current_period_end - days * interval '24 hours',
+           trial_end = s.trial_end - days * interval '24 hours', grace_until = s.grace_until - days * interval '24 hours'
      where s.user_id = current_setting('bil.anna')::bigint and s.status in ('pending', 'trialing', 'active', 'past_due') $$;
 -- Plans by the week, so that no month's length shows.
 select pgtrain.set_plan('bil_small', 'Small', 'paid', 1000, 'EUR', 'weekly') > 0 as made, pgtrain.set_plan('bil_large', 'Large', 'paid', 9000, 'EUR', 'weekly') > 0 as made;
@@ -183,8 +183,11 @@ select pgtrain.subscribe(:anna, 'bil_large', trial_days => 14);
 select pgtrain.renew_subscription(:anna);
 \set VERBOSITY terse
 select pgtrain.subscribe(:ben, 'bil_large', trial_days => 1) > 0 as made;
+-- In one transaction: the scheduler may not be the first to see it.
+begin;
 update pgtrain.user_subscriptions set trial_end = now(), current_period_end = now() where user_id = :ben and status = 'trialing';
 select pgtrain_private.advance_subscriptions() as moved;
+commit;
 select p.name, s.status from pgtrain.user_subscriptions s join pgtrain.plans p on p.id = s.plan_id where s.user_id = :ben order by s.id;
 -- A pending one that nobody pays is given up; a second one takes the place of the first.
 select pgtrain.subscribe(:anna, 'bil_small') > 0 as made, pgtrain.subscribe(:anna, 'bil_large') > 0 as made;
