@@ -14,6 +14,7 @@
 namespace pgtrain::fake_trainer {
 
 using namespace protocol;
+using trainer::Stop;
 
 namespace {
 
@@ -49,6 +50,21 @@ FailureCode failure_named(const std::string& name) {
   return FailureCode::InternalError;
 }
 
+// Makes no further step until it is asked to stop, or let go on by a file "go" in its folder.
+void hold(trainer::Session& session) {
+  while (session.stop_requested() == Stop::None && !session.is_deserted() && access("go", F_OK) != 0) {
+    session.worked();
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+}
+
+// A thousand messages at a time: however slow the machine is for a while, without end there is a second in which it is too much.
+void flood(const std::string& thousands) {
+  std::string thousand;
+  for (int i = 0; i < 1000; ++i) thousand += encode(up::Metric{i, "flood", 1.0 * i});
+  for (int sent = 0; thousands.empty() || sent < std::atoi(thousands.c_str()); ++sent) write_raw(thousand);
+}
+
 // A grandchild that outlives its parent unless the worker ends the whole process group.
 void fork_and_hang() {
   if (fork() == 0) hang();
@@ -65,6 +81,7 @@ void commit(Scene& scene, const Fault& fault) {
   if (action == "hang") hang();
   if (action == "fork") fork_and_hang();
   if (action == "slow") std::this_thread::sleep_for(std::chrono::milliseconds(std::atoi(fault.argument.c_str())));
+  if (action == "hold") hold(*scene.session);
   if (action == "closeout") {
     close(1);
     hang();
@@ -73,8 +90,7 @@ void commit(Scene& scene, const Fault& fault) {
     write_raw("loss is 3.2 at step 7\nSegmentation fault (core dumped)\n");
     hang();
   }
-  if (action == "flood")
-    for (int i = 0; i < 100000; ++i) write_raw(encode(up::Metric{i, "flood", 1.0 * i}));
+  if (action == "flood") flood(fault.argument);
   if (action == "huge") {
     write_raw(std::string("l\xff\xff\xff\xff", 5));
     hang();

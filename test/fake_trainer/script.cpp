@@ -13,7 +13,7 @@ namespace {
 const std::set<std::string> actions = {"segv",    "kill", "abort",   "exit",   "hang",     "deaf",      "closeout", "garbage",
                                        "flood",   "huge", "partial", "badsha", "badbytes", "traversal", "missing", "pipe", "badstate",
                                        "badutf8", "fork", "noise",   "fail",   "quit",     "slow",      "version",
-                                       "badcheckpoint"};
+                                       "badcheckpoint", "hold"};
 const std::set<std::string> points = {"start", "hello", "job", "plan", "data", "checkpoint", "publish", "done"};
 const std::set<std::string> settings = {"step_ms", "files", "artifact_bytes", "peak_bytes", "true_steps", "pieces", "echo"};
 

@@ -78,7 +78,7 @@ TEST(Faults, FloodArrivesWhole) {
   JobFolder folder;
   size_t count = 0;
   Child child(program, folder);
-  start_job(child, small_job(folder, {{"steps", "2"}, {"sample_prompt", "fake: flood@step1 noise@step2"}}));
+  start_job(child, small_job(folder, {{"steps", "2"}, {"sample_prompt", "fake: flood:100@step1 noise@step2"}}));
   play(child, folder, [&](const UpMessage& message) { count += std::holds_alternative<up::Metric>(message) ? 1 : 0; });
   EXPECT_EQ(child.wait().code, 0);
   EXPECT_GE(count, 100000u);
