@@ -111,6 +111,8 @@ void run_scheduler() {
     announce_absent(MyDatabaseId);
     return;
   }
+  // What killed workers left, before their runs go on and their folders look used.
+  sweep_job_folders(MyDatabaseId);
   announce_present(MyDatabaseId);
   TimestampTz look_at_limits_at = 0, keep_house_at = 0, report_devices_at = 0, adopt_at = 0, look_for_blockers_at = 0, rotate_at = 0;
   int64_t adoption_delay_us = first_adoption_us;
