@@ -10,8 +10,8 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep time);
 
-our @EXPORT = qw(start_server add_database as_user submit run_field wait_for wait_status nothing_left trainer_pids worker_pid crash_server
-	fake_trainer real_trainer set_server poll_gone);
+our @EXPORT = qw(start_server add_database as_user submit let_go run_field wait_for wait_status nothing_left trainer_pids worker_pid kill_process
+	crash_server fake_trainer real_trainer set_server poll_gone);
 
 sub fake_trainer { return $ENV{PGTRAIN_FAKE_TRAINER} // die "PGTRAIN_FAKE_TRAINER names the fake trainer" }
 sub real_trainer { return ($ENV{PGTRAIN_BIN} // die "PGTRAIN_BIN is the folder of the trainer") . '/pgtrain-trainer' }
@@ -78,6 +78,15 @@ sub submit
 	return as_user($node, "select pgtrain.submit_run(dataset_id => 1, config => '$config'" . ($arguments // '') . ')');
 }
 
+# A run that its script holds (hold@stepN) goes on: until then it is where it is, however slow the test.
+sub let_go
+{
+	my ($node, $run) = @_;
+	my ($folder) = glob($node->data_dir . "/pgtrain/jobs/*_${run}_*") or die "run $run has no job folder";
+	append_to_file("$folder/go", '');
+	return;
+}
+
 sub run_field
 {
 	my ($node, $run, $field, $database) = @_;
@@ -122,27 +131,58 @@ sub trainer_pids
 	return @pids;
 }
 
+# Where one was just started again it may not be there yet.
 sub worker_pid
 {
 	my ($node, $kind, $database) = @_;
-	return $node->safe_psql($database // 'postgres',
-		"select min(pid) from pgtrain_private.worker_states() where kind = '$kind'" .
-		($kind eq 'launcher' ? '' : " and database_id = (select oid from pg_database where datname = current_database())"));
+	my $sql = "select min(pid) from pgtrain_private.worker_states() where kind = '$kind'" .
+	  ($kind eq 'launcher' ? '' : " and database_id = (select oid from pg_database where datname = current_database())");
+	my $end = time + 20;
+	while (time < $end)
+	{
+		my $pid = $node->safe_psql($database // 'postgres', $sql);
+		return $pid if $pid ne '';
+		usleep(20_000);
+	}
+	die "no $kind";
+}
+
+# The kernel's letter for what the process does; that of a zombie when there is none.
+sub process_state
+{
+	my ($pid) = @_;
+	open(my $stat, '<', "/proc/$pid/stat") or return 'Z';
+	my ($state) = (<$stat> // '') =~ /\) (\w) /;
+	return $state // 'Z';
+}
+
+sub poll_state
+{
+	my ($pid, $wanted, $seconds) = @_;
+	my $end = time + ($seconds // 10);
+	while (time < $end)
+	{
+		return 1 if process_state($pid) =~ /$wanted/;
+		usleep(10_000);
+	}
+	return 0;
 }
 
 # True once the process is gone or a zombie that only waits to be collected.
 sub poll_gone
 {
 	my ($pid, $seconds) = @_;
-	my $end = time + ($seconds // 10);
-	while (time < $end)
-	{
-		open(my $stat, '<', "/proc/$pid/stat") or return 1;
-		my $line = <$stat> // return 1;
-		return 1 if $line =~ /\) Z /;
-		usleep(10_000);
-	}
-	return 0;
+	return poll_state($pid, '[ZX]', $seconds);
+}
+
+# Kills a process of the server and waits for the server to come back. Only when the process is gone does the postmaster know: whom it
+# lets in before that it lets into the old life.
+sub kill_process
+{
+	my ($node, $pid) = @_;
+	kill 'KILL', $pid or die "no process $pid";
+	poll_gone($pid) or die "process $pid survived";
+	return $node->poll_query_until('postgres', 'select true');
 }
 
 # Kills the postmaster and waits for all of it to be gone; the next start recovers.
@@ -152,6 +192,9 @@ sub crash_server
 	open(my $file, '<', $node->data_dir . '/postmaster.pid') or die "no postmaster.pid";
 	chomp(my $pid = <$file>);
 	close $file;
+	# Stopped before it is killed, so that it starts no child that is not among these.
+	kill 'STOP', $pid;
+	poll_state($pid, 'T') or die "the postmaster does not stop";
 	my @children = grep { /\A\d+\z/ } split /\s+/, `ps -o pid= --ppid $pid`;
 	kill 'KILL', $pid;
 	poll_gone($_) or die "process $_ survived the postmaster" for @children;
