@@ -8,8 +8,8 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use TrainTest;
 
-# No worker yet, so that all runs are queued before the first is claimed.
-my $node = start_server('faults', "pgtrain.trainer_silence_timeout = 700\npgtrain.trainer_start_timeout = 3s\npgtrain.cpu_workers = 0");
+# No worker yet, so that all runs are queued before the first is claimed. A trainer that only has no processor for a while is not silent.
+my $node = start_server('faults', "pgtrain.trainer_silence_timeout = 5s\npgtrain.trainer_start_timeout = 6s\npgtrain.cpu_workers = 0");
 my $witness = $node->background_psql('postgres');
 my $witness_pid = $witness->query_safe('select pg_backend_pid()');
 
@@ -20,7 +20,7 @@ my %reason = (
 	garbage => 'protocol_violation', flood => 'protocol_violation', hang => 'trainer_hung');
 my %exit = (segv => 'signal 11 (SIGSEGV)', kill => 'signal 9 (SIGKILL)', abort => 'signal 6 (SIGABRT)', exit3 => 'exit code 3');
 
-# In the first attempt only: the run succeeds with the second. All are queued at once, so that the silent ones share the wait.
+# In the first attempt only: the run succeeds with the second. As many workers as silent runs, so that these share the wait.
 my %run;
 for my $fault (sort keys %reason)
 {
@@ -29,9 +29,10 @@ for my $fault (sort keys %reason)
 	append_to_file(fake_trainer() . '.script', $run{"$fault\@start"} . ".1 $fault\@start\n");
 }
 END { unlink fake_trainer() . '.script' }
-set_server($node, 'pgtrain.cpu_workers', '1');
-ok(wait_for($node, "select count(*) from pgtrain_private.worker_states() where kind = 'device' and pid is not null", '1'), 'a device worker comes');
-my $worker_before = worker_pid($node, 'device');
+my $workers = "select string_agg(pid::text, ',' order by pid) from pgtrain_private.worker_states() where kind = 'device'";
+set_server($node, 'pgtrain.cpu_workers', '6');
+ok(wait_for($node, $workers, '\d+(,\d+){5}'), 'six device workers come');
+my $workers_before = $node->safe_psql('postgres', $workers);
 # Plans are computed at submit by the same program, so a fault at the plan refuses the submit itself.
 for my $script (sort keys %run)
 {
@@ -79,15 +80,18 @@ my $fork = submit($node, 'fork@step2#1');
 ok(wait_status($node, $fork, 'succeeded/completed', 30), 'a trainer that forks and hangs is ended');
 nothing_left($node, 'after grandchildren');
 
-# A program that is no trainer.
+is($node->safe_psql('postgres', $workers), $workers_before, 'the device workers have lived through all this');
+
+# A program that is no trainer. The workers start anew, so that none has read its settings a moment before.
 set_server($node, 'pgtrain.trainer_program', '/nonexistent/trainer');
+$node->safe_psql('postgres', "select pg_terminate_backend(pid) from pgtrain_private.worker_states() where kind = 'device'");
+ok(wait_for($node, "select count(*) from pgtrain_private.worker_states() where kind = 'device' and pid <> all ('{$workers_before}'::integer[])", '6'), 'the workers start anew');
 my $missing = submit($node, 'noise@step2');  # its plan is known already
 ok(wait_status($node, $missing, 'failed/io_error'), 'a missing trainer program fails the run');
 like(run_field($node, $missing, 'error_message'), qr{cannot start the trainer "/nonexistent/trainer": No such file}, 'and the error says why');
 nothing_left($node, 'at the end');
 
 is($witness->query_safe('select pg_backend_pid()'), $witness_pid, 'a session from before all this still lives');
-is(worker_pid($node, 'device'), $worker_before, 'so does the device worker');
 $witness->quit;
 unlike(slurp_file($node->logfile), qr/PANIC|was terminated by signal|terminating any other active server processes/, 'no server process has died');
 $node->stop;
