@@ -1,6 +1,6 @@
 # The device worker, the scheduler, the launcher and the postmaster die, by termination and by KILL, at every phase of a run. The
 # run ends once and correctly, continues from its checkpoint, and nothing is left behind.
-# A phase is held by a lock on the table that it writes or reads next, so that no test depends on timing.
+# A phase is held by a lock on the table that it writes or reads next, or by the trainer, so that no test depends on timing.
 use strict;
 use warnings;
 use FindBin;
@@ -14,13 +14,13 @@ use TrainTest;
 my $node = start_server('workers', "pgtrain.lease_duration = 30s\npgtrain.row_storage_limit = 0");
 ok(wait_for($node, "select count(*) from pgtrain_private.worker_states() where kind = 'device' and state = 'idle'", '1'), 'a device worker waits');
 
-# phase => table to lock, and the script that brings the run there
+# phase => table to lock and how, so that the phase alone is held up, and what the worker says it is at
 my %phase = (
-	claim => [ 'pgtrain.run_attempts', 'claiming' ],
-	data => [ 'pgtrain.dataset_samples', 'preparing' ],
-	step => [ undef, 'training' ],
-	checkpoint => [ 'pgtrain.checkpoints', 'training' ],
-	publish => [ 'pgtrain.evaluations', 'publishing' ]);
+	claim => [ 'pgtrain.run_attempts', 'share', 'claiming' ],
+	data => [ 'pgtrain.dataset_samples', 'access exclusive', 'reading samples' ],
+	step => [],
+	checkpoint => [ 'pgtrain.checkpoints', 'share', 'storing a checkpoint' ],
+	publish => [ 'pgtrain.evaluations', 'share', 'publishing' ]);
 my $plain = submit($node, '', ',"steps":30');
 ok(wait_status($node, $plain, 'succeeded/completed'), 'a run that nobody disturbs');
 my $hash = $node->safe_psql('postgres', "select sha256 from pgtrain.artifacts where run_id = $plain and name = 'model.safetensors'");
@@ -28,13 +28,13 @@ my $hash = $node->safe_psql('postgres', "select sha256 from pgtrain.artifacts wh
 sub in_phase
 {
 	my ($phase) = @_;
-	my ($table, $state) = @{ $phase{$phase} };
+	my ($table, $mode, $activity) = @{ $phase{$phase} };
 	my $locker;
 	# The plan is in the cache, so nothing of the submit waits for the lock but its own event.
 	if ($table && $phase ne 'claim')
 	{
 		$locker = $node->background_psql('postgres');
-		$locker->query_safe("begin; lock table $table in access exclusive mode");
+		$locker->query_safe("begin; lock table $table in $mode mode");
 	}
 	my $run;
 	if ($phase eq 'claim')
@@ -44,18 +44,17 @@ sub in_phase
 		wait_for($node, "select count(*) from pgtrain_private.worker_states() where kind <> 'launcher'", '0');
 		$run = submit($node, '', ',"steps":30');
 		$locker = $node->background_psql('postgres');
-		$locker->query_safe("begin; lock table $table in share mode");
+		$locker->query_safe("begin; lock table $table in $mode mode");
 		$node->safe_psql('postgres', 'alter system reset pgtrain.databases');
 		$node->reload;
 	}
 	else
 	{
-		# Slow steps only where the phase is in the middle of them; the artifact does not depend on the pace.
-		$run = submit($node, $phase eq 'step' ? 'step_ms=40' : '', ',"steps":30');
+		$run = submit($node, $phase eq 'step' ? 'hold@step7#1' : '', ',"steps":30');
 	}
 	my $reached = $phase eq 'step'
 	  ? wait_for($node, "select step > 6 from pgtrain.training_runs where id = $run", 't')
-	  : wait_for($node, "select count(*) from pg_stat_activity a join pg_locks l on l.pid = a.pid and not l.granted where a.backend_type = 'pgtrain device worker'", '1');
+	  : wait_for($node, "select count(*) from pg_stat_activity a join pg_locks l on l.pid = a.pid and not l.granted where a.backend_type = 'pgtrain device worker' and a.query = '$activity'", '1');
 	ok($reached, "phase $phase is reached");
 	return ($run, $locker);
 }
@@ -76,9 +75,8 @@ sub check_outcome
 for my $phase (qw(claim data step checkpoint publish))
 {
 	my ($run, $locker) = in_phase($phase);
-	kill 'KILL', worker_pid($node, 'device') || die 'no device worker';
 	# Every session ends, the locker's as well, and the server recovers by itself.
-	ok($node->poll_query_until('postgres', 'select true'), "device worker killed in $phase: the server comes back");
+	ok(kill_process($node, worker_pid($node, 'device')), "device worker killed in $phase: the server comes back");
 	eval { $locker->quit } if $locker;
 	check_outcome($run, $phase, 'device worker killed', $phase eq 'claim' ? 1 : 2);
 }
@@ -96,9 +94,8 @@ for my $phase (qw(data step checkpoint publish))
 {
 	my ($run, $locker) = in_phase($phase);
 	my $pid = worker_pid($node, 'device');
-	$node->safe_psql('postgres', "select pg_terminate_backend($pid)");
-	# Asked once it finishes what it is at; waiting for a lock it goes when it is asked again.
-	$node->safe_psql('postgres', "select pg_terminate_backend($pid)") for grep { $locker && !poll_gone($pid, 0.7) } 1 .. 5;
+	# Asked once it finishes what it is at; waiting for a lock it goes when it is asked again, some time later.
+	for (1 .. ($locker ? 10 : 1)) { $node->safe_psql('postgres', "select pg_terminate_backend($pid)"); last if poll_gone($pid, 0.7) }
 	ok(poll_gone($pid), "device worker terminated in $phase: it goes");
 	$locker->query_safe('rollback') if $locker;
 	$locker->quit if $locker;
@@ -118,8 +115,7 @@ for my $phase (qw(claim data checkpoint publish))
 	$locker->quit;
 	check_outcome($run, $phase, 'launcher terminated', 1);
 	($run, $locker) = in_phase($phase);
-	kill 'KILL', worker_pid($node, 'launcher') || die 'no launcher';
-	ok($node->poll_query_until('postgres', 'select true'), "launcher killed in $phase: the server comes back");
+	ok(kill_process($node, worker_pid($node, 'launcher')), "launcher killed in $phase: the server comes back");
 	eval { $locker->quit };
 	check_outcome($run, $phase, 'launcher killed', $phase eq 'claim' ? 1 : 2);
 }
@@ -132,11 +128,11 @@ for my $kind (qw(scheduler launcher))
 	$node->safe_psql('postgres', "select pg_terminate_backend($pid)");
 	ok(poll_gone($pid), "$kind terminated: it goes");
 	ok(wait_for($node, "select count(*) from pgtrain_private.worker_states() where kind = '$kind' and pid <> $pid", '1'), "$kind terminated: it is started again");
+	let_go($node, $run);
 	check_outcome($run, 'step', "$kind terminated", 1);
 	is(worker_pid($node, 'device'), $device_worker, "$kind terminated: the device worker did not notice");
 	($run) = in_phase('step');
-	kill 'KILL', worker_pid($node, $kind) || die "no $kind";
-	ok($node->poll_query_until('postgres', 'select true'), "$kind killed: the server comes back");
+	ok(kill_process($node, worker_pid($node, $kind)), "$kind killed: the server comes back");
 	check_outcome($run, 'step', "$kind killed", 2);
 }
 $node->stop;
