@@ -9,8 +9,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use TrainTest;
 
-my $node = start_server('exact', "pgtrain.trainer_threads = 1\npgtrain.row_storage_limit = '64kB'");
-set_server($node, 'pgtrain.trainer_program', real_trainer());
+my $node = start_server('exact', "pgtrain.trainer_threads = 1\npgtrain.row_storage_limit = '64kB'\npgtrain.trainer_program = '" . real_trainer() . "'");
 ok(wait_for($node, "select count(*) from pgtrain_private.worker_states() where kind = 'device' and state = 'idle'", '1'), 'a device worker waits');
 as_user($node, "select pgtrain.append_samples(1, array(select md5(g::text) || ' and the rest of sample ' || g from generate_series(1, 400) g))");
 
@@ -29,7 +28,7 @@ cmp_ok($after, '<', $before, 'its held-out loss has fallen');
 
 my %disturb = (
 	'trainer killed' => sub { kill 'KILL', trainer_pids($node) },
-	'device worker killed' => sub { kill 'KILL', worker_pid($node, 'device'); $node->poll_query_until('postgres', 'select true') },
+	'device worker killed' => sub { kill_process($node, worker_pid($node, 'device')) },
 	'postmaster killed' => sub { crash_server($node); $node->start },
 	'server stopped' => sub { $node->restart },
 	'device worker terminated' => sub { $node->safe_psql('postgres', 'select pg_terminate_backend(' . worker_pid($node, 'device') . ')') },
@@ -43,6 +42,11 @@ my %disturb = (
 		ok(wait_status($node, $urgent, 'succeeded/completed', 60), 'a more important run succeeds first');
 		is($node->safe_psql('postgres', "select end_reason from pgtrain.run_attempts where run_id = $_[0] and attempt = 1"), 'preempted', 'it made way');
 	});
+# The trainer waits for its checkpoint to be stored before it writes the next one: so there is time to disturb a first attempt, however slow the test.
+$node->safe_psql('postgres', <<'SQL');
+create function take_time() returns trigger language plpgsql as $$ begin perform pg_sleep(1); return new; end $$;
+create trigger take_time before insert on pgtrain.checkpoints for each row when (new.attempt = 1 and new.step > 45) execute function take_time();
+SQL
 for my $what (sort keys %disturb)
 {
 	my $run = submit_real();
