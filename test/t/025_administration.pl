@@ -9,7 +9,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use TrainTest;
 
-my $node = start_server('admin', "max_prepared_transactions = 5\npgtrain.row_storage_limit = 0\npgtrain.lease_duration = 2s");
+my $node = start_server('admin', "max_prepared_transactions = 5\npgtrain.row_storage_limit = 0");
 my $slow = ',"steps":10000';
 my $token_sql = "select pgtrain.authenticate((select session_token from pgtrain.login('ann', 'correct horse battery')), true)";
 my $has_worker = "select count(*) from pgtrain_private.worker_states() where kind = 'device' and pid is not null"
@@ -78,7 +78,7 @@ $node->safe_psql('postgres', 'drop database other');
 nothing_left($node, 'after two databases');
 
 # DROP EXTENSION that is undone by a savepoint or waits to be decided: the workers come back.
-my $run = submit($node, 'step_ms=60', ',"steps":30');
+my $run = submit($node, 'hold@step7#1', ',"steps":30');
 ok(steps_past($run, 6), 'a run trains');
 $node->safe_psql('postgres', 'begin; savepoint before; drop extension pgtrain cascade; rollback to before; commit');
 ok(wait_status($node, $run, 'succeeded/completed'), 'DROP EXTENSION undone by a savepoint: the run ends as it should');
@@ -89,7 +89,7 @@ $node->safe_psql('postgres', q(rollback prepared 'drop'));
 ok(wait_status($node, submit($node, ''), 'succeeded/completed'), 'prepared and rolled back: runs are done');
 
 # Drops that fail, more often than a run has attempts.
-$run = submit($node, 'step_ms=60', ',"steps":30', ', max_attempts => 2');
+$run = submit($node, 'hold@step5#1 hold@step9#2 hold@step13#3', ',"steps":30', ', max_attempts => 2');
 $node->safe_psql('postgres', 'create table in_the_way (status pgtrain.run_status)');
 for my $try (1 .. 3)
 {
@@ -108,7 +108,8 @@ $session->query_safe('select 1');
 my ($rc, $out, $err) = $node->psql('template1', 'drop database postgres');
 like($err, qr/is being accessed by other users/, 'DROP DATABASE fails for the session there');
 $session->quit;
-my $stopped_at = $node->safe_psql('postgres', "select max(step) from pgtrain.checkpoints where run_id = $run");
+my $stopped_at = $node->safe_psql('postgres', "select max((data->>'step')::bigint) from pgtrain.training_statuses where training_run_id = $run and status = 'checkpoint'
+	and id < (select min(id) from pgtrain.training_statuses where training_run_id = $run and status = 'queued_again')");
 ok(steps_past($run, $stopped_at), 'the run goes on');
 is($node->safe_psql('postgres', "select resumed_from_step from pgtrain.run_attempts where run_id = $run and attempt = 2"), $stopped_at, 'from where it was');
 as_user($node, "select pgtrain.cancel_run($run)");
@@ -132,8 +133,11 @@ my $step = run_field($node, $run, 'step');
 ok(steps_past($run, $step + 5), 'cancelled as a backend, the workers go on');
 is(run_field($node, $run, 'attempt'), '1', 'in the same attempt');
 
-# A worker that sleeps through its lease: the run is queued again, and what it still writes is refused. It is put to sleep between two
-# transactions: one that sleeps within keeps its locks, and nobody can free the run before it wakes.
+# A worker that sleeps through its lease: the run is queued again, and what it still writes is refused. Leases are short here alone, so
+# that a busy machine takes no other run away.
+set_server($node, 'pgtrain.lease_duration', '2s');
+ok(wait_for($node, "select expires_at < clock_timestamp() + interval '3 s' from pgtrain.run_attempts where run_id = $run", 't'), 'the lease is short');
+# Put to sleep between two transactions: one that sleeps within keeps its locks, and nobody can free the run before it wakes.
 my $pid = worker_pid($node, 'device');
 ok(stop_between_transactions($pid), 'the worker is stopped');
 ok(wait_status($node, $run, 'queued'), 'a worker that is stopped loses its run');
@@ -143,13 +147,15 @@ ok(wait_for($node, "select attempt = 2 and status = 'running' from pgtrain.train
 is(worker_pid($node, 'device'), $pid, 'by the same worker, which has noticed');
 as_user($node, "select pgtrain.cancel_run($run)");
 nothing_left($node, 'after a lost lease');
+$node->safe_psql('postgres', 'alter system reset pgtrain.lease_duration');
+$node->reload;
 
 # The account is closed and opened again: what is submitted then is not refused for what was true a moment ago.
 set_server($node, 'pgtrain.cpu_workers', '0');
 ok(wait_for($node, $has_worker, '0'), 'no worker');
 $run = submit($node, '');
-like(as_user($node, "select pgtrain.why_waiting($run)"), qr/no device has a worker: pgtrain.cpu_workers is 0/, 'why_waiting says why') if wait_for($node,
-	"select count(*) from pgtrain_private.worker_states() where kind = 'launcher' and note ~ 'cpu_workers'", '1');
+ok(wait_for($node, "select count(*) from pgtrain_private.worker_states() where kind = 'launcher' and note ~ 'cpu_workers'", '1'), 'the launcher notes why');
+like(as_user($node, "select pgtrain.why_waiting($run)"), qr/no device has a worker: pgtrain.cpu_workers is 0/, 'why_waiting says so');
 # What is known of users is read again at most a second later; here at once.
 $node->safe_psql('postgres', "update pgtrain.users set is_active = false where username = 'ann'; select pgtrain_private.forget_shares()");
 is($node->safe_psql('postgres', 'select coalesce(run_id, 0) from pgtrain_private.claim_run(null, null)'), '0', 'no run of a closed account is claimed');
@@ -160,9 +166,8 @@ my $ann = "(select id from pgtrain.users where username = 'ann')";
 for my $loss ("update pgtrain.user_roles set is_active = false where user_id = $ann", "select pgtrain.revoke_role($ann, 'user')",
 	"select pgtrain.revoke_permission('user', 'create', 'training')", '')
 {
-	$node->safe_psql('postgres', "update pgtrain.user_roles set expires_at = clock_timestamp() + interval '2 s' where user_id = $ann") if !$loss;
 	$run = submit($node, '');
-	$node->safe_psql('postgres', $loss) if $loss;
+	$node->safe_psql('postgres', $loss || "update pgtrain.user_roles set expires_at = clock_timestamp() + interval '1 s' where user_id = $ann");
 	ok(wait_for($node, "select expires_at <= clock_timestamp() from pgtrain.user_roles where user_id = $ann", 't'), 'a role runs out') if !$loss;
 	is($node->safe_psql('postgres', 'select coalesce(run_id, 0) from pgtrain_private.claim_run(null, null)'), '0', 'no run of one who may not train is claimed');
 	is(run_field($node, $run, "status || '/' || end_reason || ': ' || error_message"),
@@ -178,7 +183,7 @@ ok(wait_status($node, $run, 'succeeded/completed'), 'and done');
 # A checkpoint whose bytes are gone (a dump does not have them) or changed: the run begins again and makes the same artifact.
 for my $damage ('gone', 'changed')
 {
-	$run = submit($node, 'step_ms=60', ',"steps":30');
+	$run = submit($node, 'hold@step12#1', ',"steps":30');
 	ok(steps_past($run, 11), 'a run has a checkpoint');
 	as_user($node, "select pgtrain.pause_run($run)");
 	ok(wait_status($node, $run, 'paused/paused_by_user'), 'and pauses');
@@ -196,10 +201,11 @@ ok(wait_status($node, $bad, 'failed/artifact_invalid'), 'a checkpoint that is no
 
 # A cancel that is committed before the result is: the run does not succeed after that.
 set_server($node, 'pgtrain.progress_interval', '60s');
-$run = submit($node, 'step_ms=20', ',"checkpoint_every":0');
-ok(wait_for($node, "select count(*) from pgtrain_private.worker_states() where run_id = $run and state = 'training'", '1'), 'a run trains');
+$run = submit($node, 'hold@step15', ',"checkpoint_every":15');
+ok(wait_for($node, "select count(*) from pgtrain.checkpoints where run_id = $run", '1'), 'a run trains and has written its last checkpoint');
 $session = $node->background_psql('postgres');
 $session->query_safe("$token_sql; begin; lock table pgtrain.run_attempts in exclusive mode");
+let_go($node, $run);
 ok(wait_for($node, "select count(*) from pgtrain_private.worker_states() where state = 'publishing'", '1'), 'its result is there and waits to be written');
 $session->query_safe("select pgtrain.cancel_run($run); commit");
 ok(wait_status($node, $run, '(cancelled|succeeded)/.*'), 'it ends');
@@ -223,9 +229,9 @@ for my $case ([ 'databases', 'a,,b', qr/parted by commas/ ], [ 'trainer_program'
 	append_to_file($wrapper, "#!/bin/sh\nenv >'$seen'\n[ \"\$*\" = devices ] && { '$trainer' devices | sed 's/a fake trainer has no CUDA device/$reason/'; exit; }\n"
 		. "exec '$trainer' \"\$@\"\n");
 	chmod 0755, $wrapper or die "chmod: $!";
-	$node->restart;
 	set_server($node, 'pgtrain.trainer_environment', 'HOME=/the/administrators/home A=1');
 	set_server($node, 'pgtrain.trainer_program', $wrapper);
+	$node->restart;
 	$run = submit($node, '');
 	ok(wait_status($node, $run, 'succeeded/completed'), 'a run by way of a script');
 	ok($node->poll_query_until('postgres', "select bool_or(why_not_more like '%$reason%') from pgtrain.gpus"), 'a long reason why there is no device is told to its end');
