@@ -42,10 +42,11 @@ sub close_session
 for my $case ([ 'submit', "select pgtrain.submit_run(dataset_id => 1, config => '{\"size\":\"nano\",\"steps\":20}')" ], [ 'cancel', 'select pgtrain.cancel_run(RUN)' ])
 {
 	my ($name, $sql) = @$case;
-	my $run = submit($node, 'step_ms=50', ',"steps":40');
+	my $run = submit($node, 'hold@step2', ',"steps":40');
 	ok(wait_for($node, "select step >= 1 from pgtrain.training_runs where id = $run", 't'), "$name: a run steps");
 	$sql =~ s/RUN/$run/;
 	my $session = open_session("$me begin; $sql;");
+	let_go($node, $run);
 	ok(wait_status($node, $run, 'succeeded/completed', 30), "$name: left open, it does not hold up the end of the run");
 	${ $session->{in} } .= "commit;\n";
 	like(close_session($session), qr/terminating connection|server closed the connection/, "$name: its session was ended");
@@ -104,7 +105,7 @@ ok(wait_status($node, $limited, 'succeeded/completed', 20), 'until it may start'
 
 # A procedure that commits again and again is one statement for the server; its session expires all the same.
 $node->safe_psql('postgres', "create role app login; select pgtrain.grant_application('app')");
-my $short = $node->safe_psql('postgres', "set pgtrain.session_lifetime = '1s'; select session_token from pgtrain.login('ann', 'correct horse battery')");
+my $short = $node->safe_psql('postgres', "set pgtrain.session_lifetime = '4s'; select session_token from pgtrain.login('ann', 'correct horse battery')");
 my ($rc, undef, $notices) = $node->psql('postgres', <<SQL, extra_params => [ '-U', 'app' ]);
 do \$\$
 declare
