@@ -16,6 +16,8 @@ CONF
 $node->start;
 $node->safe_psql('postgres', 'create database original');
 $node->safe_psql('original', 'create extension pgtrain');
+# Comes before every machine of users, as wherever the server runs for a while.
+ok($node->poll_query_until('original', 'select count(*) = 1 from pgtrain.compute_nodes'), 'the machine of the server is noted');
 
 $node->safe_psql('original', <<'SQL');
 select pgtrain.register_user('anna', 'anna@dump.test', 'a long enough secret');
@@ -36,6 +38,10 @@ my $token = $node->safe_psql('original', "select session_token from pgtrain.logi
 $node->safe_psql('original',
     "begin; select pgtrain.authenticate('$token'); select pgtrain.append_samples(pgtrain.create_dataset('poems'), array['one', 'two']); commit");
 
+# Nothing is written there any more, such as when sessions were used last.
+$node->safe_psql('postgres', "alter system set pgtrain.databases = 'restored'");
+$node->reload;
+ok($node->poll_query_until('original', "select count(*) = 0 from pgtrain_private.worker_states() where kind <> 'launcher'"), 'the original has no workers any more');
 my $dump = $node->backup_dir . '.sql';
 $node->command_ok([ 'pg_dump', '--file', $dump, '--dbname', $node->connstr('original') ], 'dumped');
 unlike(slurp_file($dump), qr/\Q$token\E|a long enough secret/, 'the dump holds neither token nor password');

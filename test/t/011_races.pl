@@ -28,6 +28,8 @@ SQL
 # Runs SQL once in each of so many sessions; returns what they said.
 sub race {
     my ($sessions, $sql) = @_;
+    # The sessions of the last race need some time to leave.
+    $node->poll_query_until('postgres', "select count(*) = 1 from pg_stat_activity where backend_type = 'client backend'") or die;
     my $file = $node->basedir . '/race.sql';
     open(my $script, '>', $file) or die;
     print $script $sql;
