@@ -600,8 +600,9 @@ declare
     node bigint;
     ids jsonb;
 begin
-    insert into pgtrain.compute_nodes as n (name, status, status_text, cpu_count, memory_bytes, last_contact_at)
-    values (node_name, 'activated', note, cpus, sync_devices.memory_bytes, now())
+    -- Its number is below 0, where none comes from a dump that is being restored meanwhile.
+    insert into pgtrain.compute_nodes as n (id, name, status, status_text, cpu_count, memory_bytes, last_contact_at) overriding system value
+    values (-nextval('pgtrain.compute_nodes_id_seq'), node_name, 'activated', note, cpus, sync_devices.memory_bytes, now())
     on conflict ((name || '')) where owner_id is null do update set status = 'activated', status_text = excluded.status_text, cpu_count = excluded.cpu_count,
         memory_bytes = excluded.memory_bytes, last_contact_at = now()
     returning n.id into node;

@@ -10,14 +10,13 @@ my $node = PostgreSQL::Test::Cluster->new('dumped');
 $node->init(extra => [ '--encoding=UTF8', '--locale=C.UTF-8' ]);
 $node->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'pgtrain'
+pgtrain.databases = 'restored'
 pgtrain.password_memory = 64kB
 pgtrain.password_passes = 1
 CONF
 $node->start;
 $node->safe_psql('postgres', 'create database original');
 $node->safe_psql('original', 'create extension pgtrain');
-# Comes before every machine of users, as wherever the server runs for a while.
-ok($node->poll_query_until('original', 'select count(*) = 1 from pgtrain.compute_nodes'), 'the machine of the server is noted');
 
 $node->safe_psql('original', <<'SQL');
 select pgtrain.register_user('anna', 'anna@dump.test', 'a long enough secret');
@@ -38,15 +37,15 @@ my $token = $node->safe_psql('original', "select session_token from pgtrain.logi
 $node->safe_psql('original',
     "begin; select pgtrain.authenticate('$token'); select pgtrain.append_samples(pgtrain.create_dataset('poems'), array['one', 'two']); commit");
 
-# Nothing is written there any more, such as when sessions were used last.
-$node->safe_psql('postgres', "alter system set pgtrain.databases = 'restored'");
-$node->reload;
-ok($node->poll_query_until('original', "select count(*) = 0 from pgtrain_private.worker_states() where kind <> 'launcher'"), 'the original has no workers any more');
+# In parts, so that the workers of the new database have written what they write before the rows come.
 my $dump = $node->backup_dir . '.sql';
-$node->command_ok([ 'pg_dump', '--file', $dump, '--dbname', $node->connstr('original') ], 'dumped');
-unlike(slurp_file($dump), qr/\Q$token\E|a long enough secret/, 'the dump holds neither token nor password');
 $node->safe_psql('postgres', 'create database restored');
-$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $dump, '-d', $node->connstr('restored') ], 'restored');
+for my $section ('pre-data', 'data', 'post-data') {
+    $node->command_ok([ 'pg_dump', '--section', $section, '--file', $dump, '--dbname', $node->connstr('original') ], "$section dumped");
+    unlike(slurp_file($dump), qr/\Q$token\E|a long enough secret/, "$section: the dump holds neither token nor password");
+    $node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $dump, '-d', $node->connstr('restored') ], "$section restored");
+    ok($node->poll_query_until('restored', 'select exists (select from pgtrain.devices)'), "$section: the server has noted its own machine");
+}
 
 # Every table whose rows are the extension's to dump, those of them that are, row by row; updated_at is the server's.
 my $tables = $node->safe_psql('original',
