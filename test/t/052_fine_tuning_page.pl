@@ -31,6 +31,7 @@ my ($folder, $name) = $source =~ m{\A(.*)/([^/]+)\z};
 put(\$sql, '/srv/models/SmolLM2-135M-Instruct.gguf', $source);
 put(\$sql, "'/srv/models'", "'$folder'");
 put(\$sql, '\watch 2', ';');
+put(\$sql, "timeout => '15 minutes'", "timeout => '1 hour'");
 # A reader is slower than the reload; a new session has the folder when all have been told.
 put(\$sql, 'select pg_reload_conf();', "select pg_reload_conf();\n\\! until [ \"\$(psql -XAtd '" . $node->connstr('postgres') . "' -c 'show pgtrain.import_folder')\" = '$folder' ]; do :; done");
 my ($out, $err) = ('', '');
@@ -38,7 +39,7 @@ my ($out, $err) = ('', '');
 	my $here = getcwd();
 	chdir $work or die "$work: $!";
 	my $done = IPC::Run::run([ 'psql', '-X', '-A', '-t', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('postgres') ], '<', \"$sql\n\\echo run is :run token is :session_token\n",
-		'>', \$out, '2>', \$err, IPC::Run::timeout(1500));
+		'>', \$out, '2>', \$err, IPC::Run::timeout(4000));
 	chdir $here or die "$here: $!";
 	ok($done, 'its SQL runs from the first line to the last') or diag("$out\n$err");
 }
