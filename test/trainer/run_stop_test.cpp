@@ -37,8 +37,8 @@ TEST(RunStop, CancelIsQuickAndKeepsNothing) {
   // One micro-batch of this size takes milliseconds. Of a busy machine that stood still meanwhile another try tells more.
   for (int tries = 0; tries < 5 && latency > 3s; ++tries) {
     JobFolder folder;
-    const Transcript run = act_at(
-        folder, small_job(folder, {{"steps", "100000"}, {"batch_size", "4"}, {"checkpoint_every", "0"}}), 1, [](Child& child) { child.send(down::Cancel{}); }, &latency);
+    const down::Job job = small_job(folder, {{"steps", "100000"}, {"batch_size", "4"}, {"checkpoint_every", "0"}});
+    const Transcript run = act_at(folder, job, 1, [](Child& child) { child.send(down::Cancel{}); }, &latency);
     ASSERT_TRUE(run.done);
     EXPECT_EQ(run.done->status, DoneStatus::Cancelled);
     EXPECT_TRUE(run.files.empty());
