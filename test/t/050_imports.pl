@@ -13,7 +13,7 @@ use Test::More;
 use TrainTest;
 
 # Weights are files on the disk, the rest is in rows.
-my $node = start_server('imports', "max_prepared_transactions = 5\npgtrain.row_storage_limit = 8kB\npgtrain.lease_duration = 5s");
+my $node = start_server('imports', "max_prepared_transactions = 5\npgtrain.row_storage_limit = 8kB");
 my $data = $node->data_dir;
 my $given = PostgreSQL::Test::Utils::tempdir();
 chmod 0755, $given;
