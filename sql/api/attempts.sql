@@ -497,9 +497,13 @@ begin
                     'The run continues from its last checkpoint.');
             end if;
             freed := freed + 1;
-        exception when lock_not_available then
-            -- Its owner holds a lock in an open transaction. Nobody else shall wait for that; the next look tries again.
-            raise log 'pgtrain: run % has lost its worker and waits for a lock of its owner', lost.run_id;
+        exception
+            when lock_not_available then
+                -- Its owner holds a lock in an open transaction. Nobody else shall wait for that; the next look tries again.
+                raise log 'pgtrain: run % has lost its worker and waits for a lock of its owner', lost.run_id;
+            when others then
+                -- One that cannot be freed keeps no other from it.
+                raise log 'pgtrain: attempt % of run % has lost its worker and cannot be freed: %', lost.attempt, lost.run_id, sqlerrm;
         end;
     end loop;
     return freed;

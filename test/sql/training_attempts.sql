@@ -50,11 +50,13 @@ select pgtrain_private.fence_attempt(:run, 1);
 \set VERBOSITY terse
 rollback to stale;
 
--- Failed for the second time of two: given up.
+-- Failed for the second time of two: given up. An attempt that cannot be freed, here of a run that is at another, keeps none from it.
+insert into pgtrain.run_attempts (run_id, attempt, owner_id, worker_pid, incarnation, expires_at) values (:run, 99, :ann, 0, 0, now() - interval '2 s');
 delete from pgtrain_private.run_queue where run_id = :run;
 update pgtrain.training_runs set status = 'running', attempt = 2, failed_attempts = 2 where id = :run;
 insert into pgtrain.run_attempts (run_id, attempt, owner_id, worker_pid, incarnation, expires_at) values (:run, 2, :ann, 0, 0, now() - interval '1 s');
 select pgtrain_private.free_lost_attempts() >= 1 as frees_the_lost;
+delete from pgtrain.run_attempts where run_id = :run and attempt = 99 and ended_at is null;
 select status, end_reason, error_message, error_detail from pgtrain.training_runs where id = :run;
 select used_value, held_value from pgtrain.user_usage_limits where user_id = :ann and resource_type = 'training_jobs';
 select used_value, held_value from pgtrain.user_usage_limits where user_id = :ann and resource_type = 'training_tokens';
