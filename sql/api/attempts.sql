@@ -211,8 +211,9 @@ begin
     end if;
     select count(*) into running from pgtrain.run_attempts a where a.owner_id = mine.owner_id and a.ended_at is null;
     allowed := pgtrain_private.concurrency_limit(mine.owner_id);
-    -- Where a device is free that they may use, they do not wait for this one. Of this database's runs the leases say so, as of one moment
-    -- with the queue: one that has just given way still has its folder cleaned up, and nobody else need give way as well.
+    -- Where a device is free that they may use, they do not wait for this one. Of this database's runs the leases tell, in one snapshot with
+    -- the queue: a worker that cleans up after a run that gave way has no lease any more, so its device counts as free and no second run
+    -- gives way for the same one. Of other databases shared memory tells.
     if (allowed < 0 or running < allowed)
        and exists (select from pgtrain.devices d
                     where d.status <> 'gone'
@@ -498,12 +499,12 @@ begin
             end if;
             freed := freed + 1;
         exception
-            when lock_not_available then
-                -- Its owner holds a lock in an open transaction. Nobody else shall wait for that; the next look tries again.
-                raise log 'pgtrain: run % has lost its worker and waits for a lock of its owner', lost.run_id;
+            when lock_not_available or deadlock_detected then
+                -- As when its owner holds one in an open transaction. Nobody else shall wait for that; the next look tries again.
+                raise log 'pgtrain: run % has lost its worker and waits for a lock that another session holds', lost.run_id;
             when others then
-                -- One that cannot be freed keeps no other from it.
-                raise log 'pgtrain: attempt % of run % has lost its worker and cannot be freed: %', lost.attempt, lost.run_id, sqlerrm;
+                -- Whatever keeps this one from being freed must not keep the others; the next look tries it again.
+                raise log 'pgtrain: attempt % of run % has lost its worker and cannot be freed: % (%)', lost.attempt, lost.run_id, sqlerrm, sqlstate;
         end;
     end loop;
     return freed;
@@ -604,7 +605,7 @@ declare
     node bigint;
     ids jsonb;
 begin
-    -- Its number is below 0, where none comes from a dump that is being restored meanwhile.
+    -- Its number is below 0: it may be written while a dump is still being restored, whose machines have numbers above 0.
     insert into pgtrain.compute_nodes as n (id, name, status, status_text, cpu_count, memory_bytes, last_contact_at) overriding system value
     values (-nextval('pgtrain.compute_nodes_id_seq'), node_name, 'activated', note, cpus, sync_devices.memory_bytes, now())
     on conflict ((name || '')) where owner_id is null do update set status = 'activated', status_text = excluded.status_text, cpu_count = excluded.cpu_count,

@@ -45,7 +45,7 @@ create table pgtrain.compute_nodes (
 create unique index compute_nodes_name_key on pgtrain.compute_nodes ((name || '')) where owner_id is null;
 create unique index compute_nodes_owner_id_name_key on pgtrain.compute_nodes (owner_id, (name || ''));
 comment on table pgtrain.compute_nodes is 'Machines that execute runs and instances; the row of this server is written by its scheduler';
-comment on column pgtrain.compute_nodes.id is 'Key';
+comment on column pgtrain.compute_nodes.id is 'Key; below 0 for the server''s own machine';
 comment on column pgtrain.compute_nodes.owner_id is 'User who brought it, null for the server''s own';
 comment on column pgtrain.compute_nodes.name is 'Host name';
 comment on column pgtrain.compute_nodes.status is 'Whether it takes runs';

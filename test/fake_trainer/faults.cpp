@@ -62,7 +62,8 @@ void hold(trainer::Session& session) {
 void flood(const std::string& thousands) {
   std::string thousand;
   for (int i = 0; i < 1000; ++i) thousand += encode(up::Metric{i, "flood", 1.0 * i});
-  for (int sent = 0; thousands.empty() || sent < std::atoi(thousands.c_str()); ++sent) write_raw(thousand);
+  for (int sent = 0; thousands.empty() || sent < std::atoi(thousands.c_str()); ++sent)
+    if (!write_raw(thousand)) return;
 }
 
 // A grandchild that outlives its parent unless the worker ends the whole process group.
@@ -81,7 +82,7 @@ void commit(Scene& scene, const Fault& fault) {
   if (action == "hang") hang();
   if (action == "fork") fork_and_hang();
   if (action == "slow") std::this_thread::sleep_for(std::chrono::milliseconds(std::atoi(fault.argument.c_str())));
-  if (action == "hold") hold(*scene.session);
+  if (action == "hold" && scene.session != nullptr) hold(*scene.session);
   if (action == "closeout") {
     close(1);
     hang();
@@ -138,15 +139,16 @@ void commit(Scene& scene, const Fault& fault) {
 
 }  // namespace
 
-void write_raw(const std::string& bytes) {
+bool write_raw(const std::string& bytes) {
   size_t sent = 0;
   while (sent < bytes.size()) {
     const ssize_t count = write(1, bytes.data() + sent, bytes.size() - sent);
     if (count > 0)
       sent += static_cast<size_t>(count);
     else if (errno != EINTR && errno != EAGAIN)
-      return;
+      return false;
   }
+  return true;
 }
 
 void reach(Scene& scene, const std::string& point) {

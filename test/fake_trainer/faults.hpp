@@ -17,6 +17,6 @@ struct Scene {
 void reach(Scene& scene, const std::string& point);
 
 /// Writes raw bytes to standard output until all are out or nobody reads.
-void write_raw(const std::string& bytes);
+bool write_raw(const std::string& bytes);
 
 }  // namespace pgtrain::fake_trainer

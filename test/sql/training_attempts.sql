@@ -56,7 +56,7 @@ delete from pgtrain_private.run_queue where run_id = :run;
 update pgtrain.training_runs set status = 'running', attempt = 2, failed_attempts = 2 where id = :run;
 insert into pgtrain.run_attempts (run_id, attempt, owner_id, worker_pid, incarnation, expires_at) values (:run, 2, :ann, 0, 0, now() - interval '1 s');
 select pgtrain_private.free_lost_attempts() >= 1 as frees_the_lost;
-delete from pgtrain.run_attempts where run_id = :run and attempt = 99 and ended_at is null;
+with gone as (delete from pgtrain.run_attempts where run_id = :run and attempt = 99 and ended_at is null returning 1) select count(*) = 1 as was_kept from gone;
 select status, end_reason, error_message, error_detail from pgtrain.training_runs where id = :run;
 select used_value, held_value from pgtrain.user_usage_limits where user_id = :ann and resource_type = 'training_jobs';
 select used_value, held_value from pgtrain.user_usage_limits where user_id = :ann and resource_type = 'training_tokens';

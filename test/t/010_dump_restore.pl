@@ -46,6 +46,8 @@ for my $section ('pre-data', 'data', 'post-data') {
     $node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $dump, '-d', $node->connstr('restored') ], "$section restored");
     ok($node->poll_query_until('restored', 'select exists (select from pgtrain.devices)'), "$section: the server has noted its own machine");
 }
+my $now = $node->safe_psql('restored', 'select clock_timestamp()');
+ok($node->poll_query_until('restored', "select bool_or(last_contact_at > '$now' and id < 0) from pgtrain.compute_nodes where owner_id is null"), 'and goes on doing so');
 
 # Every table whose rows are the extension's to dump, those of them that are, row by row; updated_at is the server's.
 my $tables = $node->safe_psql('original',

@@ -19,7 +19,7 @@ ok(wait_status($node, $whole, 'succeeded/completed'), 'an undisturbed run');
 my $run = submit($node, 'hold@step7#1', ',"steps":60');
 ok(wait_for($node, "select step >= 7 from pgtrain.training_runs where id = $run", 't'), 'another steps');
 $node->stop('fast');
-is(scalar(trainer_pids($node)), 0, 'a stopped server leaves no trainer');
+is(scalar(trainer_pids($node, 1)), 0, 'a stopped server leaves no trainer');
 $node->start;
 is($node->safe_psql('postgres', "select count(*) from pgtrain.training_statuses where training_run_id = $run and data->>'reason' = 'server_shutdown'"), '1',
 	'the run was queued again because of the shutdown');

@@ -33,6 +33,7 @@ sub stop_between_transactions
 	while (time < $end)
 	{
 		kill 'STOP', $pid;
+		poll_state($pid, 'T') or die 'the worker does not stop';
 		return 1 if $node->safe_psql('postgres', "select count(*) from pg_locks where pid = $pid") eq '0';
 		kill 'CONT', $pid;
 	}
@@ -147,6 +148,14 @@ ok(wait_for($node, "select attempt = 2 and status = 'running' from pgtrain.train
 is(worker_pid($node, 'device'), $pid, 'by the same worker, which has noticed');
 as_user($node, "select pgtrain.cancel_run($run)");
 nothing_left($node, 'after a lost lease');
+# A lease is renewed in time, however seldom progress is written.
+set_server($node, 'pgtrain.lease_duration', '6s');
+set_server($node, 'pgtrain.progress_interval', '60s');
+$run = submit($node, 'step_ms=20', $slow);
+ok(wait_for($node, "select expires_at > started_at + interval '10 s' from pgtrain.run_attempts where run_id = $run and attempt = 1", 't'), 'a lease of 6 seconds is renewed');
+as_user($node, "select pgtrain.cancel_run($run)");
+nothing_left($node, 'after a lease that was renewed');
+set_server($node, 'pgtrain.progress_interval', '50');
 $node->safe_psql('postgres', 'alter system reset pgtrain.lease_duration');
 $node->reload;
 
@@ -200,6 +209,7 @@ my $bad = submit($node, 'badcheckpoint@step2', '', ', max_attempts => 1');
 ok(wait_status($node, $bad, 'failed/artifact_invalid'), 'a checkpoint that is not what the trainer said ends the attempt as artifact_invalid');
 
 # A cancel that is committed before the result is: the run does not succeed after that.
+set_server($node, 'pgtrain.lease_duration', '10min');
 set_server($node, 'pgtrain.progress_interval', '60s');
 $run = submit($node, 'hold@step15', ',"checkpoint_every":15');
 ok(wait_for($node, "select count(*) from pgtrain.checkpoints where run_id = $run", '1'), 'a run trains and has written its last checkpoint');
@@ -212,6 +222,8 @@ ok(wait_status($node, $run, '(cancelled|succeeded)/.*'), 'it ends');
 is(run_field($node, $run, "status || '/' || end_reason"), 'cancelled/cancelled_by_user', 'cancelled, as was asked for before');
 $session->quit;
 set_server($node, 'pgtrain.progress_interval', '50');
+$node->safe_psql('postgres', 'alter system reset pgtrain.lease_duration');
+$node->reload;
 nothing_left($node, 'after a cancel at the end');
 
 # Settings that would silently mean nothing are refused where they are set.

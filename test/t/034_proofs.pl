@@ -51,7 +51,7 @@ sub one_time_code
 	return sprintf '%06d', (unpack('N', substr($mac, ord(substr($mac, -1)) & 15, 4)) & 0x7fffffff) % 1000000;
 }
 
-# The second factor. Its period of a day makes the code stand still, but at midnight.
+# The second factor. Its period of a day makes the code stand still, except at midnight.
 $node->poll_query_until('postgres', 'select extract(epoch from clock_timestamp())::bigint % 86400 < 86400 - 60') or die;
 my $anna = new_user('anna');
 my $token = query("select session_token from pgtrain.login('anna', 'a long enough secret')");

@@ -81,7 +81,7 @@ set_server($node, 'pgtrain.cpu_workers', '1');
 ok(wait_for($node, "select count(*) from pgtrain_private.worker_states() where kind = 'device' and pid is not null", '1'), 'one device again');
 my $ben = $node->safe_psql('postgres', "select pgtrain.register_user('ben', 'ben\@example.org', 'correct horse battery')");
 $node->safe_psql('postgres', "select pgtrain.set_usage_limit($ben, r, -1) from unnest(array['training_jobs', 'training_tokens', 'concurrent_runs']) r");
-my $mine = submit($node, 'step_ms=20', ',"steps":150');
+my $mine = submit($node, 'step_ms=50', ',"steps":150');
 ok(wait_for($node, "select step >= 3 from pgtrain.training_runs where id = $mine", 't'), 'a run of ann steps');
 my $his = $node->safe_psql('postgres', <<'SQL');
 select pgtrain.authenticate(session_token, true) > 0 from pgtrain.login('ben', 'correct horse battery');

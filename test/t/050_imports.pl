@@ -137,7 +137,9 @@ my @steps = (
 for my $step (@steps)
 {
 	write_file("$bad/$step->[0]", $step->[1]);
-	like(try_sql("select pgtrain.import_model('$bad', 'refused')"), $step->[2], "refused: $step->[0] $step->[1]");
+	my $said = try_sql("select pgtrain.import_model('$bad', 'refused')");
+	like($said, $step->[2], "refused: $step->[0] $step->[1]");
+	unlike($said, qr/is imported/, 'and nothing else is said');
 }
 mkfifo("$bad/model.safetensors", 0666) or die $!;
 like(try_sql("select pgtrain.import_model('$bad', 'refused')"), qr/is no plain file/, 'a pipe in place of weights is not waited for');

@@ -33,7 +33,7 @@ put(\$sql, "'/srv/models'", "'$folder'");
 put(\$sql, '\watch 2', ';');
 put(\$sql, "timeout => '15 minutes'", "timeout => '1 hour'");
 # A reader is slower than the reload; a new session has the folder when all have been told.
-put(\$sql, 'select pg_reload_conf();', "select pg_reload_conf();\n\\! until [ \"\$(psql -XAtd '" . $node->connstr('postgres') . "' -c 'show pgtrain.import_folder')\" = '$folder' ]; do :; done");
+put(\$sql, 'select pg_reload_conf();', "select pg_reload_conf();\n\\! until [ \"\$(psql -XAtd '" . $node->connstr('postgres') . "' -c 'show pgtrain.import_folder')\" = '$folder' ]; do sleep 0.1; done");
 my ($out, $err) = ('', '');
 {
 	my $here = getcwd();

@@ -10,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep time);
 
-our @EXPORT = qw(start_server add_database as_user submit let_go run_field wait_for wait_status nothing_left trainer_pids worker_pid kill_process
+our @EXPORT = qw(start_server add_database as_user submit let_go run_field wait_for wait_status nothing_left trainer_pids worker_pid kill_process poll_state
 	crash_server fake_trainer real_trainer set_server poll_gone);
 
 sub fake_trainer { return $ENV{PGTRAIN_FAKE_TRAINER} // die "PGTRAIN_FAKE_TRAINER names the fake trainer" }
@@ -116,16 +116,17 @@ sub wait_status
 	return wait_for($node, "select status || coalesce('/' || end_reason, '') from pgtrain.training_runs where id = $run", $wanted, $seconds, $database);
 }
 
-# By command line: the sandboxed trainer hides its working folder, and the path is that of this test run alone. Those at a job: the
-# launcher has one list the devices a moment after each reload.
+# By command line: the sandboxed trainer hides its working folder, and the path is that of this test run alone. Those at a job, and on
+# request the one that lists the devices, which the launcher starts a moment after each reload.
 sub trainer_pids
 {
+	my ($node, $with_lister) = @_;
 	my @pids;
 	for my $process (glob '/proc/[0-9]*')
 	{
 		open(my $file, '<', "$process/cmdline") or next;
 		my ($program, @arguments) = split /\0/, (<$file> // '');
-		next if !defined $program || ($program ne fake_trainer() && $program ne real_trainer()) || grep { $_ eq 'devices' } @arguments;
+		next if !defined $program || ($program ne fake_trainer() && $program ne real_trainer()) || (!$with_lister && grep { $_ eq 'devices' } @arguments);
 		push @pids, $1 if $process =~ m{(\d+)\z};
 	}
 	return @pids;

@@ -62,6 +62,14 @@ bool is_pickle_name(const std::string &name) {
          "Import the model first that it was trained on, which " + (base.empty() ? "adapter_config.json names" : "it calls \"" + base + "\"") + ", and give that one's id or name here as base_model.");
 }
 
+// transformers takes such a folder for the adapter, over the base that adapter_config.json names.
+void tell_of_adapter(const std::string &folder) {
+  call::guarded([&folder] {
+    ereport(NOTICE, errmsg("\"%s\": the model is imported without the adapter that lies beside it", folder.c_str()),
+            errhint("If the adapter was trained on this model, import it afterwards, with this model as base_model."));
+  });
+}
+
 // The server's administrator, and roles that may read the server's files by SQL anyway. A superuser who acts for a user is bound as that
 // user is; and nobody may within a restricted operation (ANALYZE, REFRESH), where functions of a table's owner run.
 bool may_read_server_files() {
@@ -230,15 +238,13 @@ void Source::open_adapter(const std::string &folder) {
 
 void Source::open_folder(const std::string &folder, const Readers &readers) {
   if (!has(folder + "/config.json")) refuse_folder(folder, readers);
-  // transformers would put it on.
-  if (has(folder + "/" + adapter_config_name))
-    call::guarded([&folder] {
-      ereport(NOTICE, errmsg("\"%s\": the model is imported without the adapter that lies beside it", folder.c_str()),
-              errhint("The adapter can be imported after it, with this model as base_model."));
-    });
   for (const char *name : small_names) take(folder, name, most_small_bytes);
   // As transformers chooses where both are there.
-  if (take(folder, whole_name, UINT64_MAX)) return;
+  if (!take(folder, whole_name, UINT64_MAX)) open_shards(folder, readers);
+  if (has(folder + "/" + adapter_config_name)) tell_of_adapter(folder);
+}
+
+void Source::open_shards(const std::string &folder, const Readers &readers) {
   if (!take(folder, index_name, most_small_bytes)) refuse_folder(folder, readers);
   const std::string index = folder + "/" + index_name;
   const std::vector<std::string> shards = readers.shards_of(read_beginning(files_.back(), most_small_bytes));

@@ -63,6 +63,7 @@ class Source {
   bool take(const std::string &folder, const std::string &name, uint64_t most);
   std::string read_beginning(const SourceFile &file, size_t most) const;
   void open_folder(const std::string &folder, const Readers &readers);
+  void open_shards(const std::string &folder, const Readers &readers);
   void open_adapter(const std::string &folder);
   [[noreturn]] void refuse_folder(const std::string &folder, const Readers &readers);
 

@@ -82,7 +82,7 @@ void Attempt::supervise() {
   std::vector<protocol::UpMessage> messages;
   while (ending_ == Ending::None) {
     messages.clear();
-    const Trainer::State state = trainer_->listen(worker_settings.progress_interval_ms, messages);
+    const Trainer::State state = trainer_->listen(worker_settings.write_interval_ms(), messages);
     if (!messages.empty()) heard_at_ = GetCurrentTimestamp();
     for (const protocol::UpMessage &message : messages) {
       if (ending_ != Ending::None || done_) break;
@@ -105,7 +105,7 @@ void Attempt::look_at_clock() {
   const TimestampTz now = GetCurrentTimestamp();
   if (must_stop()) wish(StopWish::Shutdown);
   // A wake-up may be a request to stop, which is in the lease row; progress is written by the clock.
-  const bool is_time = now - written_at_ >= worker_settings.progress_interval_ms * ms;
+  const bool is_time = now - written_at_ >= worker_settings.write_interval_ms() * ms;
   if (is_time || (trainer_->was_woken() && now - looked_at_ >= soonest_look_us)) write_batch();
   if (stop_deadline_ != 0 && now >= stop_deadline_) return end_by_stop();
   if (!is_planned_ && now - started_at_ > worker_settings.trainer_start_timeout_ms * ms)
@@ -140,7 +140,7 @@ bool Attempt::must_give_way(const call::Spi &spi) {
 // Between two parts of something long. False when it need not be brought to its end.
 bool Attempt::keep_lease() {
   if (must_stop()) wish(StopWish::Shutdown);
-  if (ending_ == Ending::None && GetCurrentTimestamp() - written_at_ >= worker_settings.progress_interval_ms * ms) write_batch();
+  if (ending_ == Ending::None && GetCurrentTimestamp() - written_at_ >= worker_settings.write_interval_ms() * ms) write_batch();
   return ending_ == Ending::None && wish_ != StopWish::Cancel;
 }
 

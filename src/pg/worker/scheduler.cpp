@@ -111,7 +111,7 @@ void run_scheduler() {
     announce_absent(MyDatabaseId);
     return;
   }
-  // What killed workers left, before their runs go on and their folders look used.
+  // Folders that killed workers left go before their runs are claimed again: a folder counts as used by its run, whatever the attempt.
   sweep_job_folders(MyDatabaseId);
   announce_present(MyDatabaseId);
   TimestampTz look_at_limits_at = 0, keep_house_at = 0, report_devices_at = 0, adopt_at = 0, look_for_blockers_at = 0, rotate_at = 0;

@@ -2,6 +2,8 @@
 // server keeps current.
 #pragma once
 
+#include <algorithm>
+
 namespace pgtrain::pg::worker {
 
 struct WorkerSettings {
@@ -22,7 +24,7 @@ struct WorkerSettings {
   // Queue.
   int lease_duration_ms = 60000;
   int lock_patience_ms = 10000;      // then who blocks a device worker is ended
-  int progress_interval_ms = 500;    // how often a batch of progress is written
+  int progress_interval_ms = 500;    // how often a batch of progress is written, see write_interval_ms
   int max_attempts = 3;
   int retry_delay_ms = 5000;
   int retry_delay_max_ms = 600000;
@@ -30,6 +32,9 @@ struct WorkerSettings {
   int row_storage_limit_kb = 16 * 1024;
   int checkpoint_retention_s = 7 * 24 * 60 * 60;
   char *import_folder = nullptr;     // empty: users import bytes only
+
+  // What is written renews the lease, which may not run out in between.
+  int write_interval_ms() const { return std::min(progress_interval_ms, lease_duration_ms / 3); }
 };
 
 extern WorkerSettings worker_settings;
