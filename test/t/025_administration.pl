@@ -151,7 +151,7 @@ nothing_left($node, 'after a lost lease');
 # A lease is renewed in time, however seldom progress is written.
 set_server($node, 'pgtrain.lease_duration', '6s');
 set_server($node, 'pgtrain.progress_interval', '60s');
-$run = submit($node, 'step_ms=20', $slow);
+$run = submit($node, 'step_ms=20', "$slow,\"checkpoint_every\":0");
 ok(wait_for($node, "select expires_at > started_at + interval '10 s' from pgtrain.run_attempts where run_id = $run and attempt = 1", 't'), 'a lease of 6 seconds is renewed');
 as_user($node, "select pgtrain.cancel_run($run)");
 nothing_left($node, 'after a lease that was renewed');
