@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <climits>
 #include <cstdlib>
 #include <thread>
 
@@ -58,12 +59,15 @@ void hold(trainer::Session& session) {
   }
 }
 
-// A thousand messages at a time: however slow the machine is for a while, without end there is a second in which it is too much.
+// Many messages at a time: however slow the machine is for a while, without end there is a second in which it is too much. No more than
+// a pipe takes in one piece, because the heart beats in between.
 void flood(const std::string& thousands) {
-  std::string thousand;
-  for (int i = 0; i < 1000; ++i) thousand += encode(up::Metric{i, "flood", 1.0 * i});
-  for (int sent = 0; thousands.empty() || sent < std::atoi(thousands.c_str()); ++sent)
-    if (!write_raw(thousand)) return;
+  const std::string message = encode(up::Metric{1, "flood", 1.0});
+  const int at_once = static_cast<int>(PIPE_BUF / message.size());
+  std::string piece;
+  for (int i = 0; i < at_once; ++i) piece += message;
+  for (int sent = 0; thousands.empty() || sent < 1000 * std::atoi(thousands.c_str()); sent += at_once)
+    if (!write_raw(piece)) return;
 }
 
 // A grandchild that outlives its parent unless the worker ends the whole process group.
