@@ -16,7 +16,6 @@ exception when sqlstate 'PT404' or sqlstate 'PT503' then
 end $$;
 comment on function pgtrain_private.evaluate_base(jsonb, bigint, bigint) is 'As evaluate_model, of the model that a run started from; null with a notice where that is not there any more';
 
-
 create or replace function pgtrain_private.words_of(answer text) returns text[]
     language sql immutable parallel safe
     return regexp_split_to_array(btrim(regexp_replace(lower(answer), '[^[:alnum:]]+', ' ', 'g')), ' ');
